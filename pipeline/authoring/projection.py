@@ -1,0 +1,53 @@
+"""A projection sends one document shape to one or more sinks."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from pipeline.authoring.documents import Document
+
+ShapeT = TypeVar("ShapeT", bound=Document)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where documents go. `kind` names a sink in connectors/sinks/."""
+
+    kind: str
+    name: str
+    options: dict[str, object] = field(default_factory=dict)
+
+
+def elasticsearch(index: str, **options: object) -> Target:
+    """Documents go to the index behind the alias `index`."""
+    return Target("elasticsearch", index, options)
+
+
+@dataclass(frozen=True, slots=True)
+class Projection(Generic[ShapeT]):
+    """A shape, its targets and a version; `file` and `line` say where it was declared."""
+
+    shape: type[ShapeT]
+    to: tuple[Target, ...]
+    name: str
+    version: int = 1
+    file: str = ""
+    line: int = 0
+
+    @property
+    def id(self) -> str:
+        """`orders-v3`: names the mirror, the consumer group and the index."""
+        return f"{self.name}-v{self.version}"
+
+
+def projection(
+    shape: type[ShapeT], *, to: Target | list[Target], name: str | None = None, version: int = 1
+) -> Projection[ShapeT]:
+    """Declare a read model: documents of `shape`, kept in step in every target of `to`."""
+    targets = (to,) if isinstance(to, Target) else tuple(to)
+    caller = inspect.stack()[1]
+    return Projection(
+        shape, targets, name or targets[0].name, version, file=caller.filename, line=caller.lineno
+    )

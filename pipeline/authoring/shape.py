@@ -1,0 +1,250 @@
+"""A shape: what a Document class says, as plain data for the engine, the sinks and `check`."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import types
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from enum import Enum
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from uuid import UUID
+
+from pydantic import BaseModel
+
+from pipeline.authoring.documents import Document, Hidden, Many, One, Text
+from pipeline.errors import BadShape
+
+Kind = Literal[
+    "int", "decimal", "float", "bool", "text", "datetime", "date", "time", "interval", "uuid", "bytes", "json"
+]
+
+SCALARS: dict[type, Kind] = {
+    bool: "bool",
+    int: "int",
+    Decimal: "decimal",
+    float: "float",
+    str: "text",
+    datetime: "datetime",
+    date: "date",
+    time: "time",
+    timedelta: "interval",
+    UUID: "uuid",
+    bytes: "bytes",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class FieldShape:
+    """One field: copied from `column`, or computed (`column` is None)."""
+
+    name: str
+    kind: Kind
+    column: str | None
+    nullable: bool = False
+    hidden: bool = False
+    repeated: bool = False
+    """A list of scalars in one column (a Postgres array); its kind is that of the items."""
+    text: Text | None = None
+    annotation: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class RelationShape:
+    """Rows of another table inside the document: those whose `remote` columns equal our `local` ones."""
+
+    name: str
+    many: bool
+    local: tuple[str, ...]
+    remote: tuple[str, ...]
+    order_by: tuple[str, ...]
+    shape: Shape
+    hidden: bool = False
+    nullable: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """One level of a document: its table, the key, and its members in the order of the JSON."""
+
+    name: str
+    table: str
+    key: tuple[str, ...]
+    members: tuple[FieldShape | RelationShape, ...]
+    document: type[Document]
+    keeps: bool
+    """The author wrote `keep()`."""
+
+    @property
+    def fields(self) -> tuple[FieldShape, ...]:
+        return tuple(m for m in self.members if isinstance(m, FieldShape))
+
+    @property
+    def relations(self) -> tuple[RelationShape, ...]:
+        return tuple(m for m in self.members if isinstance(m, RelationShape))
+
+    @property
+    def copied(self) -> tuple[FieldShape, ...]:
+        return tuple(f for f in self.fields if f.column is not None)
+
+    @property
+    def derived(self) -> tuple[FieldShape, ...]:
+        return tuple(f for f in self.fields if f.column is None)
+
+    @property
+    def python(self) -> bool:
+        """Whether a document has to pass through Python: something is derived, kept or hidden, at any depth."""
+        own = self.keeps or bool(self.derived)
+        return own or any(relation.shape.python for relation in self.relations)
+
+    def walk(self) -> Iterator[Shape]:
+        """This level and all below it."""
+        yield self
+        for relation in self.relations:
+            yield from relation.shape.walk()
+
+    def columns(self) -> dict[str, dict[str, Kind | None]]:
+        """Per table, the columns that the document depends on, with the kind where a field declares it.
+
+        The engine skips changes to all others.
+        """
+        used: dict[str, dict[str, Kind | None]] = {}
+        for shape in self.walk():
+            own = used.setdefault(shape.table, {})
+            for name in shape.key:
+                own.setdefault(name, None)
+            for field in shape.copied:
+                assert field.column is not None
+                own[field.column] = own.get(field.column) or ("json" if field.repeated else field.kind)
+            for relation in shape.relations:
+                for name in relation.local:
+                    own.setdefault(name, None)
+                remote = used.setdefault(relation.shape.table, {})
+                for name in (*relation.remote, *relation.order_by):
+                    remote.setdefault(name, None)
+        return used
+
+    def fingerprint(self) -> str:
+        """A digest of the declaration and its Python code: another one means other documents."""
+        parts = []
+        for shape in self.walk():
+            try:
+                parts.append(inspect.getsource(shape.document))
+            except (OSError, TypeError):
+                parts.append(repr([(m.name, str(m)) for m in shape.members]))
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+@cache
+def shape_of(document: type[Document]) -> Shape:
+    """Compile a Document class; raises BadShape with every contradiction found, one a line."""
+    return _shape(document, ())
+
+
+def _shape(document: type[Document], above: tuple[type[Document], ...]) -> Shape:
+    if document in above:
+        raise BadShape(f"{_where(document)}: {document.__name__} contains itself; a document's depth is bounded.")
+    if not document.__source__:
+        raise BadShape(f'{_where(document)}: {document.__name__} names no table: write class {document.__name__}(Document, source="schema.table").')
+    hints = get_type_hints(document, include_extras=True)
+    members: list[FieldShape | RelationShape] = []
+    for name, info in document.model_fields.items():
+        marks = info.metadata
+        join = next((m for m in marks if isinstance(m, (One, Many))), None)
+        if join is not None:
+            members.append(_relation(document, name, hints[name], join, above))
+        else:
+            alias = info.validation_alias
+            column = alias if isinstance(alias, str) else name
+            text = next((m for m in marks if isinstance(m, Text)), None)
+            is_hidden = any(isinstance(m, Hidden) for m in marks)
+            members.append(_field(document, name, hints[name], column, text, is_hidden))
+    for name, computed in document.model_computed_fields.items():
+        members.append(_field(document, name, computed.return_type, None, None, False))
+    keeps = document.keep is not Document.keep
+    return Shape(document.__name__, document.__source__, document.__key__, tuple(members), document, keeps)
+
+
+def _relation(
+    document: type[Document], name: str, annotation: Any, join: One | Many, above: tuple[type[Document], ...]
+) -> RelationShape:
+    plain, nullable = _unwrapped(annotation)
+    many = isinstance(join, Many)
+    where = f"{_where(document)}: {document.__name__}.{name}"
+    if many:
+        if get_origin(plain) not in (tuple, list):
+            raise BadShape(f"{where}: many(...) needs tuple[Other, ...], not {annotation}.")
+        plain = get_args(plain)[0]
+    if not (isinstance(plain, type) and issubclass(plain, Document)):
+        raise BadShape(f"{where}: {'many' if many else 'one'}(...) needs a Document, not {annotation}.")
+    child = _shape(plain, (*above, document))
+    if isinstance(join, Many):
+        order = join.order_by or child.key
+        local, remote = document.__key__, join.by
+    else:
+        order, local, remote = (), join.via, child.key
+    if len(local) != len(remote):
+        raise BadShape(f"{where}: joins {local} with {remote}: as many columns on both sides, please.")
+    return RelationShape(name, many, local, remote, order, child, join.hidden, nullable)
+
+
+def _field(
+    document: type[Document], name: str, annotation: Any, column: str | None, text: Text | None, is_hidden: bool
+) -> FieldShape:
+    plain, nullable = _unwrapped(annotation)
+    repeated = get_origin(plain) in (tuple, list, frozenset, set)
+    item = plain
+    if repeated and get_args(plain):
+        item, _ = _unwrapped(get_args(plain)[0])
+    kind = _kind(item)
+    if kind is None:
+        raise BadShape(
+            f"{_where(document)}: {document.__name__}.{name} has the type {annotation}, which no column can hold; "
+            f"known are {', '.join(sorted(t.__name__ for t in SCALARS))}, Literal, Enum, dict, list, tuple and Any."
+        )
+    return FieldShape(name, kind, column, nullable, is_hidden, repeated, text, annotation)
+
+
+def _unwrapped(annotation: Any) -> tuple[Any, bool]:
+    """The type without Annotated and None, and whether None was allowed."""
+    while hasattr(annotation, "__metadata__"):
+        annotation = annotation.__origin__
+    if get_origin(annotation) in (Union, types.UnionType):
+        rest = [a for a in get_args(annotation) if a is not type(None)]
+        if len(rest) == 1:
+            return _unwrapped(rest[0])[0], len(rest) < len(get_args(annotation))
+        return Any, True
+    return annotation, annotation is Any
+
+
+def _kind(item: Any) -> Kind | None:
+    if item is Any or get_origin(item) is dict or item in (dict, list, tuple, object):
+        return "json"
+    if get_origin(item) is Literal:
+        kinds = {_kind(type(value)) for value in get_args(item)}
+        return kinds.pop() if len(kinds) == 1 else "json"
+    if get_origin(item) in (tuple, list, set, frozenset):
+        return "json"
+    if isinstance(item, type):
+        if item in SCALARS:
+            return SCALARS[item]
+        if issubclass(item, Enum):
+            return "int" if issubclass(item, int) else "text"
+        if issubclass(item, BaseModel):
+            return "json"
+        return next((kind for base, kind in SCALARS.items() if issubclass(item, base)), None)
+    return None
+
+
+def _where(document: type[Document]) -> str:
+    """`orders.py:12`: where the class was written, as far as Python knows."""
+    try:
+        file = inspect.getsourcefile(document)
+        return f"{Path(file or '?').name}:{inspect.getsourcelines(document)[1]}"
+    except (OSError, TypeError):
+        return document.__module__

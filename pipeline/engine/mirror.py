@@ -1,0 +1,199 @@
+"""The mirror: one SQLite file with the newest known rows a projection needs, and everything a checkpoint holds."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Final
+
+import apsw
+
+from pipeline.engine.layout import Layout, Table
+from pipeline.engine.sql import connect, equal, listed, quoted, rows, transaction, value
+from pipeline.errors import CheckpointError, Fenced
+
+FORMAT: Final = 1
+UNKNOWN: Final = b"?"
+"""A column whose value the source never sent: a blob, which no source value is (bytea comes as base64 text)."""
+
+_FIXED: Final = """
+CREATE TABLE IF NOT EXISTS meta(name TEXT PRIMARY KEY, value) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS offsets(partition TEXT PRIMARY KEY, next INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS source_log(ordinal INTEGER PRIMARY KEY, connector TEXT, identity TEXT, seen_at REAL);
+CREATE TABLE IF NOT EXISTS marks(seq INTEGER NOT NULL, connector TEXT NOT NULL, lsn INTEGER NOT NULL, txid TEXT,
+    ts_ms INTEGER NOT NULL, PRIMARY KEY(connector, seq)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS partial(txid TEXT PRIMARY KEY, applied INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS staged(position INTEGER PRIMARY KEY AUTOINCREMENT, partition TEXT NOT NULL,
+    offset INTEGER NOT NULL, txid TEXT, key BLOB, value BLOB);
+CREATE INDEX IF NOT EXISTS staged_by_transaction ON staged(txid, position);
+CREATE TABLE IF NOT EXISTS dead_letters(id INTEGER PRIMARY KEY AUTOINCREMENT, topic TEXT NOT NULL, partition INTEGER
+    NOT NULL, offset INTEGER NOT NULL, key BLOB, value BLOB, error TEXT NOT NULL, txid TEXT, at REAL NOT NULL,
+    UNIQUE(topic, partition, offset));
+CREATE TABLE IF NOT EXISTS sinks(id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, epoch INTEGER NOT NULL DEFAULT 0,
+    written INTEGER NOT NULL DEFAULT 0, watermark TEXT);
+CREATE TABLE IF NOT EXISTS counters(name TEXT PRIMARY KEY, n INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS fanout(id INTEGER PRIMARY KEY AUTOINCREMENT, occurrence INTEGER NOT NULL, key TEXT NOT NULL,
+    seq INTEGER NOT NULL, cursor TEXT, UNIQUE(occurrence, key));
+"""
+
+
+class Mirror:
+    """The writing side of one mirror file; used from one thread.
+
+    Every write happens inside `checkpoint()`, which refuses to go on (Fenced) when another worker has taken the file.
+    """
+
+    def __init__(self, path: str, layout: Layout, *, owner: str, fingerprint: str = "") -> None:
+        self.path, self.layout, self.owner = path, layout, owner
+        self.db: apsw.Connection = connect(path)
+        self._create(fingerprint)
+        self.seq: int = int(self.get("seq") or 0)
+
+    def _create(self, fingerprint: str) -> None:
+        with transaction(self.db):
+            found = value(self.db, "SELECT 1 FROM sqlite_schema WHERE name = 'meta'")
+            self.db.execute(_FIXED)
+            if found is None:
+                self.set("format", FORMAT)
+                self.set("fingerprint", fingerprint)
+            elif self.get("format") != FORMAT:
+                raise CheckpointError(f"The mirror {self.path} has format {self.get('format')}, this program {FORMAT}: rebuild.")
+            elif fingerprint and self.get("fingerprint") not in ("", fingerprint):
+                raise CheckpointError(
+                    f"The projection's definition changed under the mirror {self.path}: raise its version, or run `cdc plan`."
+                )
+            self.set("owner", self.owner)
+            for table in self.layout.tables.values():
+                self._create_table(table)
+            self._create_keys()
+
+    def _create_table(self, table: Table) -> None:
+        key = listed(table.key)
+        columns = [
+            f"{quoted(name)}{' INTEGER' if table.integer_key and name == table.key[0] else ''}" for name in table.columns
+        ]
+        columns += [f"_{meta} INTEGER NOT NULL DEFAULT 0" for meta in ("commit", "order", "generation")]
+        without = "" if table.integer_key else " WITHOUT ROWID"
+        name = quoted(table.name)
+        self.db.execute(f"CREATE TABLE IF NOT EXISTS {name}({', '.join(columns)}, PRIMARY KEY({key})){without}")
+        gone = quoted(table.name + "/deleted")
+        self.db.execute(
+            f"CREATE TABLE IF NOT EXISTS {gone}({key}, _commit INTEGER NOT NULL, _order INTEGER NOT NULL, _at REAL NOT NULL,"
+            f" PRIMARY KEY({key})) WITHOUT ROWID"
+        )
+
+    def create_indexes(self) -> None:
+        """The join columns' indexes; made after the first load, because sorting once is cheaper than inserting."""
+        for table in self.layout.tables.values():
+            for columns in sorted(table.indexes):
+                name = quoted(f"{table.name}({','.join(columns)})")
+                self.db.execute(f"CREATE INDEX IF NOT EXISTS {name} ON {quoted(table.name)}({listed(columns)})")
+        self.db.execute("ANALYZE")
+
+    def _create_keys(self) -> None:
+        """`dirty` and `quarantine` carry the root's key in columns of their own, so that they join without decoding."""
+        keys = ", ".join(f"k{i}" for i in range(len(self.layout.root.key)))
+        self.db.execute(
+            f"CREATE TABLE IF NOT EXISTS dirty(sink INTEGER NOT NULL, {keys}, seq INTEGER NOT NULL, low INTEGER NOT NULL,"
+            f" PRIMARY KEY(sink, {keys})) WITHOUT ROWID"
+        )
+        self.db.execute("CREATE INDEX IF NOT EXISTS dirty_by_age ON dirty(sink, low, seq)")
+        self.db.execute(
+            f"CREATE TABLE IF NOT EXISTS quarantine(sink INTEGER NOT NULL, {keys}, kind TEXT NOT NULL, error TEXT NOT NULL,"
+            f" attempts INTEGER NOT NULL, at REAL NOT NULL, PRIMARY KEY(sink, {keys})) WITHOUT ROWID"
+        )
+
+    # ---- one transaction a checkpoint ---------------------------------------------------------------------
+
+    @contextmanager
+    def checkpoint(self, expect: Mapping[str, int] | None = None) -> Iterator[int]:
+        """One mirror transaction with the next sequence; `expect`: the offsets that this worker thinks are stored."""
+        with transaction(self.db):
+            if self.get("owner") != self.owner:
+                raise Fenced(f"Another worker has taken the mirror {self.path}: this one stops.")
+            for partition, offset in (expect or {}).items():
+                stored = value(self.db, "SELECT next FROM offsets WHERE partition = ?", (partition,))
+                if (stored or 0) != offset:
+                    raise Fenced(f"The mirror {self.path} stands at {stored} in {partition}, this worker at {offset}: it stops.")
+            seq = self.seq + 1
+            yield seq
+            self.set("seq", seq)
+        self.seq = seq
+
+    def get(self, name: str) -> Any:
+        return value(self.db, "SELECT value FROM meta WHERE name = ?", (name,))
+
+    def set(self, name: str, new: Any) -> None:
+        self.db.execute("INSERT OR REPLACE INTO meta VALUES(?, ?)", (name, new))
+
+    def offsets(self) -> dict[str, int]:
+        """`{"topic/partition": next offset}`."""
+        return dict(rows(self.db, "SELECT partition, next FROM offsets"))  # type: ignore[arg-type]
+
+    def set_offsets(self, offsets: Mapping[str, int]) -> None:
+        self.db.executemany("INSERT OR REPLACE INTO offsets VALUES(?, ?)", list(offsets.items()))
+
+    def count(self, name: str, n: int = 1) -> None:
+        """Add to a counter that survives."""
+        if n:
+            self.db.execute(
+                "INSERT INTO counters VALUES(?, ?) ON CONFLICT(name) DO UPDATE SET n = n + excluded.n", (name, n)
+            )
+
+    def counters(self) -> dict[str, int]:
+        return dict(rows(self.db, "SELECT name, n FROM counters"))  # type: ignore[arg-type]
+
+    # ---- dead letters -------------------------------------------------------------------------------------
+
+    def add_dead_letter(
+        self, partition: str, offset: int, raw: tuple[bytes | None, bytes | None], error: str, txid: str | None
+    ) -> None:
+        topic, _, number = partition.rpartition("/")
+        self.db.execute(
+            "INSERT OR IGNORE INTO dead_letters(topic, partition, offset, key, value, error, txid, at)"
+            " VALUES(?, ?, ?, ?, ?, ?, ?, ?)",
+            (topic, int(number), offset, raw[0], raw[1], error, txid, time.time()),
+        )
+
+    # ---- sinks --------------------------------------------------------------------------------------------
+
+    def sink_id(self, name: str) -> int:
+        self.db.execute("INSERT OR IGNORE INTO sinks(name) VALUES(?)", (name,))
+        return int(value(self.db, "SELECT id FROM sinks WHERE name = ?", (name,)))
+
+    def sinks(self) -> dict[str, int]:
+        return {name: number for number, name in rows(self.db, "SELECT id, name FROM sinks ORDER BY id")}
+
+    # ---- rows ---------------------------------------------------------------------------------------------
+
+    def row(self, table: Table, key: tuple[Any, ...]) -> dict[str, Any] | None:
+        """One row with its position, for explain and for resolving UNCHANGED."""
+        names = [*table.columns, "_commit", "_order", "_generation"]
+        where = " AND ".join(f"{quoted(name)} = ?" for name in table.key)
+        found = rows(self.db, f"SELECT {listed(names)} FROM {quoted(table.name)} WHERE {where}", key)
+        return dict(zip(names, found[0], strict=True)) if found else None
+
+    def mark_source_log(self, connector: str, identity: str) -> int:
+        """The ordinal of this life of the source's log; a new identity gets the next one."""
+        known = value(
+            self.db, "SELECT ordinal FROM source_log WHERE connector = ? AND identity = ?", (connector, identity)
+        )
+        if known is None:
+            self.db.execute(
+                "INSERT INTO source_log(connector, identity, seen_at) VALUES(?, ?, ?)", (connector, identity, time.time())
+            )
+            known = self.db.last_insert_rowid()
+        return int(known)
+
+    def close(self) -> None:
+        self.db.close()
+
+
+def key_text(key: tuple[Any, ...]) -> str:
+    """A key as JSON text, for tables that hold keys of several tables."""
+    return json.dumps(key, ensure_ascii=False, separators=(",", ":"))
+
+
+__all__ = ["UNKNOWN", "Mirror", "equal", "key_text"]

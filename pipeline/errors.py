@@ -1,0 +1,128 @@
+"""Every error this project raises on purpose.
+
+CdcError
+├── SettingsError                                                          a setting is missing or wrong
+├── DefinitionError                                                        the author's: `cdc check` finds them all at once
+│   ├── UnknownTable  UnknownColumn  WrongType  NoPrimaryKey  NoReplicaIdentity  DuplicateProjection  BadShape
+├── DecodeError                                                            one change -> dead letter
+│   ├── MalformedEnvelope  UnsupportedValue
+├── SourceError
+│   ├── SourceUnavailable*  ConnectorFailed  PositionWentBack
+├── SinkError
+│   ├── SinkUnavailable*  TargetMissing
+├── CheckpointError
+│   ├── Fenced  LogTruncated
+├── StackError                                                             the local stack
+└── OperationError                                                         an operator's command can't be done
+                                                                           * = Transient: try again later
+The docstring of a class is its default message; a message says what happened, to what, and what to do.
+"""
+
+from __future__ import annotations
+
+
+class Transient(Exception):  # noqa: N818 - a mark on errors, not an error
+    """Trying again later may help."""
+
+
+class CdcError(Exception):
+    """Something went wrong."""
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or self.__doc__)
+
+
+class SettingsError(CdcError):
+    """A setting is missing or wrong: see `cdc config show`."""
+
+
+class DefinitionError(CdcError):
+    """A projection's definition is wrong."""
+
+
+class UnknownTable(DefinitionError):
+    """The source has no such table."""
+
+
+class UnknownColumn(DefinitionError):
+    """The source table has no such column."""
+
+
+class WrongType(DefinitionError):
+    """The field's type can't hold the column's values."""
+
+
+class NoPrimaryKey(DefinitionError):
+    """The source table has no primary key, so its updates and deletes can't be followed."""
+
+
+class NoReplicaIdentity(DefinitionError):
+    """The source table has REPLICA IDENTITY NOTHING, so its updates and deletes are not sent."""
+
+
+class DuplicateProjection(DefinitionError):
+    """Two projections have the same name."""
+
+
+class BadShape(DefinitionError):
+    """The document's declaration contradicts itself."""
+
+
+class DecodeError(CdcError):
+    """An event can't be decoded."""
+
+
+class MalformedEnvelope(DecodeError):
+    """The message is no Debezium envelope."""
+
+
+class UnsupportedValue(DecodeError):
+    """A column's value is not of the kind its projection declares."""
+
+
+class SourceError(CdcError):
+    """The source database or its connector."""
+
+
+class SourceUnavailable(SourceError, Transient):
+    """The source database or its connector can't be reached."""
+
+
+class ConnectorFailed(SourceError):
+    """A connector or its task has failed."""
+
+
+class PositionWentBack(SourceError):
+    """The source's log position went back: the database was restored or replaced."""
+
+
+class SinkError(CdcError):
+    """A sink."""
+
+
+class SinkUnavailable(SinkError, Transient):
+    """The sink can't be reached."""
+
+
+class TargetMissing(SinkError):
+    """The sink's target does not exist: run `cdc apply`."""
+
+
+class CheckpointError(CdcError):
+    """What has been made durable is not what this process thinks."""
+
+
+class Fenced(CheckpointError):
+    """Another worker owns this mirror now: this one stops."""
+
+
+class LogTruncated(CheckpointError):
+    """Kafka no longer has the offsets that come next: a rebuild is needed."""
+
+
+class StackError(CdcError):
+    """The local stack."""
+
+
+class OperationError(CdcError):
+    """The command can't be done."""

@@ -1,0 +1,314 @@
+"""The Debezium envelope: one record's bytes decoded to the columns a projection uses, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+from msgspec import Raw, Struct
+
+from pipeline.authoring.shape import Kind
+from pipeline.errors import DecodeError, MalformedEnvelope, UnsupportedValue
+
+PLACEHOLDER: Final = b"__debezium_unavailable_value"
+"""Debezium's word for "the source did not send this column" (TOAST)."""
+PLACEHOLDER_BASE64: Final = b"X19kZWJleml1bV91bmF2YWlsYWJsZV92YWx1ZQ"
+
+
+class Unchanged:
+    """"The source did not send this column": not null, not absent."""
+
+    def __repr__(self) -> str:
+        return "UNCHANGED"
+
+    def __bool__(self) -> bool:
+        return False
+
+
+UNCHANGED: Final = Unchanged()
+
+
+class Source(Struct, gc=False):
+    """What the source says of an event; other databases' connectors lack some of it."""
+
+    snapshot: str | bool | None = None
+    sequence: str | None = None
+    txId: int | str | None = None  # noqa: N815 - Debezium's name
+    lsn: int | None = None
+    ts_ms: int = 0
+
+
+class TransactionBlock(Struct, gc=False):
+    """The event's place in its source transaction."""
+
+    id: str
+    total_order: int
+
+
+class Event(Struct, gc=False):
+    """One decoded change. `after` holds the used columns; after `decode` a tuple of values, None for a delete."""
+
+    op: str
+    source: Source
+    after: Any = None
+    transaction: TransactionBlock | None = None
+    key: tuple[Any, ...] | None = None
+    offset: int = -1
+    table: int = -1
+    error: str | None = None
+    raw: tuple[bytes | None, bytes | None] | None = None
+    partial: bool = False
+    """Some value of `after` is UNCHANGED."""
+
+
+class _Wrapped(Struct, gc=False):
+    payload: Raw
+
+
+_TYPES: Final[dict[str | None, Any]] = {
+    "int": int | None,
+    "decimal": str | None,
+    "float": Raw,
+    "bool": bool | None,
+    "json": Raw,
+    None: int | str | bool | None,
+}
+_TOASTABLE: Final = frozenset({"text", "decimal", "json", "bytes", None})
+
+
+def transaction_id(event: Event) -> str | None:
+    """The transaction's id as in its END: only the part before the colon is the same from event to event."""
+    block = event.transaction
+    return None if block is None else block.id.partition(":")[0]
+
+
+def commit_order(source: Source) -> int:
+    """Where the event's transaction stands in commit order: the LSN of the commit before it; 0 where unknown.
+
+    Debezium's `source.sequence` is a JSON text `["last commit", "lsn"]`.
+    """
+    sequence = source.sequence
+    if sequence is None or sequence[1:2] != '"':
+        return 0
+    return int(sequence[2 : sequence.index('"', 2)])
+
+
+def _json_token(raw: Raw) -> str | None:
+    """jsonb comes as a string that holds JSON, an array as JSON: either way its JSON text."""
+    token = bytes(raw)
+    if token == b"null":
+        return None
+    if token[:1] == b'"':
+        return str(msgspec.json.decode(token, type=str))
+    return token.decode()
+
+
+def _float_token(raw: Raw) -> str | None:
+    token = bytes(raw)
+    return None if token == b"null" else token.decode()
+
+
+_CONVERT: Final[dict[str | None, Callable[[Raw], str | None]]] = {"json": _json_token, "float": _float_token}
+
+
+class TableDecoder:
+    """Decodes the records of one source table.
+
+    `columns` are the used ones in the mirror's order, with the kind that the document declares (None: a join column).
+    """
+
+    def __init__(
+        self, table: str, number: int, columns: Mapping[str, Kind | None], key: Sequence[str]
+    ) -> None:
+        self.table, self.number = table, number
+        self.columns, self.key = dict(columns), tuple(key)
+        names = list(self.columns)
+        row = msgspec.defstruct(
+            f"Row_{table}",
+            [
+                (f"f{i}", _TYPES.get(kind, str | None), msgspec.field(name=name))
+                for i, (name, kind) in enumerate(self.columns.items())
+            ],
+            gc=False,
+        )
+        envelope = msgspec.defstruct(
+            f"Envelope_{table}",
+            [
+                ("op", str),
+                ("source", Source),
+                ("after", row | None, None),
+                ("transaction", TransactionBlock | None, None),
+            ],
+            bases=(Event,),
+            gc=False,
+        )
+        self._decode = msgspec.json.Decoder(envelope).decode
+        self._row = row
+        self._unwrap = msgspec.json.Decoder(_Wrapped).decode
+        self._converters = [(i, _CONVERT[k]) for i, k in enumerate(self.columns.values()) if k in _CONVERT]
+        self._has_bytes = any(kind in ("bytes", None, "json") for kind in self.columns.values())
+        self._key_index = [names.index(name) for name in self.key]
+        key_type = msgspec.defstruct(
+            f"Key_{table}",
+            [(f"f{i}", _TYPES.get(self.columns[n], str), msgspec.field(name=n)) for i, n in enumerate(self.key)],
+            gc=False,
+        )
+        self._decode_key = msgspec.json.Decoder(key_type).decode
+        self._wrapped = False
+
+    def decode(self, key: bytes | None, value: bytes | None) -> Event:
+        """One record's event, its `after` a tuple in the order of `columns`; raises DecodeError."""
+        if value is None:
+            return self._tombstone(key)
+        if PLACEHOLDER in value or (self._has_bytes and PLACEHOLDER_BASE64 in value):
+            return self._careful(key, value)
+        try:
+            event: Event = self._decode(self._unwrap(value).payload if self._wrapped else value)
+            if event.after is not None and event.op in _UPSERTS:
+                event.after = msgspec.structs.astuple(event.after)
+                if self._converters:
+                    event.after = self._converted(event.after)
+                event.table = self.number
+                return event
+        except (msgspec.MsgspecError, ValueError, AttributeError):
+            pass
+        return self._careful(key, value)
+
+    def _converted(self, row: tuple[Any, ...]) -> tuple[Any, ...]:
+        values = list(row)
+        for i, convert in self._converters:
+            values[i] = convert(values[i])
+        return tuple(values)
+
+    def _tombstone(self, key: bytes | None) -> Event:
+        return Event(op="d", source=Source(), key=self._read_key(key), table=self.number)
+
+    def _read_key(self, key: bytes | None) -> tuple[Any, ...]:
+        if key is None:
+            raise MalformedEnvelope(f"{self.table}: a delete without a key; the table needs a primary key.")
+        try:
+            data = self._unwrap(key).payload if self._wrapped or b'"payload"' in key else key
+            values = msgspec.structs.astuple(self._decode_key(data))
+        except msgspec.MsgspecError as error:
+            raise MalformedEnvelope(f"{self.table}: the record's key can't be read: {error}") from None
+        return tuple(_float_token(v) if isinstance(v, Raw) else v for v in values)
+
+    def _careful(self, key: bytes | None, value: bytes) -> Event:
+        """The slow road: deletes, truncates, schemas in the message, placeholders, missing columns; says what is wrong."""
+        envelope = self._open(value)
+        event = Event(op=envelope.op, source=envelope.source, transaction=envelope.transaction, table=self.number)
+        if event.op == "d":
+            event.key = self._read_key(key)
+        elif event.op in _UPSERTS:
+            if envelope.after is None:
+                raise MalformedEnvelope(f"{self.table}: an event of operation {event.op!r} without an image after.")
+            event.after = tuple(self._value(envelope.after, n, kind) for n, kind in self.columns.items())
+            event.partial = UNCHANGED in event.after
+            if any(event.after[i] is UNCHANGED or event.after[i] is None for i in self._key_index):
+                raise MalformedEnvelope(f"{self.table}: the image after lacks a column of the key {self.key}.")
+        elif event.op not in ("t", "m"):
+            raise MalformedEnvelope(f"{self.table}: the operation {event.op!r} is not known.")
+        return event
+
+    def _open(self, value: bytes) -> LooseEnvelope:
+        try:
+            return _loose(value)
+        except msgspec.MsgspecError as first:
+            try:
+                opened = _loose(bytes(self._unwrap(value).payload))
+            except msgspec.MsgspecError:
+                raise MalformedEnvelope(f"{self.table}: no Debezium envelope: {first}") from None
+            self._wrapped = True
+            return opened
+
+    def _value(self, after: Mapping[str, Raw], name: str, kind: Kind | None) -> Any:
+        token = after.get(name)
+        if token is None or (kind in _TOASTABLE and _is_placeholder(bytes(token))):
+            return UNCHANGED
+        if kind in _CONVERT:
+            return _CONVERT[kind](token)
+        try:
+            return msgspec.json.decode(token, type=_TYPES.get(kind, str | None))
+        except msgspec.MsgspecError as error:
+            raise UnsupportedValue(f"{self.table}.{name} is declared {kind}, and the event has something else: {error}") from None
+
+
+class LooseEnvelope(Struct, gc=False):
+    """Any table's envelope, its image after as JSON tokens."""
+
+    op: str
+    source: Source
+    after: dict[str, Raw] | None = None
+    transaction: TransactionBlock | None = None
+
+
+_loose: Final = msgspec.json.Decoder(LooseEnvelope).decode
+_UPSERTS: Final = frozenset({"c", "u", "r"})
+
+
+def _is_placeholder(token: bytes) -> bool:
+    inner = token.strip(b'[]" ')
+    return inner == PLACEHOLDER or inner.rstrip(b"=") == PLACEHOLDER_BASE64
+
+
+class _OnlyTransaction(Struct):
+    transaction: TransactionBlock | None = None
+
+
+def dead_letter(table: int, offset: int, key: bytes | None, value: bytes | None, error: DecodeError) -> Event:
+    """An undecodable record as an event, in its transaction where that can be read: it counts there."""
+    block = None
+    try:
+        block = msgspec.json.decode(value or b"null", type=_OnlyTransaction).transaction
+    except msgspec.MsgspecError:
+        pass
+    return Event(
+        op="!", source=Source(), transaction=block, table=table, offset=offset,
+        error=f"{type(error).__name__}: {error}", raw=(key, value),
+    )
+
+
+class DataCollection(Struct, gc=False):
+    """How many events a transaction has in one table."""
+
+    data_collection: str
+    event_count: int
+
+
+class Boundary(Struct, gc=False):
+    """A message of the transaction topic: BEGIN or END."""
+
+    status: str
+    id: str
+    ts_ms: int = 0
+    event_count: int | None = None
+    data_collections: list[DataCollection] | None = None
+
+    @property
+    def txid(self) -> str:
+        return self.id.partition(":")[0]
+
+    @property
+    def lsn(self) -> int:
+        """The end of the commit record; only an END's is."""
+        return int(self.id.partition(":")[2] or 0)
+
+
+class _WrappedBoundary(Struct, gc=False):
+    payload: Boundary
+
+
+_boundary: Final = msgspec.json.Decoder(Boundary).decode
+_wrapped_boundary: Final = msgspec.json.Decoder(_WrappedBoundary).decode
+
+
+def decode_boundary(value: bytes) -> Boundary:
+    """A message of the transaction topic; raises MalformedEnvelope."""
+    try:
+        return _boundary(value)
+    except msgspec.MsgspecError as first:
+        try:
+            return _wrapped_boundary(value).payload
+        except msgspec.MsgspecError:
+            raise MalformedEnvelope(f"the transaction topic has no BEGIN or END: {first}") from None

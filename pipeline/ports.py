@@ -1,0 +1,132 @@
+"""The ports: what the engine's neighbours promise each other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """One document to write, or to delete.
+
+    `id` is the key in its canonical text (at most 512 bytes), `revision` the owner's version (epoch << 40 | seq),
+    `document` the JSON object's text, or None for a delete.
+    """
+
+    id: str
+    revision: int
+    document: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """Written; a delete of a document that was not there counts too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stale:
+    """Refused, because what is stored has this revision or a newer one: a success."""
+
+
+@dataclass(frozen=True, slots=True)
+class Throttled:
+    """The sink has no room now; ask again after `retry_after` seconds."""
+
+    reason: str
+    retry_after: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """The sink will never take this document as it is; `reason` has the sink's words."""
+
+    reason: str
+
+
+Outcome = Applied | Stale | Throttled | Rejected
+APPLIED, STALE = Applied(), Stale()
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A document as the sink has it now."""
+
+    revision: int
+    document: Mapping[str, Any]
+
+
+@dataclass(slots=True)
+class SinkRecord:
+    """What a sink remembers of a projection version: the checkpoint record.
+
+    `offsets`: input offsets acknowledged, `{"topic/partition": next offset}`. `watermark`: one entry per connector,
+    `{"shop": {"source_log": …, "lsn": …, "txid": …, "ts_ms": …}}`. `state`: free notes of the owner (loading, …).
+    """
+
+    epoch: int = 0
+    owner: str = ""
+    offsets: dict[str, int] = field(default_factory=dict)
+    watermark: dict[str, dict[str, Any]] = field(default_factory=dict)
+    state: dict[str, Any] = field(default_factory=dict)
+
+
+class Sink(Protocol):
+    """Writes the documents of one projection version to one target.
+
+    Any method raises SinkUnavailable where the target is away; TargetMissing where it was never prepared or is gone.
+    """
+
+    @property
+    def name(self) -> str:
+        """`elasticsearch:orders-v3`: names the sink in the dirty set, in status and in errors."""
+        ...
+
+    async def prepare(self) -> None:
+        """Create the index or table of this version; idempotent. Readers do not see it before `switch`."""
+        ...
+
+    async def claim(self, owner: str, at_least: int) -> SinkRecord:
+        """Take ownership by compare-and-set: the stored record with epoch = max(stored, at_least) + 1 and this owner."""
+        ...
+
+    async def record(self) -> SinkRecord | None:
+        """The stored checkpoint record, or None."""
+        ...
+
+    async def save(self, record: SinkRecord) -> None:
+        """Store the record; raises Fenced where the stored one has another epoch or owner."""
+        ...
+
+    async def write(self, writes: Sequence[Write], epoch: int) -> Sequence[Outcome]:
+        """Write one bulk request; one outcome per write, in the same order. An id stands at most once in `writes`."""
+        ...
+
+    async def read(self, ids: Sequence[str]) -> Mapping[str, Stored]:
+        """The documents stored under these ids; what is not there is left out."""
+        ...
+
+    async def loading(self, on: bool) -> None:
+        """Settings for a bulk load (no refresh) while no reader sees this version; restored by False. Idempotent."""
+        ...
+
+    async def switch(self) -> None:
+        """Readers see this version from now on, atomically."""
+        ...
+
+    async def drop(self) -> None:
+        """Remove this version's target and its checkpoint record."""
+        ...
+
+    async def refresh(self) -> None:
+        """Make everything written searchable now."""
+        ...
+
+    async def count(self) -> int:
+        """Documents stored in this version."""
+        ...
+
+    async def close(self) -> None:
+        """Release the connections."""
+        ...

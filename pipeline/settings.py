@@ -1,0 +1,148 @@
+"""Settings: one class, read from `cdc.toml` in the working directory and from `CDC_…` in the environment."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from pipeline.errors import SettingsError
+
+ENDPOINTS = "stack/endpoints.json"
+
+
+class Endpoints(BaseModel):
+    """Where a running local stack listens; written by `cdc stack up` to `<state_dir>/stack/endpoints.json`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    kafka: str
+    """Bootstrap servers, `127.0.0.1:9092`."""
+    connect: str
+    """Kafka Connect's REST address, `http://127.0.0.1:8083`."""
+    elasticsearch: str
+    """`http://127.0.0.1:9200`."""
+    postgres: str
+    """A libpq URI of a superuser on the database `shop`, `postgresql://postgres:…@127.0.0.1:5432/shop`."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class KafkaSettings(_Section):
+    bootstrap: str | None = None
+
+
+class ConnectSettings(_Section):
+    url: str | None = None
+
+
+class ElasticsearchSettings(_Section):
+    url: str | None = None
+    username: str | None = None
+    password: SecretStr | None = None
+    api_key: SecretStr | None = None
+    bulk_bytes: int = Field(default=2_000_000, ge=1_000)
+    """Upper bound of one bulk request, in bytes (a single larger document goes alone)."""
+    in_flight: int = Field(default=2, ge=1, le=16)
+    """Bulk requests under way at once."""
+    request_timeout: float = Field(default=30.0, gt=0)
+    """Seconds until a request counts as failed."""
+
+
+class SourceSettings(_Section):
+    dsn: SecretStr | None = None
+    """A libpq URI of the source database, used by check, preview and verify; never printed."""
+
+
+class WorkerSettings(_Section):
+    consistency: Literal["transaction", "row"] = "transaction"
+    session_timeout: float = Field(default=15.0, gt=0)
+    """Seconds until Kafka gives a silent worker's partitions away."""
+    incomplete_after: float = Field(default=30.0, gt=0)
+    """Seconds a transaction may stay incomplete before it is released and counted."""
+    staged_bytes: int = Field(default=64_000_000, ge=100_000)
+    """Bytes of changes of open transactions kept in memory; more spill to the mirror."""
+    flush_rows: int = Field(default=1000, ge=1)
+    """Documents assembled at a time."""
+
+
+class Settings(BaseSettings):
+    model_config = SettingsConfigDict(
+        env_prefix="CDC_", env_nested_delimiter="__", toml_file="cdc.toml", extra="forbid", validate_default=True
+    )
+
+    project: str = Field(default="shop", pattern=r"^[a-z][a-z0-9-]*$")
+    """Prefix of consumer groups and of the source's topics."""
+    state_dir: Path = Path(".cdc")
+    """Mirrors, the local stack's data, logs."""
+    projections: Path = Path("projections")
+    connectors: Path = Path("connectors/debezium")
+    catalog: Path = Path("projections/catalog.lock.json")
+    kafka: KafkaSettings = KafkaSettings()
+    connect: ConnectSettings = ConnectSettings()
+    elasticsearch: ElasticsearchSettings = ElasticsearchSettings()
+    source: SourceSettings = SourceSettings()
+    worker: WorkerSettings = WorkerSettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, dotenv_settings, TomlConfigSettingsSource(settings_cls)
+
+    def endpoints(self) -> Endpoints | None:
+        """The local stack's addresses, or None where none is up."""
+        path = self.state_dir / ENDPOINTS
+        try:
+            return Endpoints.model_validate_json(path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except ValidationError as error:
+            raise SettingsError(f"{path} is no endpoints file: {error.error_count()} errors; run `cdc stack up`") from None
+
+    def kafka_bootstrap(self) -> str:
+        return self.kafka.bootstrap or self._local("kafka", "kafka.bootstrap")
+
+    def connect_url(self) -> str:
+        return self.connect.url or self._local("connect", "connect.url")
+
+    def elasticsearch_url(self) -> str:
+        return self.elasticsearch.url or self._local("elasticsearch", "elasticsearch.url")
+
+    def source_dsn(self) -> str:
+        """The source's libpq URI. It has the password: never print it."""
+        if self.source.dsn is not None:
+            return self.source.dsn.get_secret_value()
+        return self._local("postgres", "source.dsn")
+
+    def _local(self, service: str, key: str) -> str:
+        up = self.endpoints()
+        if up is None:
+            variable = "CDC_" + key.upper().replace(".", "__")
+            raise SettingsError(
+                f"No address of {service}: set {key} in cdc.toml or {variable}, or start the local stack with `cdc stack up`."
+            )
+        return str(getattr(up, service))
+
+    def shown(self) -> dict[str, Any]:
+        """All settings as plain JSON values, secrets as `**********`."""
+        return dict(json.loads(self.model_dump_json()))
+
+
+def load(env_file: str | Path | None = None) -> Settings:
+    """Read the settings; a wrong one raises SettingsError naming every wrong key."""
+    try:
+        return Settings(_env_file=env_file)  # type: ignore[call-arg]
+    except ValidationError as error:
+        lines = [f"  {'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_input=False)]
+        raise SettingsError("Wrong settings (cdc.toml or CDC_… in the environment):\n" + "\n".join(lines)) from None
