@@ -1,0 +1,293 @@
+"""A Debezium connector as a file in git: `connectors/debezium/*.toml`, and the configuration that Connect gets."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from psycopg import ProgrammingError
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from pipeline.errors import SettingsError
+
+TableName = Annotated[str, Field(pattern=r"^[^.\s]+\.[^.\s]+$")]
+Reference = Annotated[str, Field(pattern=r"^\$\{[^}]+\}$")]
+OwnTable = Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_]*\.[a-z_][a-z0-9_]*$")]
+PgName = Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_]{0,62}$")]
+
+CONNECTOR_CLASS = "io.debezium.connector.postgresql.PostgresConnector"
+HEARTBEAT_TOPICS = "__debezium-heartbeat"
+SECRET = re.compile(r"password|secret|passphrase", re.IGNORECASE)
+
+TYPES = {
+    "decimal.handling.mode": "string",
+    "time.precision.mode": "isostring",
+    "binary.handling.mode": "base64",
+    "hstore.handling.mode": "json",
+    "interval.handling.mode": "string",
+    "include.unknown.datatypes": "true",
+}
+EVENTS = {
+    "provide.transaction.metadata": "true",
+    "tombstones.on.delete": "false",
+    "skipped.operations": "none",
+    "key.converter": "org.apache.kafka.connect.json.JsonConverter",
+    "key.converter.schemas.enable": "false",
+    "value.converter": "org.apache.kafka.connect.json.JsonConverter",
+    "value.converter.schemas.enable": "false",
+}
+THROUGHPUT = {
+    "max.batch.size": "8192",
+    "max.queue.size": "32768",
+    "max.queue.size.in.bytes": "134217728",
+    "producer.override.linger.ms": "5",
+    "producer.override.compression.type": "lz4",
+    "producer.override.batch.size": "262144",
+}
+RETRIES = {
+    # some six waits of up to 10 s; then the task fails, which `status` sees, where endless retries would look healthy
+    "errors.max.retries": "6",
+    "errors.retry.delay.initial.ms": "500",
+    "errors.retry.delay.max.ms": "10000",
+}
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Database(_Section):
+    """Where the source is, as Connect sees it; what is not given comes from the settings' source DSN."""
+
+    host: str | None = None
+    port: int | None = Field(default=None, ge=1, le=65535)
+    dbname: str | None = None
+    user: str | None = None
+    password: Reference | None = None
+    """A reference that Connect resolves, `${file:/run/secrets/source.properties:password}`; never the password."""
+    password_env: str | None = Field(default=None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
+    """The name of a variable in Connect's environment that has the password."""
+
+    @model_validator(mode="after")
+    def _one_password(self) -> Self:
+        if self.password is not None and self.password_env is not None:
+            raise ValueError("give password or password_env, not both")
+        return self
+
+
+class Snapshot(_Section):
+    """How the tables' rows are read at first."""
+
+    mode: Literal["always", "initial", "initial_only", "no_data", "when_needed", "configuration_based"] = "initial"
+    threads: int = Field(default=1, ge=1, le=64)
+    fetch_size: int = Field(default=10_240, ge=1)
+    chunk_size: int = Field(default=8_192, ge=1)
+    """Rows of one chunk of an incremental snapshot (`cdc backfill`)."""
+
+
+class ConnectorDefinition(_Section):
+    """One Debezium connector."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_-]*$")
+    kind: Literal["postgres"] = "postgres"
+    tables: tuple[TableName, ...] = Field(min_length=1)
+    """`schema.table`; their changes are captured."""
+    database: Database = Database()
+    topic_prefix: str = Field(default="", pattern=r"^[A-Za-z0-9_.-]*$")
+    """Topics are `<prefix>.<schema>.<table>`; the connector's name unless given."""
+    partitions: int = Field(default=1, ge=1)
+    retention_days: float = Field(default=7, gt=0)
+    max_message_bytes: int = Field(default=10_485_760, ge=1024)
+    """A row whose event is larger stops the connector."""
+    signal_table: OwnTable = "cdc.signals"
+    heartbeat_table: OwnTable = "cdc.heartbeat"
+    heartbeat_ms: int = Field(default=1000, ge=100)
+    slot: PgName = ""
+    publication: PgName = ""
+    snapshot: Snapshot = Snapshot()
+    poll_ms: int = Field(default=20, ge=1)
+    extra: dict[str, str | int | bool] = {}
+    """Debezium or Connect properties that win over all of the above."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping) or not isinstance(data.get("name"), str):
+            return data
+        own = "cdc_" + re.sub(r"[^a-z0-9_]", "_", data["name"])
+        return {"topic_prefix": data["name"], "slot": own, "publication": own, **data}
+
+    @field_validator("tables")
+    @classmethod
+    def _distinct(cls, tables: tuple[str, ...]) -> tuple[str, ...]:
+        if twice := sorted({table for table in tables if tables.count(table) > 1}):
+            raise ValueError(f"listed twice: {', '.join(twice)}")
+        return tables
+
+    @field_validator("extra")
+    @classmethod
+    def _no_secrets(cls, extra: dict[str, str | int | bool]) -> dict[str, str | int | bool]:
+        for key, value in extra.items():
+            if SECRET.search(key) and not str(value).startswith("${"):
+                raise ValueError(f"{key} would put a secret into git: write a reference, ${{env:NAME}}")
+        return extra
+
+    @property
+    def captured(self) -> tuple[str, ...]:
+        """All tables in the stream: the author's, then the heartbeat table and the signal table."""
+        return (*self.tables, self.heartbeat_table, self.signal_table)
+
+    @property
+    def transaction_topic(self) -> str:
+        return f"{self.topic_prefix}.transaction"
+
+    @property
+    def heartbeat_topic(self) -> str:
+        return f"{HEARTBEAT_TOPICS}.{self.topic_prefix}"
+
+    def topic(self, table: str) -> str:
+        """The topic of a table's changes."""
+        return f"{self.topic_prefix}.{table}"
+
+    def dsn(self, source_dsn: str) -> str:
+        """The settings' source DSN, pointed at this definition's database (its user is the connector's own)."""
+        own = self.database.model_dump(include={"host", "port", "dbname"}, exclude_none=True)
+        return make_conninfo(source_dsn, **own)
+
+    def config(self, source_dsn: str, password: str | None = None) -> dict[str, str]:
+        """The connector's full configuration.
+
+        `password` is the reference to use where the definition has none (`${file:…:source.password}`).
+        """
+        return {
+            "connector.class": CONNECTOR_CLASS,
+            "tasks.max": "1",
+            "topic.prefix": self.topic_prefix,
+            **self._database(source_dsn, password),
+            "plugin.name": "pgoutput",
+            "slot.name": self.slot,
+            "slot.drop.on.stop": "false",
+            "publication.name": self.publication,
+            "publication.autocreate.mode": "filtered",
+            "publish.via.partition.root": "true",
+            "table.include.list": ",".join(map(re.escape, self.captured)),
+            **self._snapshot(),
+            **self._signals(),
+            **TYPES,
+            **EVENTS,
+            **self._topics(),
+            **THROUGHPUT,
+            "poll.interval.ms": str(self.poll_ms),
+            "producer.override.max.request.size": str(self.max_message_bytes),
+            **RETRIES,
+            **{key: _property(value) for key, value in self.extra.items()},
+        }
+
+    def _database(self, source_dsn: str, password: str | None) -> dict[str, str]:
+        source, own = _parse(source_dsn), self.database
+        reference = own.password or (f"${{env:{own.password_env}}}" if own.password_env else password)
+        if reference is not None and not reference.startswith("${"):
+            raise SettingsError(
+                f"The password of connector {self.name} must be a reference (${{file:…}}, ${{env:…}}):"
+                " set database.password_env in its definition."
+            )
+        config = {
+            "database.hostname": own.host or source.get("host") or "localhost",
+            "database.port": str(own.port or source.get("port") or 5432),
+            "database.user": own.user or source.get("user") or "postgres",
+            "database.dbname": own.dbname or source.get("dbname") or "postgres",
+        }
+        if reference is not None:
+            config["database.password"] = reference
+        if "sslmode" in source:
+            config["database.sslmode"] = str(source["sslmode"])
+        return config
+
+    def _snapshot(self) -> dict[str, str]:
+        return {
+            "snapshot.mode": self.snapshot.mode,
+            "snapshot.max.threads": str(self.snapshot.threads),
+            "snapshot.fetch.size": str(self.snapshot.fetch_size),
+            "incremental.snapshot.chunk.size": str(self.snapshot.chunk_size),
+        }
+
+    def _signals(self) -> dict[str, str]:
+        return {
+            "signal.enabled.channels": "source",
+            "signal.data.collection": self.signal_table,
+            "heartbeat.interval.ms": str(self.heartbeat_ms),
+            "heartbeat.action.query": heartbeat_query(self.heartbeat_table),
+        }
+
+    def _topics(self) -> dict[str, str]:
+        """Compaction is nowhere: it drops what a replay needs and refuses the keyless truncate."""
+        single = (self.transaction_topic, self.topic(self.heartbeat_table), self.topic(self.signal_table))
+        return {
+            "topic.heartbeat.prefix": HEARTBEAT_TOPICS,
+            "topic.transaction": "transaction",
+            "topic.creation.default.replication.factor": "-1",
+            "topic.creation.default.partitions": str(self.partitions),
+            "topic.creation.default.cleanup.policy": "delete",
+            "topic.creation.default.retention.ms": str(round(self.retention_days * 86_400_000)),
+            "topic.creation.default.max.message.bytes": str(self.max_message_bytes),
+            "topic.creation.groups": "transaction,heartbeat",
+            "topic.creation.transaction.include": ",".join(map(re.escape, single)),
+            "topic.creation.transaction.partitions": "1",
+            "topic.creation.heartbeat.include": re.escape(self.heartbeat_topic),
+            "topic.creation.heartbeat.partitions": "1",
+            "topic.creation.heartbeat.retention.ms": "86400000",
+        }
+
+
+def heartbeat_query(table: str) -> str:
+    """The heartbeat's statement: one row that says which source log the stream comes from."""
+    return (
+        f"INSERT INTO {table} (id, system_id, timeline, at) "
+        "SELECT 1, system_identifier::text, timeline_id, now() FROM pg_control_system(), pg_control_checkpoint() "
+        "ON CONFLICT (id) DO UPDATE SET system_id = EXCLUDED.system_id, timeline = EXCLUDED.timeline, at = EXCLUDED.at"
+    )
+
+
+def load_definition(path: Path) -> ConnectorDefinition:
+    """Read one definition; a wrong one raises SettingsError that names the file and every wrong key."""
+    try:
+        return ConnectorDefinition.model_validate(tomllib.loads(path.read_text()))
+    except FileNotFoundError:
+        raise SettingsError(
+            f"There is no connector definition {path}: write it, or see `cdc connector list`."
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path} is no TOML: {error}.") from None
+    except ValidationError as error:
+        lines = [f"  {'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors(include_input=False)]
+        raise SettingsError(f"The connector definition {path} is wrong:\n" + "\n".join(lines)) from None
+
+
+def load_definitions(folder: Path) -> dict[str, ConnectorDefinition]:
+    """All definitions of a folder by name; two that share a name, a slot or a topic prefix raise SettingsError."""
+    found: dict[str, ConnectorDefinition] = {}
+    for path in sorted(folder.glob("*.toml")):
+        new = load_definition(path)
+        for other in found.values():
+            for field in ("name", "topic_prefix", "slot"):
+                if getattr(new, field) == getattr(other, field):
+                    raise SettingsError(f"{path} has the {field} of connector {other.name}: each needs its own.")
+        found[new.name] = new
+    return found
+
+
+def _parse(source_dsn: str) -> dict[str, Any]:
+    try:
+        return conninfo_to_dict(source_dsn)
+    except ProgrammingError:
+        raise SettingsError(
+            "source.dsn is no libpq URI (postgresql://user@host:5432/database): set it again."
+        ) from None
+
+
+def _property(value: str | int | bool) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,277 @@
+"""What is done to a Debezium connector: apply its definition, watch, restart, pause, resume, delete."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from connectors.sources import postgres
+from connectors.sources.connect import Connect, ConnectorStatus, connect
+from connectors.sources.debezium import SECRET, ConnectorDefinition
+from pipeline.authoring.catalog import Catalog, Table
+from pipeline.errors import ConnectorFailed, NoPrimaryKey, NoReplicaIdentity, SourceUnavailable, UnknownTable
+
+Outcome = Literal["created", "updated", "unchanged"]
+POLL = 0.25
+SETTLE = 2.0
+"""Seconds a task must stay RUNNING: it says so before its snapshot or stream has begun."""
+TABLES = "table.include.list"
+
+
+class _Report(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ConfigChange(_Report):
+    """One key of the configuration that differs; None: not there."""
+
+    key: str
+    before: str | None
+    after: str | None
+
+
+class ConnectorPlan(_Report):
+    """What `apply` would do."""
+
+    name: str
+    outcome: Outcome
+    changes: tuple[ConfigChange, ...] = ()
+
+
+class ConnectorApplied(ConnectorPlan):
+    """What `apply` did."""
+
+    status: ConnectorStatus
+    created_tables: tuple[str, ...] = ()
+    """The connector's own tables that were missing in the source."""
+    restarted: bool = False
+    """It had failed before, and was started again."""
+    added_tables: tuple[str, ...] = ()
+    """Newly captured by an update: their old rows come only with a backfill."""
+
+
+class ConnectorDeleted(_Report):
+    """What `delete` removed."""
+
+    name: str
+    connector: bool
+    slot: bool = False
+    publication: bool = False
+
+
+async def plan(
+    definition: ConnectorDefinition, *, connect_url: str, source_dsn: str, password: str | None = None
+) -> ConnectorPlan:
+    """The difference between the definition and what Connect runs; changes nothing."""
+    wanted = definition.config(source_dsn, password)
+    async with connect(connect_url) as client:
+        return _plan(definition.name, await client.config(definition.name), wanted)
+
+
+async def apply(
+    definition: ConnectorDefinition,
+    *,
+    connect_url: str,
+    source_dsn: str,
+    password: str | None = None,
+    patience: float = 60.0,
+) -> ConnectorApplied:
+    """Make Connect run this definition, and wait until it does; idempotent.
+
+    `source_dsn` is a user who may create the schema `cdc`; `password` the reference Connect resolves (never printed).
+    Raises ConnectorFailed with the reason, UnknownTable, NoPrimaryKey or NoReplicaIdentity before anything is changed.
+    """
+    wanted, dsn = definition.config(source_dsn, password), definition.dsn(source_dsn)
+    async with connect(connect_url) as client:
+        now = await client.config(definition.name)
+        check_tables(definition, await asyncio.to_thread(postgres.read_catalog, dsn, tables=definition.tables))
+        created = await asyncio.to_thread(
+            postgres.prepare,
+            dsn,
+            heartbeat_table=definition.heartbeat_table,
+            signal_table=definition.signal_table,
+            user=definition.database.user,
+        )
+        planned = _plan(definition.name, now, wanted)
+        before = await client.status(definition.name)
+        if planned.outcome != "unchanged":
+            await _put(client, definition.name, wanted, dsn)
+        restarted = before is not None and before.failed
+        if restarted:
+            await _restart(client, definition.name)
+        status = await _settled(client, definition.name, dsn, patience)
+    return ConnectorApplied(
+        **planned.model_dump(),
+        status=status,
+        created_tables=tuple(created),
+        restarted=restarted,
+        added_tables=_added(definition, now) if planned.outcome == "updated" else (),
+    )
+
+
+def check_tables(definition: ConnectorDefinition, catalog: Catalog) -> None:
+    """Every table is there and can be followed: publishing one that can't makes the application's UPDATEs fail."""
+    for name in definition.tables:
+        table = catalog.tables.get(name)
+        if table is None:
+            raise UnknownTable(
+                f"Connector {definition.name}: the source has no table {name}; create it, or take it out of `tables`."
+            )
+        _check_identity(definition.name, table)
+
+
+async def status(name: str, *, connect_url: str) -> ConnectorStatus:
+    """The connector's state; ConnectorFailed where Connect has none of that name."""
+    async with connect(connect_url) as client:
+        return await _status(client, name)
+
+
+async def statuses(*, connect_url: str) -> dict[str, ConnectorStatus]:
+    """Every connector that Connect has."""
+    async with connect(connect_url) as client:
+        found = {name: await client.status(name) for name in await client.connectors()}
+    return {name: status for name, status in found.items() if status is not None}
+
+
+async def restart(name: str, *, connect_url: str, dsn: str = "", patience: float = 60.0) -> ConnectorStatus:
+    """Start the connector and all its tasks again, and wait until they run."""
+    async with connect(connect_url) as client:
+        await _status(client, name)
+        await _restart(client, name, only_failed=False)
+        return await _settled(client, name, dsn, patience)
+
+
+async def pause(name: str, *, connect_url: str, patience: float = 60.0) -> ConnectorStatus:
+    """Stop reading; the source keeps its log for the slot until `resume`."""
+    async with connect(connect_url) as client:
+        await client.request("PUT", f"/connectors/{name}/pause")
+        return await _until(client, name, "PAUSED", patience)
+
+
+async def resume(name: str, *, connect_url: str, patience: float = 60.0) -> ConnectorStatus:
+    """Go on reading where `pause` stopped."""
+    async with connect(connect_url) as client:
+        await client.request("PUT", f"/connectors/{name}/resume")
+        return await _until(client, name, "RUNNING", patience)
+
+
+async def delete(
+    name: str, *, connect_url: str, definition: ConnectorDefinition | None = None, source_dsn: str | None = None
+) -> ConnectorDeleted:
+    """Remove the connector; given its definition and the source, its slot and publication too.
+
+    A slot that is kept makes the source keep its log.
+    """
+    async with connect(connect_url) as client:
+        existed = await client.status(name) is not None
+        if existed:
+            await client.request("DELETE", f"/connectors/{name}", missing_ok=True)
+            await _gone(client, name)
+    if definition is None or source_dsn is None:
+        return ConnectorDeleted(name=name, connector=existed)
+    dsn = definition.dsn(source_dsn)
+    return ConnectorDeleted(
+        name=name,
+        connector=existed,
+        slot=await asyncio.to_thread(postgres.drop_slot, dsn, definition.slot),
+        publication=await asyncio.to_thread(postgres.drop_publication, dsn, definition.publication),
+    )
+
+
+def masked(key: str, value: str | None) -> str | None:
+    """A value fit to be shown: a secret that someone put in clear is not."""
+    return "**********" if value is not None and SECRET.search(key) and not value.startswith("${") else value
+
+
+def _plan(name: str, now: Mapping[str, str] | None, wanted: Mapping[str, str]) -> ConnectorPlan:
+    before = now or {}
+    changes = tuple(
+        ConfigChange(key=key, before=masked(key, before.get(key)), after=masked(key, wanted.get(key)))
+        for key in sorted({*before, *wanted})
+        if before.get(key) != wanted.get(key)
+    )
+    outcome: Outcome = "created" if now is None else "updated" if changes else "unchanged"
+    return ConnectorPlan(name=name, outcome=outcome, changes=changes)
+
+
+def _added(definition: ConnectorDefinition, now: Mapping[str, str] | None) -> tuple[str, ...]:
+    had = (now or {}).get(TABLES, "").replace("\\", "").split(",")
+    return tuple(table for table in definition.tables if table not in had)
+
+
+def _check_identity(connector: str, table: Table) -> None:
+    if table.replica_identity == "nothing":
+        raise NoReplicaIdentity(
+            f"Connector {connector}: {table.name} has REPLICA IDENTITY NOTHING, so once published its UPDATEs"
+            f" would fail; run: ALTER TABLE {table.name} REPLICA IDENTITY DEFAULT;"
+        )
+    if not table.primary_key and table.replica_identity == "default":
+        raise NoPrimaryKey(
+            f"Connector {connector}: {table.name} has no primary key, so once published its UPDATEs would fail;"
+            f" give it one: ALTER TABLE {table.name} ADD PRIMARY KEY (…);"
+        )
+
+
+async def _put(client: Connect, name: str, config: Mapping[str, str], dsn: str) -> None:
+    try:
+        await client.put(name, config)
+    except ConnectorFailed as error:
+        raise ConnectorFailed(postgres.scrubbed(str(error), dsn)) from None
+
+
+async def _restart(client: Connect, name: str, *, only_failed: bool = True) -> None:
+    flags = f"includeTasks=true&onlyFailed={str(only_failed).lower()}"
+    await client.request("POST", f"/connectors/{name}/restart?{flags}")
+
+
+async def _status(client: Connect, name: str) -> ConnectorStatus:
+    found = await client.status(name)
+    if found is None:
+        raise ConnectorFailed(f"Connect has no connector {name}: create it with `cdc connector apply {name}`.")
+    return found
+
+
+async def _settled(client: Connect, name: str, dsn: str, patience: float) -> ConnectorStatus:
+    """Wait until the connector runs and goes on running, or raise with the reason."""
+    started = time.monotonic()
+    steady_since: float | None = None
+    while True:
+        found, now = await client.status(name), time.monotonic()
+        # a status from before the restart may still say FAILED for a moment
+        if found is not None and found.failed and now - started > SETTLE:
+            reason = postgres.scrubbed(found.reason or "no reason given", dsn)
+            raise ConnectorFailed(
+                f"Connector {name} has failed: {reason}; when that is mended: `cdc connector apply {name}`."
+            )
+        steady_since = (steady_since or now) if found is not None and found.settled else None
+        if found is not None and steady_since is not None and now - steady_since >= SETTLE:
+            return found
+        if now - started > patience:
+            state = "unknown to Connect" if found is None else found.state
+            raise SourceUnavailable(f"Connector {name} is {state} after {patience:.0f} s: look at Connect's log.")
+        await asyncio.sleep(POLL)
+
+
+async def _until(client: Connect, name: str, state: str, patience: float) -> ConnectorStatus:
+    give_up = time.monotonic() + patience
+    while True:
+        found = await _status(client, name)
+        if found.state == state and all(task.state in (state, "FAILED") for task in found.tasks):
+            return found
+        if time.monotonic() > give_up:
+            raise SourceUnavailable(
+                f"Connector {name} is {found.state}, not {state}, after {patience:.0f} s: try again."
+            )
+        await asyncio.sleep(POLL)
+
+
+async def _gone(client: Connect, name: str, patience: float = 30.0) -> None:
+    give_up = time.monotonic() + patience
+    while await client.status(name) is not None:
+        if time.monotonic() > give_up:
+            raise SourceUnavailable(f"Connect still has connector {name} {patience:.0f} s after its delete: try again.")
+        await asyncio.sleep(POLL)
