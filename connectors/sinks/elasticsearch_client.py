@@ -1,0 +1,155 @@
+"""The client of Elasticsearch: ready bytes out, errors in this project's words."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping
+from typing import Any, cast
+
+import msgspec
+from elastic_transport import (
+    AiohttpHttpNode,
+    ConnectionTimeout,
+    HttpHeaders,
+    SerializationError,
+    Serializer,
+    TransportError,
+)
+from elastic_transport.client_utils import DEFAULT, DefaultType
+from elasticsearch import ApiError, AsyncElasticsearch, UnsupportedProductError
+
+from connectors.sinks.elasticsearch_bulk import words
+from pipeline.errors import SinkError, SinkUnavailable
+from pipeline.settings import ElasticsearchSettings
+
+AWAY = frozenset({429, 502, 503, 504})
+
+
+class _Json(Serializer):
+    """JSON by msgspec."""
+
+    mimetype = "application/json"
+
+    def loads(self, data: bytes) -> Any:
+        if not data:
+            return None
+        try:
+            return msgspec.json.decode(data)
+        except msgspec.DecodeError:
+            pass
+        try:
+            # msgspec refuses lone surrogates, which Elasticsearch keeps in a document's text.
+            return json.loads(data)
+        except ValueError:
+            raise SerializationError("The answer is no JSON") from None
+
+    def dumps(self, data: Any) -> bytes:
+        return data if isinstance(data, bytes) else msgspec.json.encode(data)
+
+
+class _Bytes(_Json):
+    """A bulk body is ready bytes; the client's own serializer copies it twice."""
+
+    mimetype = "application/x-ndjson"
+
+    def dumps(self, data: Any) -> bytes:
+        assert isinstance(data, bytes)
+        return data
+
+
+class _Node(AiohttpHttpNode):
+    """A connection that neither logs bodies nor holds up the event loop with large ones."""
+
+    async def perform_request(  # type: ignore[override]
+        self,
+        method: str,
+        target: str,
+        body: bytes | None = None,
+        headers: HttpHeaders | None = None,
+        request_timeout: DefaultType | float | None = DEFAULT,
+    ) -> Any:
+        # aiohttp sends a stream in pieces and warns of large bytes.
+        stream = cast(bytes, io.BytesIO(body)) if body and len(body) >= 1 << 20 else body
+        return await super().perform_request(method, target, stream, headers, request_timeout)
+
+    def _log_request(self, *args: Any, **kwargs: Any) -> None:
+        # It decodes every body, logged or not.
+        return
+
+
+def connect(settings: ElasticsearchSettings, url: str) -> AsyncElasticsearch:
+    """A client without retries, sniffing or compression; it connects with the first request."""
+    auth: dict[str, Any] = {}
+    if settings.api_key is not None:
+        auth["api_key"] = settings.api_key.get_secret_value()
+    elif settings.username is not None:
+        password = settings.password.get_secret_value() if settings.password is not None else ""
+        auth["basic_auth"] = (settings.username, password)
+    codec, ready = _Json(), _Bytes()
+    return AsyncElasticsearch(
+        url,
+        node_class=_Node,
+        max_retries=0,
+        retry_on_timeout=False,
+        sniff_on_start=False,
+        sniff_on_node_failure=False,
+        http_compress=False,
+        request_timeout=settings.request_timeout,
+        serializers={
+            "application/json": codec,
+            "application/vnd.elasticsearch+json": codec,
+            "application/x-ndjson": ready,
+            "application/vnd.elasticsearch+x-ndjson": ready,
+        },
+        **auth,
+    )
+
+
+async def call(
+    client: AsyncElasticsearch,
+    sink: str,
+    method: str,
+    path: str,
+    *,
+    params: Mapping[str, Any] | None = None,
+    body: Mapping[str, Any] | bytes | None = None,
+) -> Any:
+    """The answer to one request; ApiError where the server says what is wrong with it, else a SinkError."""
+    headers = {"accept": "application/json"}
+    if body is not None:
+        headers["content-type"] = "application/x-ndjson" if isinstance(body, bytes) else "application/json"
+    try:
+        answer = await client.perform_request(method, path, params=params, headers=headers, body=body)
+    except ApiError as error:
+        status = error.meta.status
+        if status in AWAY:
+            raise SinkUnavailable(f"{sink}: Elasticsearch answers {status} ({reason(error)}); try again.") from None
+        if status in (401, 403):
+            raise SinkError(
+                f"{sink}: Elasticsearch refuses {method} {path} ({status} {reason(error)}): "
+                "check elasticsearch.username and password, or api_key, and the user's privileges."
+            ) from None
+        raise
+    except ConnectionTimeout:
+        raise SinkUnavailable(f"{sink}: Elasticsearch gave no answer in time; try again.") from None
+    except UnsupportedProductError:
+        raise SinkError(f"{sink}: what answers there is not Elasticsearch: check elasticsearch.url.") from None
+    except SerializationError:
+        raise SinkUnavailable(f"{sink}: the answer is not Elasticsearch's: check elasticsearch.url.") from None
+    except TransportError as error:
+        raise SinkUnavailable(f"{sink}: Elasticsearch can't be reached ({error.message}).") from None
+    return answer.body
+
+
+def reason(error: ApiError) -> str:
+    """The server's words."""
+    body = error.body
+    return words(body["error"] if isinstance(body, dict) and "error" in body else body)
+
+
+def kind(error: ApiError) -> str:
+    """The server's name of the error, `index_not_found_exception`."""
+    body = error.body
+    cause = body.get("error") if isinstance(body, dict) else None
+    return str(cause.get("type", "")) if isinstance(cause, dict) else ""

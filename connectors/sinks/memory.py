@@ -1,0 +1,173 @@
+"""The memory sink: what the other sinks promise, in dictionaries, for tests and scenarios."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+from pipeline.authoring.shape import Shape
+from pipeline.errors import Fenced, SinkError, SinkUnavailable, TargetMissing
+from pipeline.ports import APPLIED, STALE, Outcome, Rejected, SinkRecord, Stored, Throttled, Write
+
+
+@dataclass(slots=True)
+class Entry:
+    """The newest write of one id; a deleted one keeps its revision."""
+
+    revision: int
+    document: dict[str, Any] | None
+    epoch: int
+
+
+@dataclass(slots=True)
+class MemoryStore:
+    """The server: several sinks over one store are several workers on one database."""
+
+    versions: dict[str, dict[str, Entry]] = field(default_factory=dict)
+    aliases: dict[str, str] = field(default_factory=dict)
+    records: dict[str, SinkRecord] = field(default_factory=dict)
+    loading: set[str] = field(default_factory=set)
+
+    def visible(self, alias: str) -> dict[str, dict[str, Any]]:
+        """The documents that readers of the alias see."""
+        entries = self.versions.get(self.aliases.get(alias, ""), {})
+        return {id: entry.document for id, entry in entries.items() if entry.document is not None}
+
+
+class MemorySink:
+    """Writes the documents of one projection version to a store.
+
+    To make it fail set `away` (a reason), `throttle` or `refuse` (asked for each write; a reason, or None). `log` has
+    every write that came and its outcome.
+    """
+
+    def __init__(self, *, store: MemoryStore, alias: str, projection: str, shape: Shape | None = None) -> None:
+        self._store, self._alias, self._version, self._shape = store, alias, projection, shape
+        self.away: str | None = None
+        self.throttle: Callable[[Write], str | None] = lambda write: None
+        self.refuse: Callable[[Write], str | None] = lambda write: None
+        self.log: list[tuple[Write, Outcome]] = []
+
+    @property
+    def name(self) -> str:
+        return f"memory:{self._version}"
+
+    async def prepare(self) -> None:
+        self._reach()
+        self._store.versions.setdefault(self._version, {})
+
+    async def claim(self, owner: str, at_least: int) -> SinkRecord:
+        self._entries()
+        record = self._store.records.setdefault(self._version, SinkRecord())
+        record.epoch, record.owner = max(record.epoch, at_least) + 1, owner
+        return deepcopy(record)
+
+    async def record(self) -> SinkRecord | None:
+        self._reach()
+        return deepcopy(self._store.records.get(self._version))
+
+    async def save(self, record: SinkRecord) -> None:
+        self._entries()
+        stored = self._store.records.get(self._version)
+        if stored is None or (stored.epoch, stored.owner) != (record.epoch, record.owner):
+            owned = "no record" if stored is None else f"epoch {stored.epoch} of {stored.owner}"
+            raise Fenced(
+                f"{self.name}: the sink has {owned}, not epoch {record.epoch} of {record.owner}: this worker stops."
+            )
+        self._store.records[self._version] = deepcopy(record)
+
+    async def write(self, writes: Sequence[Write], epoch: int) -> Sequence[Outcome]:
+        entries = self._entries()
+        outcomes = [self._write(entries, write, epoch) for write in writes]
+        self.log.extend(zip(writes, outcomes, strict=True))
+        return outcomes
+
+    async def read(self, ids: Sequence[str]) -> Mapping[str, Stored]:
+        entries = self._entries()
+        return {
+            id: Stored(entry.revision, deepcopy(entry.document))
+            for id in ids
+            if (entry := entries.get(id)) is not None and entry.document is not None
+        }
+
+    async def loading(self, on: bool) -> None:
+        self._entries()
+        if on and self._store.aliases.get(self._alias) == self._version:
+            raise SinkError(f"{self.name}: readers see it, so it can't be loaded unseen: rebuild into a new version.")
+        (self._store.loading.add if on else self._store.loading.discard)(self._version)
+
+    async def switch(self) -> None:
+        self._entries()
+        self._store.aliases[self._alias] = self._version
+
+    async def drop(self) -> None:
+        self._reach()
+        for known in (self._store.versions, self._store.records):
+            known.pop(self._version, None)
+        self._store.loading.discard(self._version)
+        if self._store.aliases.get(self._alias) == self._version:
+            del self._store.aliases[self._alias]
+
+    async def refresh(self) -> None:
+        self._entries()
+
+    async def count(self) -> int:
+        return sum(entry.document is not None for entry in self._entries().values())
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+    def _reach(self) -> None:
+        if self.away is not None:
+            raise SinkUnavailable(f"{self.name}: the store can't be reached ({self.away}); try again.")
+
+    def _entries(self) -> dict[str, Entry]:
+        self._reach()
+        try:
+            return self._store.versions[self._version]
+        except KeyError:
+            raise TargetMissing(f"{self.name}: the store has no such version: run `cdc apply`.") from None
+
+    def _write(self, entries: dict[str, Entry], write: Write, epoch: int) -> Outcome:
+        if (reason := self.throttle(write)) is not None:
+            return Throttled(reason)
+        if (reason := self.refuse(write)) is not None:
+            return Rejected(reason)
+        try:
+            document = None if write.document is None else _parsed(write.document, self._shape)
+        except ValueError as error:
+            return Rejected(f"The document can't be stored: {error}.")
+        stored = entries.get(write.id)
+        if stored is not None and stored.revision >= write.revision:
+            return STALE
+        entries[write.id] = Entry(write.revision, document, epoch)
+        return APPLIED
+
+
+def _parsed(text: str, shape: Shape | None) -> dict[str, Any]:
+    document = json.loads(text, parse_constant=_no_constant)
+    if not isinstance(document, dict):
+        raise ValueError("it is no JSON object")
+    if shape is not None:
+        _check(document, shape, "")
+    return document
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _check(document: Mapping[str, Any], shape: Shape, above: str) -> None:
+    """Refuse members that the shape does not declare, as a strict mapping does."""
+    known = {member.name for member in shape.members if not member.hidden}
+    unknown = [above + name for name in document if name not in known]
+    if unknown:
+        raise ValueError(f"the shape has no field {', '.join(unknown)}")
+    for relation in shape.relations:
+        inner = document.get(relation.name)
+        for part in inner if isinstance(inner, list) else [inner]:
+            if isinstance(part, Mapping):
+                _check(part, relation.shape, f"{above}{relation.name}.")
