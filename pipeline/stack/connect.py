@@ -1,0 +1,92 @@
+"""Kafka Connect of the local stack, one worker with Debezium.
+
+A connector's definition has no password: it says `${file:<path>:source.password}` with the path of `secrets_file`,
+a properties file that only the worker's user reads.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import httpx
+from psycopg.conninfo import conninfo_to_dict
+
+from pipeline.stack import artefacts, postgres
+from pipeline.stack.files import write_atomically
+from pipeline.stack.java import kafka_java, properties
+from pipeline.stack.processes import Command
+from pipeline.stack.site import Site, listens
+
+NAME = "connect"
+SECRETS = "secrets.properties"
+SOURCE_PASSWORD = "source.password"  # noqa: S105 - a key
+PLUGIN = "io.debezium.connector.postgresql.PostgresConnector"
+
+
+def address(site: Site) -> str:
+    """The REST interface."""
+    return f"http://127.0.0.1:{site.port(NAME)}"
+
+
+def secrets_path(site: Site) -> Path:
+    """The file of passwords that connectors refer to."""
+    return site.home / NAME / SECRETS
+
+
+def prepare(site: Site) -> Command:
+    """Write the worker's configuration and secrets, and say how to start it."""
+    folder = site.directory(NAME)
+    dsn = site.settings.source.dsn
+    source = conninfo_to_dict(dsn.get_secret_value() if dsn else postgres.address(site))
+    write_atomically(secrets_path(site), properties({SOURCE_PASSWORD: source.get("password", "")}), owner=site.user)
+    file = folder / "connect.properties"
+    write_atomically(file, _configuration(site), owner=site.user)
+    main = "org.apache.kafka.connect.cli.ConnectDistributed"
+    return Command(
+        kafka_java(folder, "1g", main, str(file)), cwd=folder, env={"CDC_SECRETS_FILE": str(secrets_path(site))}
+    )
+
+
+def _configuration(site: Site) -> str:
+    providers = "org.apache.kafka.common.config.provider"
+    values: dict[str, object] = {
+        "bootstrap.servers": site.settings.kafka.bootstrap or f"127.0.0.1:{site.port('kafka')}",
+        "listeners": f"http://127.0.0.1:{site.free_port(NAME)}",
+        "rest.advertised.host.name": "127.0.0.1",
+        "group.id": "cdc-connect",
+        "key.converter": "org.apache.kafka.connect.json.JsonConverter",
+        "key.converter.schemas.enable": "false",
+        "value.converter": "org.apache.kafka.connect.json.JsonConverter",
+        "value.converter.schemas.enable": "false",
+        "offset.flush.interval.ms": 2000,
+        "plugin.path": artefacts.place("debezium"),
+        "plugin.discovery": "service_load",
+        "connector.client.config.override.policy": "All",
+        "config.providers": "file,env",
+        "config.providers.file.class": f"{providers}.FileConfigProvider",
+        "config.providers.file.param.allowed.paths": site.home / NAME,
+        "config.providers.env.class": f"{providers}.EnvVarConfigProvider",
+        # A worker that died is not waited for: there is no other.
+        "scheduled.rebalance.max.delay.ms": 0,
+        "session.timeout.ms": 6000,
+        "heartbeat.interval.ms": 2000,
+        "task.shutdown.graceful.timeout.ms": 3000,
+    }
+    for topic, partitions in (("config", None), ("offset", 1), ("status", 1)):
+        values[f"{topic}.storage.topic"] = f"cdc-connect-{topic}"
+        values[f"{topic}.storage.replication.factor"] = 1
+        if partitions:
+            values[f"{topic}.storage.partitions"] = partitions
+    return properties(values)
+
+
+def answers(site: Site) -> bool:
+    """Whether the worker serves connectors and has found Debezium."""
+    if not listens(site.port(NAME)):
+        return False
+    try:
+        with httpx.Client(base_url=address(site), timeout=5, trust_env=False) as client:
+            connectors, plugins = client.get("/connectors"), client.get("/connector-plugins")
+            return connectors.is_success and any(plugin["class"] == PLUGIN for plugin in plugins.json())
+    except (httpx.HTTPError, ValueError):
+        return False

@@ -1,0 +1,61 @@
+"""The services of the local stack in one table: how each is prepared, asked, addressed and stopped."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pipeline.settings import Settings
+from pipeline.stack import artefacts, connect, elasticsearch, kafka, postgres
+from pipeline.stack.processes import Command
+from pipeline.stack.site import Site
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    name: str
+    prepare: Callable[[Site], Command]
+    """Writes what the service reads and says how to start it."""
+    answers: Callable[[Site], bool]
+    """Asks the service for real; never raises because it is not there."""
+    address: Callable[[Site], str]
+    needs: str | None = None
+    """The service that has to answer first."""
+    stop: signal.Signals = signal.SIGTERM
+    patience: float = 120.0
+    """Seconds until a start counts as failed."""
+
+    @property
+    def version(self) -> str:
+        return artefacts.VERSIONS[self.name]
+
+
+SERVICES = {
+    service.name: service
+    for service in (
+        # SIGTERM would let Postgres wait for its clients to leave.
+        Service("postgres", postgres.prepare, postgres.answers, postgres.address, stop=signal.SIGINT),
+        Service("kafka", kafka.prepare, kafka.answers, kafka.address),
+        Service("connect", connect.prepare, connect.answers, connect.address, needs="kafka"),
+        Service("elasticsearch", elasticsearch.prepare, elasticsearch.answers, elasticsearch.address),
+    )
+}
+
+
+def given(settings: Settings) -> dict[str, str]:
+    """The addresses that the settings name: the stack does not start those services."""
+    dsn = settings.source.dsn
+    named = {
+        "postgres": dsn.get_secret_value() if dsn else None,
+        "kafka": settings.kafka.bootstrap,
+        "connect": settings.connect.url,
+        "elasticsearch": settings.elasticsearch.url,
+    }
+    return {name: address for name, address in named.items() if address}
+
+
+def local(settings: Settings) -> list[Service]:
+    """The services that the stack starts."""
+    elsewhere = given(settings)
+    return [service for name, service in SERVICES.items() if name not in elsewhere]
