@@ -21,7 +21,7 @@ The docstring of a class is its default message; a message says what happened, t
 from __future__ import annotations
 
 
-class Transient(Exception):  # noqa: N818 - a mark on errors, not an error
+class Transient(Exception):
     """Trying again later may help."""
 
 

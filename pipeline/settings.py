@@ -108,7 +108,9 @@ class Settings(BaseSettings):
         except FileNotFoundError:
             return None
         except ValidationError as error:
-            raise SettingsError(f"{path} is no endpoints file: {error.error_count()} errors; run `cdc stack up`") from None
+            raise SettingsError(
+                f"{path} is no endpoints file: {error.error_count()} errors; run `cdc stack up`"
+            ) from None
 
     def kafka_bootstrap(self) -> str:
         return self.kafka.bootstrap or self._local("kafka", "kafka.bootstrap")
@@ -142,7 +144,7 @@ class Settings(BaseSettings):
 def load(env_file: str | Path | None = None) -> Settings:
     """Read the settings; a wrong one raises SettingsError naming every wrong key."""
     try:
-        return Settings(_env_file=env_file)  # type: ignore[call-arg]
+        return Settings(_env_file=env_file)
     except ValidationError as error:
         lines = [f"  {'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_input=False)]
         raise SettingsError("Wrong settings (cdc.toml or CDC_… in the environment):\n" + "\n".join(lines)) from None

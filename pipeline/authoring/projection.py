@@ -48,6 +48,4 @@ def projection(
     """Declare a read model: documents of `shape`, kept in step in every target of `to`."""
     targets = (to,) if isinstance(to, Target) else tuple(to)
     caller = inspect.stack()[1]
-    return Projection(
-        shape, targets, name or targets[0].name, version, file=caller.filename, line=caller.lineno
-    )
+    return Projection(shape, targets, name or targets[0].name, version, file=caller.filename, line=caller.lineno)

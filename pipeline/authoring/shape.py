@@ -150,7 +150,9 @@ def _shape(document: type[Document], above: tuple[type[Document], ...]) -> Shape
     if document in above:
         raise BadShape(f"{_where(document)}: {document.__name__} contains itself; a document's depth is bounded.")
     if not document.__source__:
-        raise BadShape(f'{_where(document)}: {document.__name__} names no table: write class {document.__name__}(Document, source="schema.table").')
+        raise BadShape(
+            f'{_where(document)}: {document.__name__} names no table: write class {document.__name__}(Document, source="schema.table").'
+        )
     hints = get_type_hints(document, include_extras=True)
     members: list[FieldShape | RelationShape] = []
     for name, info in document.model_fields.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
 from msgspec import Raw, Struct
@@ -17,7 +17,7 @@ PLACEHOLDER_BASE64: Final = b"X19kZWJleml1bV91bmF2YWlsYWJsZV92YWx1ZQ"
 
 
 class Unchanged:
-    """"The source did not send this column": not null, not absent."""
+    """ "The source did not send this column": not null, not absent."""
 
     def __repr__(self) -> str:
         return "UNCHANGED"
@@ -34,7 +34,7 @@ class Source(Struct, gc=False):
 
     snapshot: str | bool | None = None
     sequence: str | None = None
-    txId: int | str | None = None  # noqa: N815 - Debezium's name
+    txId: int | str | None = None
     lsn: int | None = None
     ts_ms: int = 0
 
@@ -118,9 +118,7 @@ class TableDecoder:
     `columns` are the used ones in the mirror's order, with the kind that the document declares (None: a join column).
     """
 
-    def __init__(
-        self, table: str, number: int, columns: Mapping[str, Kind | None], key: Sequence[str]
-    ) -> None:
+    def __init__(self, table: str, number: int, columns: Mapping[str, Kind | None], key: Sequence[str]) -> None:
         self.table, self.number = table, number
         self.columns, self.key = dict(columns), tuple(key)
         names = list(self.columns)
@@ -164,13 +162,13 @@ class TableDecoder:
         if PLACEHOLDER in value or (self._has_bytes and PLACEHOLDER_BASE64 in value):
             return self._careful(key, value)
         try:
-            event: Event = self._decode(self._unwrap(value).payload if self._wrapped else value)
+            event: Any = self._decode(self._unwrap(value).payload if self._wrapped else value)
             if event.after is not None and event.op in _UPSERTS:
                 event.after = msgspec.structs.astuple(event.after)
                 if self._converters:
                     event.after = self._converted(event.after)
                 event.table = self.number
-                return event
+                return cast(Event, event)
         except (msgspec.MsgspecError, ValueError, AttributeError):
             pass
         return self._careful(key, value)
@@ -231,7 +229,9 @@ class TableDecoder:
         try:
             return msgspec.json.decode(token, type=_TYPES.get(kind, str | None))
         except msgspec.MsgspecError as error:
-            raise UnsupportedValue(f"{self.table}.{name} is declared {kind}, and the event has something else: {error}") from None
+            raise UnsupportedValue(
+                f"{self.table}.{name} is declared {kind}, and the event has something else: {error}"
+            ) from None
 
 
 class LooseEnvelope(Struct, gc=False):
@@ -264,8 +264,13 @@ def dead_letter(table: int, offset: int, key: bytes | None, value: bytes | None,
     except msgspec.MsgspecError:
         pass
     return Event(
-        op="!", source=Source(), transaction=block, table=table, offset=offset,
-        error=f"{type(error).__name__}: {error}", raw=(key, value),
+        op="!",
+        source=Source(),
+        transaction=block,
+        table=table,
+        offset=offset,
+        error=f"{type(error).__name__}: {error}",
+        raw=(key, value),
     )
 
 

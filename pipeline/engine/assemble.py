@@ -1,0 +1,127 @@
+"""A shape compiled to one SQL statement that gives documents, as JSON text, for many root keys at a time."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any, Final
+
+from pipeline.authoring.shape import FieldShape, RelationShape, Shape
+from pipeline.engine.layout import Layout
+from pipeline.engine.sql import equal, listed, literal, quoted
+
+LONGEST_ID: Final = 512
+"""Elasticsearch's bound of `_id`, in bytes; a longer key is hashed."""
+
+
+def document_id(key: tuple[Any, ...]) -> str:
+    """The canonical text of a root key: the value itself, or a JSON list of several; injective, at most 512 bytes."""
+    text = str(key[0]) if len(key) == 1 else "[" + ",".join(_json(part) for part in key) + "]"
+    if len(text) * 4 > LONGEST_ID and len(text.encode()) > LONGEST_ID:
+        return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+    return text
+
+
+def _json(part: Any) -> str:
+    return json.dumps(part, ensure_ascii=False)
+
+
+def assembly_sql(layout: Layout, *, checked: bool) -> str:
+    """`SELECT key…, document` for the keys in `temp.batch`; a NULL document is one that is to be deleted.
+
+    `checked` is the careful variant for a mirror that holds unknown values or lacks required parents: a further column
+    tells (not 0) that the document can't be built yet.
+    """
+    compiler = _Compiler(checked)
+    root = layout.root
+    body = compiler.object(layout.shape, "r", 0)
+    keys = [f"k{i}" for i in range(len(root.key))]
+    pending = compiler.pending(layout.shape, "r", 0) if checked else "0"
+    present = f"r.{quoted(root.key[0])} IS NOT NULL"
+    return (
+        f"SELECT {', '.join('d.' + k for k in keys)}, CASE WHEN {present} THEN {body} END,"
+        f" CASE WHEN {present} THEN {pending} ELSE 0 END"
+        f" FROM temp.batch d LEFT JOIN {quoted(root.name)} r ON {equal('r', root.key, 'd', keys)}"
+    )
+
+
+class _Compiler:
+    def __init__(self, checked: bool) -> None:
+        self.checked = checked
+
+    def object(self, shape: Shape, alias: str, depth: int) -> str:
+        """An SQL expression whose value is the JSON object's text; plain concatenation, so nothing is parsed again."""
+        parts: list[str] = []
+        for member in shape.members:
+            if isinstance(member, FieldShape) and member.column is None:
+                continue  # derived: Python adds it
+            expression = (
+                self._field(member, alias)
+                if isinstance(member, FieldShape)
+                else self._relation(member, alias, depth + 1)
+            )
+            name = _json(member.name)
+            parts.append(f"{literal(('{' if not parts else ',') + name + ':')} || {expression}")
+        return f"({' || '.join(parts) or literal('{')} || '}}')"
+
+    def _field(self, field: FieldShape, alias: str) -> str:
+        assert field.column is not None
+        column = f"{alias}.{quoted(field.column)}"
+        if field.repeated or field.kind in ("json", "float"):
+            return f"coalesce({column}, 'null')"
+        if field.kind == "bool":
+            return f"(CASE {column} WHEN 1 THEN 'true' WHEN 0 THEN 'false' ELSE 'null' END)"
+        if field.kind == "int":
+            return f"coalesce({column}, 'null')"
+        if field.kind == "datetime":
+            # Python writes no fraction where it is zero; both roads to a document have to give the same text
+            return f"json_quote(replace({column}, '.000000', ''))"
+        if field.kind in ("decimal", "uuid", "date", "time", "interval", "bytes"):
+            return f"coalesce('\"' || {column} || '\"', 'null')"
+        return f"json_quote({column})"
+
+    def _relation(self, relation: RelationShape, above: str, depth: int) -> str:
+        child = relation.shape
+        alias = f"{'m' if relation.many else 'o'}{depth}"
+        body = self.object(child, alias, depth)
+        where = equal(alias, relation.remote, above, relation.local)
+        table = quoted(child.table)
+        if not relation.many:
+            return f"coalesce((SELECT {body} FROM {table} {alias} WHERE {where}), 'null')"
+        order = listed(relation.order_by, alias + ".")
+        key = [f"{alias}.{quoted(k)}" for k in child.key if k not in relation.order_by]
+        order = ", ".join([order, *key]) if key else order
+        return (
+            f"'[' || coalesce((SELECT group_concat({body}, ',' ORDER BY {order}) FROM {table} {alias}"
+            f" WHERE {where}), '') || ']'"
+        )
+
+    # ---- the careful variant: is anything unknown, or is a required parent missing? ------------------------
+
+    def pending(self, shape: Shape, alias: str, depth: int) -> str:
+        checks = [
+            f"(typeof({alias}.{quoted(column)}) = 'blob')"
+            for column in sorted({f.column for f in shape.copied if f.column is not None})
+        ]
+        for relation in shape.relations:
+            checks += [f"(typeof({alias}.{quoted(c)}) = 'blob')" for c in relation.local]
+            checks.append(self._pending_relation(relation, alias, depth + 1))
+        return f"({' + '.join(checks) or '0'})"
+
+    def _pending_relation(self, relation: RelationShape, above: str, depth: int) -> str:
+        alias = f"{'m' if relation.many else 'o'}{depth}"
+        where = equal(alias, relation.remote, above, relation.local)
+        below = self.pending(relation.shape, alias, depth)
+        missing = "0" if relation.many or relation.nullable else "1"
+        return f"coalesce((SELECT sum({below}) FROM {quoted(relation.shape.table)} {alias} WHERE {where}), {missing})"
+
+
+def needs_check(shape: Shape) -> bool:
+    """Whether some parent is required, so that a document may have to wait for it."""
+    return any(not r.many and not r.nullable for level in shape.walk() for r in level.relations)
+
+
+def keys_sql(keys: Sequence[str]) -> str:
+    """The temporary table that `assembly_sql` reads its root keys from."""
+    return f"CREATE TEMP TABLE IF NOT EXISTS batch({', '.join(keys)}, PRIMARY KEY({', '.join(keys)}))"

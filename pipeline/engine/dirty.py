@@ -1,0 +1,162 @@
+"""The dirty set: which documents are to be written, read and assembled as the mirror is now, and settled by outcome."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.engine.assemble import assembly_sql, document_id, keys_sql, needs_check
+from pipeline.engine.layout import Layout
+from pipeline.engine.mirror import UNKNOWN, Mirror
+from pipeline.engine.revision import revision
+from pipeline.engine.sql import connect, rows, value
+from pipeline.engine.twin import Twin, needs_python
+from pipeline.ports import Outcome, Rejected, Throttled, Write
+
+
+@dataclass(slots=True)
+class Taken:
+    """One batch of documents on its way to a sink. `refused` could not be built: they go to quarantine."""
+
+    sink: int
+    seq: int
+    keys: list[tuple[Any, ...]] = field(default_factory=list)
+    writes: list[Write] = field(default_factory=list)
+    refused: list[tuple[tuple[Any, ...], str, str]] = field(default_factory=list)
+    """(key, kind, error); the kind is `failed` or `pending`."""
+
+
+class Reader:
+    """Reads dirty keys and assembles their documents, on a connection of its own; used from one thread."""
+
+    def __init__(self, path: str, layout: Layout) -> None:
+        self.layout = layout
+        self.db = connect(path)
+        self.keys = [f"k{i}" for i in range(len(layout.root.key))]
+        names = ", ".join(self.keys)
+        self.db.execute(keys_sql(self.keys))
+        self.db.execute(f"CREATE TEMP TABLE inflight(sink INTEGER, {names}, PRIMARY KEY(sink, {names})) WITHOUT ROWID")
+        self._plain, self._checked = assembly_sql(layout, checked=False), assembly_sql(layout, checked=True)
+        self._always_check = needs_check(layout.shape)
+        self._twin = Twin(layout.shape) if needs_python(layout.shape) else None
+        same = " AND ".join(f"f.{k} = d.{k}" for k in self.keys)
+        self._fill = (
+            f"INSERT INTO temp.batch SELECT {', '.join('d.' + k for k in self.keys)} FROM dirty d"
+            f" WHERE d.sink = ? AND NOT EXISTS(SELECT 1 FROM temp.inflight f WHERE f.sink = d.sink AND {same})"
+            f" ORDER BY d.low, d.since LIMIT ?"
+        )
+
+    def take(self, sink: int, limit: int, epoch: int) -> Taken:
+        """The next dirty keys that are not in flight, as documents; all from one state of the mirror."""
+        self.db.execute("BEGIN")
+        try:
+            seq = int(value(self.db, "SELECT value FROM meta WHERE name = 'seq'") or 0)
+            self.db.execute("DELETE FROM temp.batch")
+            self.db.execute(self._fill, (sink, limit))
+            taken = Taken(sink, seq)
+            if self.db.changes():
+                self.db.execute(f"INSERT INTO temp.inflight SELECT ?, {', '.join(self.keys)} FROM temp.batch", (sink,))
+                self._assemble(taken, revision(epoch, seq))
+        finally:
+            self.db.execute("COMMIT")
+        return taken
+
+    def _assemble(self, taken: Taken, number: int) -> None:
+        checked = self._always_check or bool(value(self.db, "SELECT n FROM counters WHERE name = 'unknown'"))
+        width, finish = len(self.keys), self._twin.finish if self._twin else None
+        for row in self.db.execute(self._checked if checked else self._plain):
+            key, document, pending = row[:width], row[width], row[width + 1]
+            if pending:
+                taken.refused.append((key, "pending", "waits for a row or a column that is not known yet"))
+                continue
+            if finish is not None and document is not None:
+                try:
+                    document = finish(document)
+                except Exception as error:  # the author's code: this document is quarantined, all others go on
+                    taken.refused.append((key, "failed", f"{type(error).__name__}: {error}"))
+                    continue
+            taken.keys.append(key)
+            taken.writes.append(Write(document_id(key), number, document))
+
+    def landed(self, taken: Taken) -> None:
+        """The batch is settled: its keys may be taken again."""
+        keys = [(taken.sink, *key) for key in (*taken.keys, *(r[0] for r in taken.refused))]
+        where = " AND ".join(f"{k} = ?" for k in ("sink", *self.keys))
+        self.db.executemany(f"DELETE FROM temp.inflight WHERE {where}", keys)
+
+    def documents(self, keys: Sequence[tuple[Any, ...]]) -> dict[tuple[Any, ...], str | None]:
+        """The documents of these root keys as they would be written now (for explain, preview and tests)."""
+        self.db.execute("BEGIN")
+        try:
+            self.db.execute("DELETE FROM temp.batch")
+            marks = ", ".join("?" * len(self.keys))
+            self.db.executemany(f"INSERT OR IGNORE INTO temp.batch VALUES({marks})", keys)
+            found: dict[tuple[Any, ...], str | None] = {}
+            for row in self.db.execute(self._checked):
+                key, document, pending = row[: len(self.keys)], row[-2], row[-1]
+                if document is not None and not pending and self._twin is not None:
+                    document = self._twin.finish(document)
+                found[key] = None if pending else document
+            return found
+        finally:
+            self.db.execute("COMMIT")
+
+    def close(self) -> None:
+        self.db.close()
+
+
+class Settling:
+    """The writing side: outcomes clear dirty keys and fill the quarantine, inside the mirror's checkpoint."""
+
+    def __init__(self, mirror: Mirror) -> None:
+        self.mirror, self.db = mirror, mirror.db
+        width = len(mirror.layout.root.key)
+        self._same = " AND ".join(["sink = ?", *(f"k{i} = ?" for i in range(width))])
+        self._marks = ", ".join("?" * (width + 1))
+        keys = ", ".join(f"k{i}" for i in range(width))
+        self._quarantine = (
+            f"INSERT INTO quarantine VALUES({self._marks}, ?, ?, 1, ?) ON CONFLICT(sink, {keys}) DO UPDATE SET"
+            " kind = excluded.kind, error = excluded.error, attempts = attempts + 1, at = excluded.at"
+        )
+        self._any_quarantined = value(self.db, "SELECT 1 FROM quarantine LIMIT 1") is not None
+
+    def settle(self, taken: Taken, outcomes: Sequence[Outcome]) -> None:
+        """A dirty entry goes when its sequence is not newer than the state that was read; a throttled one stays."""
+        done: list[tuple[Any, ...]] = []
+        refused = list(taken.refused)
+        for key, outcome in zip(taken.keys, outcomes, strict=True):
+            if isinstance(outcome, Throttled):
+                continue
+            if isinstance(outcome, Rejected):
+                refused.append((key, "refused", outcome.reason))
+            else:
+                done.append((taken.sink, *key))
+        if self._any_quarantined and done:
+            self.db.executemany(f"DELETE FROM quarantine WHERE {self._same}", done)
+        now = time.time()
+        for key, kind, error in refused:
+            self.db.execute(self._quarantine, (taken.sink, *key, kind, error[:2000], now))
+            self._any_quarantined = True
+        done += [(taken.sink, *key) for key, _, _ in refused]
+        if taken.seq == self.mirror.seq:
+            self.db.executemany(f"DELETE FROM dirty WHERE {self._same}", done)
+            return
+        self.db.executemany(f"DELETE FROM dirty WHERE {self._same} AND seq <= {taken.seq}", done)
+        # what changed after the read is still unacknowledged, but nothing before it is
+        self.db.executemany(
+            f"UPDATE dirty SET since = {taken.seq + 1} WHERE {self._same} AND since <= {taken.seq}", done
+        )
+
+
+def unknown_rows(mirror: Mirror) -> int:
+    """How many rows hold a value that the source never sent."""
+    total = 0
+    for table in mirror.layout.tables.values():
+        tests = " OR ".join(f"typeof(\"{c}\") = 'blob'" for c in table.columns if c not in table.key) or "0"
+        total += len(rows(mirror.db, f'SELECT 1 FROM "{table.name}" WHERE {tests}'))
+    return total
+
+
+__all__ = ["UNKNOWN", "Reader", "Settling", "Taken", "unknown_rows"]

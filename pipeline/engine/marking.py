@@ -1,0 +1,146 @@
+"""From changed rows up to the root keys whose documents may differ, by SQL over indexed foreign keys."""
+
+from __future__ import annotations
+
+import json
+from typing import Final
+
+from pipeline.engine.layout import Occurrence, Step
+from pipeline.engine.mirror import Mirror
+from pipeline.engine.sql import equal, listed, quoted, rows, value
+
+FANOUT_INLINE: Final = 1000
+"""A change that touches more documents than this is worked off in chunks, below the priority of fresh changes."""
+
+
+class Marking:
+    """Fills `dirty` and `fanout`; runs inside the mirror's open checkpoint."""
+
+    def __init__(self, mirror: Mirror) -> None:
+        self.mirror, self.db, self.layout = mirror, mirror.db, mirror.layout
+        keys = [f"k{i}" for i in range(len(self.layout.root.key))]
+        self._into = f"INSERT INTO dirty(sink, {', '.join(keys)}, seq, since, low) SELECT s.id, "
+        self._conflict = (
+            f" ON CONFLICT(sink, {', '.join(keys)}) DO UPDATE SET seq = excluded.seq,"
+            " since = min(since, excluded.since), low = min(low, excluded.low)"
+        )
+        self._statements: dict[tuple[int, bool], str] = {}
+
+    def mark(self, changed: str, occurrence: Occurrence, seq: int, *, old: bool) -> None:
+        """Mark what the rows in `changed` touch at this place: through their old links, or through their new ones."""
+        links, key = occurrence.links, self.layout.tables[occurrence.table].key
+        through_key = set(links) <= set(key)
+        if old and through_key:
+            return  # the links are part of the key, so both images have the same
+        statement = self._statements.get((occurrence.number, old))
+        if statement is None:
+            statement = self._statements[occurrence.number, old] = self._mark_sql(changed, occurrence, through_key, old)
+        widens = any(step.widens for step in occurrence.steps)
+        sinks = len(self.mirror.sinks())
+        self.db.execute(statement, (seq, *((FANOUT_INLINE * sinks,) if widens else ())))
+        if widens and self.db.changes() >= FANOUT_INLINE * sinks:
+            self._start_fanout(changed, occurrence, through_key, seq)
+
+    def _mark_sql(self, changed: str, occurrence: Occurrence, through_key: bool, old: bool) -> str:
+        key = self.layout.tables[occurrence.table].key
+        start, alias = f"FROM {changed} c", "c"
+        if not through_key:
+            start += f" CROSS JOIN {quoted(occurrence.table)} n ON {equal('n', key, 'c', key)}"
+            alias = "n"
+        climb, root = _climb(occurrence.steps, alias)
+        limit = " LIMIT ?2" if any(step.widens for step in occurrence.steps) else ""
+        return (
+            f"{self._into}{listed(self.layout.root.key, root + '.')}, ?1, ?1, 0 {start}{climb}"
+            f" CROSS JOIN sinks s WHERE true{limit}{self._conflict}"
+        )
+
+    def _start_fanout(self, changed: str, occurrence: Occurrence, through_key: bool, seq: int) -> None:
+        key = self.layout.tables[occurrence.table].key
+        start = f"FROM {changed} c"
+        if not through_key:
+            start += f" CROSS JOIN {quoted(occurrence.table)} n ON {equal('n', key, 'c', key)}"
+        links = listed(occurrence.links, "c." if through_key else "n.")
+        self.db.execute(
+            f"INSERT INTO fanout(occurrence, key, seq) SELECT DISTINCT ?, json_array({links}), ? {start} WHERE true"
+            " ON CONFLICT(occurrence, key) DO UPDATE SET seq = min(seq, excluded.seq), cursor = NULL",
+            (occurrence.number, seq),
+        )
+
+    def mark_all_through(self, occurrence: Occurrence, seq: int) -> None:
+        """Mark every root that has any row at this place (before a truncate)."""
+        climb, root = _climb(occurrence.steps, "c")
+        self.db.execute(
+            f"{self._into}{listed(self.layout.root.key, root + '.')}, ?1, ?1, 0 FROM {quoted(occurrence.table)} c{climb}"
+            f" CROSS JOIN sinks s WHERE true{self._conflict}",
+            (seq,),
+        )
+
+    def mark_every_root(self, seq: int, sink: int | None = None) -> int:
+        """Every document is to be written (again); how many."""
+        only = "" if sink is None else f" WHERE s.id = {int(sink)}"
+        self.db.execute(
+            f"{self._into}{listed(self.layout.root.key, 'r.')}, ?1, ?1, 1 FROM {quoted(self.layout.root.name)} r"
+            f" CROSS JOIN sinks s{only or ' WHERE true'}{self._conflict}",
+            (seq,),
+        )
+        return self.db.changes()
+
+    def continue_fanout(self, seq: int, limit: int) -> bool:
+        """Work off one chunk of the oldest fan-out; False where there is none."""
+        found = rows(self.db, "SELECT id, occurrence, key, cursor, seq FROM fanout ORDER BY id LIMIT 1")
+        if not found:
+            return False
+        number, occurrence_number, key, cursor, since = found[0]
+        occurrence = next(
+            o for t in self.layout.tables.values() for o in t.occurrences if o.number == occurrence_number
+        )
+        at = next(i for i, step in enumerate(occurrence.steps) if step.widens)
+        chunk_key = self.layout.tables[occurrence.steps[at].table].key
+        chunk = self._chunk_sql(occurrence, at, cursor is not None)
+        bindings = (*json.loads(key), *(json.loads(cursor) if cursor else ()), limit)
+        ordered = listed(chunk_key, "x.")
+        last = rows(
+            self.db,
+            f"SELECT {ordered} FROM ({chunk}) x ORDER BY {', '.join(c + ' DESC' for c in ordered.split(', '))} LIMIT 1",
+            bindings,
+        )
+        climb, root = _climb(occurrence.steps[at + 1 :], "p")
+        again = equal("p", chunk_key, "x", chunk_key)
+        self.db.execute(
+            f"{self._into}{listed(self.layout.root.key, root + '.')}, ?, ?, 1 FROM ({chunk}) x CROSS JOIN"
+            f" {quoted(occurrence.steps[at].table)} p ON {again}{climb} CROSS JOIN sinks s WHERE true{self._conflict}",
+            (seq, since, *bindings),
+        )
+        if last and len(rows(self.db, chunk, bindings)) == limit:
+            self.db.execute("UPDATE fanout SET cursor = ? WHERE id = ?", (json.dumps(last[0]), number))
+        else:
+            self.db.execute("DELETE FROM fanout WHERE id = ?", (number,))
+        return True
+
+    def _chunk_sql(self, occurrence: Occurrence, at: int, resumed: bool) -> str:
+        """The keys of the next rows at the first step that widens, in the order of their key."""
+        steps = occurrence.steps
+        key = self.layout.tables[steps[at].table].key
+        first = quoted(steps[0].table)
+        climb = f"FROM {first} p0"
+        for i, step in enumerate(steps[1 : at + 1], 1):
+            climb += f" CROSS JOIN {quoted(step.table)} p{i} ON {equal(f'p{i}', step.columns, f'p{i - 1}', step.below)}"
+        where = " AND ".join(f"p0.{quoted(column)} = ?" for column in steps[0].columns)
+        names = listed(key, f"p{at}.")
+        after = f" AND ({names}) > ({', '.join('?' * len(key))})" if resumed else ""
+        return f"SELECT {names} {climb} WHERE {where}{after} ORDER BY {names} LIMIT ?"
+
+    def oldest(self) -> int | None:
+        """The lowest sequence of an unfinished fan-out."""
+        found = value(self.db, "SELECT min(seq) FROM fanout")
+        return None if found is None else int(found)
+
+
+def _climb(steps: tuple[Step, ...], alias: str) -> tuple[str, str]:
+    """The joins from the row `alias` up to the root, and the root's alias. CROSS JOIN keeps SQLite to this order."""
+    text = ""
+    for i, step in enumerate(steps):
+        above = f"u{i}"
+        text += f" CROSS JOIN {quoted(step.table)} {above} ON {equal(above, step.columns, alias, step.below)}"
+        alias = above
+    return text, alias
