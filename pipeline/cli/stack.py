@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import time
 from enum import StrEnum
 from typing import Annotated
-from urllib.parse import urlsplit, urlunsplit
 
 import typer
 from rich.console import Console
@@ -64,23 +62,13 @@ def logs(
         typer.echo(line)
 
 
-def masked(address: str) -> str:
-    """An address that may be shown: its password as `***`."""
-    parts = urlsplit(address)
-    if parts.password is None:
-        return address
-    user, _, host = parts.netloc.rpartition("@")
-    return urlunsplit(parts._replace(netloc=f"{user.partition(':')[0]}:***@{host}"))
-
-
 def _print(found: StackStatus, output: Output) -> None:
-    shown = found.model_dump()
-    for service in shown["services"]:
-        service["address"] = service["address"] and masked(service["address"])
     if output is Output.json:
-        typer.echo(json.dumps(shown, indent=2))
+        typer.echo(found.model_dump_json(indent=2))
         return
-    table = Table("service", "version", "state", "pid", "address", box=None, pad_edge=False)
-    for service in shown["services"]:
-        table.add_row(*(str(service[key] or "") for key in ("name", "version", "state", "pid", "address")))
+    table = Table("service", "version", "state", "pid", box=None, pad_edge=False)
+    # Whole even on a narrow screen or in a pipe: it is there to be copied.
+    table.add_column("address", overflow="fold")
+    for one in found.services:
+        table.add_row(one.name, one.version, one.state, str(one.pid or ""), one.address or "")
     Console().print(table)

@@ -46,7 +46,7 @@ LOCK = Path(__file__).with_name("artefacts.lock.json")
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """One directory of the cache and the files it is made of; a file is written `group:artifact:type[:classifier]:version`."""
+    """One directory of the cache and its files, each by its coordinate `group:artifact:type[:classifier]:version`."""
 
     directory: str
     files: tuple[str, ...]

@@ -11,11 +11,12 @@ from pathlib import Path
 import httpx
 from psycopg.conninfo import conninfo_to_dict
 
+from pipeline.settings import Settings
 from pipeline.stack import artefacts, postgres
 from pipeline.stack.files import write_atomically
 from pipeline.stack.java import kafka_java, properties
 from pipeline.stack.processes import Command
-from pipeline.stack.site import Site, listens
+from pipeline.stack.site import Site, listens, open_site
 
 NAME = "connect"
 SECRETS = "secrets.properties"
@@ -28,8 +29,12 @@ def address(site: Site) -> str:
     return f"http://127.0.0.1:{site.port(NAME)}"
 
 
-def secrets_path(site: Site) -> Path:
-    """The file of passwords that connectors refer to."""
+def secrets_file(settings: Settings) -> Path:
+    """The properties file that definitions take passwords from: `${file:<path>:source.password}`."""
+    return _secrets(open_site(settings))
+
+
+def _secrets(site: Site) -> Path:
     return site.home / NAME / SECRETS
 
 
@@ -38,13 +43,11 @@ def prepare(site: Site) -> Command:
     folder = site.directory(NAME)
     dsn = site.settings.source.dsn
     source = conninfo_to_dict(dsn.get_secret_value() if dsn else postgres.address(site))
-    write_atomically(secrets_path(site), properties({SOURCE_PASSWORD: source.get("password", "")}), owner=site.user)
+    write_atomically(_secrets(site), properties({SOURCE_PASSWORD: source.get("password", "")}), owner=site.user)
     file = folder / "connect.properties"
     write_atomically(file, _configuration(site), owner=site.user)
     main = "org.apache.kafka.connect.cli.ConnectDistributed"
-    return Command(
-        kafka_java(folder, "1g", main, str(file)), cwd=folder, env={"CDC_SECRETS_FILE": str(secrets_path(site))}
-    )
+    return Command(kafka_java(folder, "1g", main, str(file)), cwd=folder, env={"CDC_SECRETS_FILE": str(_secrets(site))})
 
 
 def _configuration(site: Site) -> str:

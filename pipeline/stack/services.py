@@ -5,6 +5,9 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
+from urllib.parse import urlsplit, urlunsplit
+
+from psycopg.conninfo import conninfo_to_dict
 
 from pipeline.settings import Settings
 from pipeline.stack import artefacts, connect, elasticsearch, kafka, postgres
@@ -59,3 +62,14 @@ def local(settings: Settings) -> list[Service]:
     """The services that the stack starts."""
     elsewhere = given(settings)
     return [service for name, service in SERVICES.items() if name not in elsewhere]
+
+
+def masked(address: str) -> str:
+    """An address that may be shown: its password as `***`, its options left out."""
+    if "=" in address and "://" not in address:
+        parts = conninfo_to_dict(address)
+        return f"postgresql://{parts.get('host', '')}:{parts.get('port', 5432)}/{parts.get('dbname', '')}"
+    split = urlsplit(address)
+    user, at, host = split.netloc.rpartition("@")
+    login = f"{user.partition(':')[0]}:***" if ":" in user else user
+    return urlunsplit(split._replace(netloc=login + at + host, query="", fragment=""))

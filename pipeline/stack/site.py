@@ -1,4 +1,4 @@
-"""Where one local stack lives: its directories, its ports and its passwords, remembered so that a restart finds them."""
+"""Where one local stack lives: its directories, ports and passwords, remembered so that a restart finds them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import random
 import secrets
 import socket
 import tempfile
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from pipeline.stack.files import write_atomically
 # Below every system's range of outgoing ports, so that no connection takes a remembered port between two starts.
 PORTS = range(20_000, 32_000)
 DATABASE = "shop"
+# Services that start at the same time choose their ports from threads.
+_CHOOSING = threading.RLock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,19 +50,21 @@ class Site:
 
     def port(self, name: str) -> int:
         """The remembered port; one is chosen where there is none."""
-        ports = self._ports()
-        if name not in ports:
-            ports[name] = choose_port(taken=set(ports.values()))
-            write_atomically(self.root / "ports.json", json.dumps(ports), mode=0o644)
-        return ports[name]
+        with _CHOOSING:
+            ports = self._ports()
+            if name not in ports:
+                ports[name] = choose_port(taken=set(ports.values()))
+                write_atomically(self.root / "ports.json", json.dumps(ports), mode=0o644)
+            return ports[name]
 
     def free_port(self, name: str) -> int:
         """The remembered port where nobody took it meanwhile, or another."""
-        if not is_free(self.port(name)):
-            ports = self._ports()
-            del ports[name]
-            write_atomically(self.root / "ports.json", json.dumps(ports), mode=0o644)
-        return self.port(name)
+        with _CHOOSING:
+            if not is_free(self.port(name)):
+                ports = self._ports()
+                del ports[name]
+                write_atomically(self.root / "ports.json", json.dumps(ports), mode=0o644)
+            return self.port(name)
 
     def _ports(self) -> dict[str, int]:
         try:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -15,10 +16,10 @@ from rich.console import Console
 
 from pipeline.errors import StackError
 from pipeline.settings import Endpoints, Settings
-from pipeline.stack import connect, processes
+from pipeline.stack import processes
 from pipeline.stack.fetch import fetch
 from pipeline.stack.files import exclusive, write_atomically
-from pipeline.stack.services import SERVICES, Service, given, local
+from pipeline.stack.services import SERVICES, Service, given, local, masked
 from pipeline.stack.site import Site, is_free, make_site, open_site
 
 
@@ -29,7 +30,7 @@ class ServiceStatus(BaseModel):
     """`silent`: it runs and does not answer; `given`: the settings name its address, so it is not the stack's."""
     pid: int | None
     address: str | None
-    """May have a password: `masked` before it is shown."""
+    """As it may be shown: a password in it is masked; `Endpoints` has the real one."""
     log: str | None
 
 
@@ -45,7 +46,7 @@ class _Given(Exception):
 
 def up(settings: Settings, progress: Console | None = None) -> Endpoints:
     """Start what is not running, wait until all of it answers, and say where; narrates to `progress`."""
-    with _os_errors(), _site_lock(settings) as site:
+    with _os_errors(), _site_lock(settings, progress) as site:
         endpoints = _endpoints(site)
         if settings.endpoints() == endpoints and all(_is_up(site, service) for service in local(settings)):
             return endpoints
@@ -101,11 +102,6 @@ def logs(settings: Settings, service: str, lines: int = 50) -> list[str]:
     return processes.tail(open_site(settings).log(_service(settings, service).name), lines)
 
 
-def secrets_file(settings: Settings) -> Path:
-    """The properties file that connector definitions take passwords from: `${file:<path>:source.password}`."""
-    return connect.secrets_path(open_site(settings))
-
-
 class _Start:
     """One start of several services at the same time; when one fails, those it started are stopped."""
 
@@ -148,7 +144,7 @@ class _Start:
         self._ready[service.name].set()
         self._say(f"{service.name} answers")
 
-    def _until(self, done: object, service: Service, alive: Path | None = None) -> None:
+    def _until(self, done: Callable[[], bool], service: Service, alive: Path | None = None) -> None:
         log = self._site.log(service.name)
 
         def settled() -> bool:
@@ -156,7 +152,7 @@ class _Start:
                 raise _Given
             if alive is not None and processes.running(alive) is None:
                 raise processes.with_log(f"{service.name} ended while it started.", log)
-            return bool(done())  # type: ignore[operator]
+            return done()
 
         if not processes.wait_until(settled, service.patience, pause=0.1):
             raise processes.with_log(f"{service.name} did not answer within {service.patience:.0f} seconds.", log)
@@ -192,14 +188,14 @@ def _is_up(site: Site, service: Service) -> bool:
 def _status(site: Site, service: Service, elsewhere: dict[str, str]) -> ServiceStatus:
     values = {"name": service.name, "version": service.version}
     if service.name in elsewhere:
-        return ServiceStatus(**values, state="given", pid=None, address=elsewhere[service.name], log=None)
+        return ServiceStatus(**values, state="given", pid=None, address=masked(elsewhere[service.name]), log=None)
     pid = processes.running(site.pidfile(service.name))
     log = site.log(service.name)
     shown = str(log) if log.exists() else None
     if pid is None:
         return ServiceStatus(**values, state="down", pid=None, address=None, log=shown)
     state: Literal["up", "silent"] = "up" if service.answers(site) else "silent"
-    return ServiceStatus(**values, state=state, pid=pid, address=service.address(site), log=shown)
+    return ServiceStatus(**values, state=state, pid=pid, address=masked(service.address(site)), log=shown)
 
 
 def _service(settings: Settings, name: str) -> Service:
@@ -211,9 +207,10 @@ def _service(settings: Settings, name: str) -> Service:
 
 
 @contextmanager
-def _site_lock(settings: Settings) -> Iterator[Site]:
+def _site_lock(settings: Settings, progress: Console | None = None) -> Iterator[Site]:
     site = make_site(settings)
-    with exclusive(site.root / ".lock"):
+    waiting = partial(progress.print, "Waiting for another `cdc stack` to finish") if progress else lambda: None
+    with exclusive(site.root / ".lock", waiting):
         yield site
 
 

@@ -1,4 +1,4 @@
-"""Whom the services run as: Postgres and Elasticsearch refuse to run as root, so root hands them to an ordinary user."""
+"""Whom the services run as: Postgres and Elasticsearch refuse to run as root, so root drops to an ordinary user."""
 
 from __future__ import annotations
 
