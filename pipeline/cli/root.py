@@ -1,0 +1,135 @@
+"""The root of `cdc`: its global options, the list of commands by group, and what becomes of an error."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+from typer.main import get_command
+
+from pipeline.cli.output import Format, say_error, terminal
+from pipeline.errors import CdcError
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One command: `home` names its module and object, imported only when the command runs."""
+
+    name: str
+    home: str
+    group: str
+    sentence: str
+
+    def load(self) -> Any:
+        module, _, attribute = self.home.partition(":")
+        found = getattr(importlib.import_module(module), attribute)
+        if not isinstance(found, typer.Typer):
+            single = typer.Typer(add_completion=False)
+            single.command(self.name)(found)
+            found = single
+        command = get_command(found)
+        command.name = self.name
+        return command
+
+
+COMMANDS = (
+    Entry("init", "pipeline.cli.init:init", "Author", "Write a new project into a folder, ready to run."),
+    Entry("tables", "pipeline.cli.tables:app", "Author", "The source's tables, columns and keys."),
+    Entry("check", "pipeline.cli.check:check", "Author", "Find every error in the projections at once."),
+    Entry("preview", "pipeline.cli.preview:preview", "Author", "Show documents from live rows, before anything runs."),
+    Entry("apply", "pipeline.cli.apply:apply", "Change", "Create what the projections need in their sinks."),
+    Entry("run", "pipeline.cli.run:run", "Run", "Run a worker for each projection until stopped."),
+    Entry("worker", "pipeline.cli.run:worker", "Run", "Run the worker of one projection."),
+    Entry("stack", "pipeline.cli.stack:app", "Run", "The local stack: real services, without Docker or root."),
+    Entry("status", "pipeline.cli.status:status", "Operate", "How far each projection is, and what holds it up."),
+    Entry("connector", "pipeline.cli.connector:app", "Operate", "Debezium's connectors: what they read, and whether they do."),
+    Entry("deadletters", "pipeline.cli.deadletters:app", "Operate", "Changes that could not be decoded."),
+    Entry("quarantine", "pipeline.cli.quarantine:app", "Operate", "Documents that could not be built or were refused."),
+    Entry("config", "pipeline.cli.config:app", "Operate", "The settings in force."),
+)  # fmt: skip
+
+
+class Commands(TyperGroup):
+    """The root group; `cdc --help` shows the sentences above and imports no command."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return [entry.name for entry in COMMANDS if _exists(entry)]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        entry = next((e for e in COMMANDS if e.name == cmd_name and _exists(e)), None)
+        if entry is None:
+            return None
+        shown = typer.Typer(add_completion=False)
+        shown.command(entry.name, help=entry.sentence, rich_help_panel=entry.group)(_nothing)
+        command = get_command(shown)
+        command.rich_help_panel = entry.group  # type: ignore[attr-defined]
+        return command
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, command, rest = super().resolve_command(ctx, args)
+        entry = next((e for e in COMMANDS if e.name == name), None)
+        return (name, entry.load(), rest) if entry is not None else (name, command, rest)
+
+
+def _nothing() -> None:
+    """Stands for a command that was not loaded."""
+
+
+def _exists(entry: Entry) -> bool:
+    name = entry.home.partition(":")[0].rpartition(".")[2]
+    return (Path(__file__).parent / f"{name}.py").is_file()
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"cdc {version('cdc-pipeline')}")
+        raise typer.Exit
+
+
+app = typer.Typer(cls=Commands, no_args_is_help=True, context_settings={"help_option_names": ["-h", "--help"]})
+
+
+@app.callback()
+def _root(
+    env_file: Annotated[
+        Path | None, typer.Option("--env-file", exists=True, dir_okay=False, help="Read CDC_… variables from this file.")
+    ] = None,
+    output: Annotated[
+        Format, typer.Option("--output", "-o", envvar="CDC_OUTPUT", help="How data is written to stdout.")
+    ] = Format.table,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing on stderr but errors.")] = False,
+    verbose: Annotated[
+        int, typer.Option("--verbose", "-v", count=True, help="Say more; -vv adds tracebacks to errors.")
+    ] = 0,
+    no_color: Annotated[bool, typer.Option("--no-color", help="No colours (as NO_COLOR does).")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Keep read models in step with databases: Debezium, Kafka and Faust to Elasticsearch."""
+    terminal.env_file, terminal.format = env_file, output
+    terminal.quiet, terminal.verbose, terminal.color = quiet, verbose, not no_color
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line; every error on purpose becomes one line on stderr and the exit status 1."""
+    try:
+        get_command(app).main(list(arguments), prog_name="cdc")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 1
+    except KeyboardInterrupt:
+        return 130
+    except CdcError as error:
+        say_error(error)
+        return 1
+    except Exception as error:  # a defect of ours, or a service's client: the reader needs the line, not our frames
+        say_error(error)
+        return 1
+    return 0

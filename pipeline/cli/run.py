@@ -1,0 +1,27 @@
+"""`cdc run` and `cdc worker`: the processes that keep read models current."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from pipeline.cli.output import settings
+
+
+def run(
+    projections: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME]…", help="Only these projections.", show_default=False)
+    ] = None,
+) -> None:
+    """Run a worker process for each projection, and start again the ones that stop; ctrl-C ends all."""
+    from pipeline.runtime import supervisor
+
+    raise typer.Exit(supervisor.run(settings(), list(projections or ())))
+
+
+def worker(name: Annotated[str, typer.Argument(help="The projection.")]) -> None:
+    """Run the worker of one projection in this process."""
+    from pipeline.runtime import worker as workers
+
+    raise typer.Exit(workers.run(settings(), name))
