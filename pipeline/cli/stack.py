@@ -46,9 +46,11 @@ def status(output: OutputOption = Output.table) -> None:
 
 
 @app.command()
-def down() -> None:
-    """Stop the stack; its data stays."""
-    stopped = stack.down(load())
+def down(
+    erase: Annotated[bool, typer.Option("--erase", help="Delete the stack's data and logs as well.")] = False,
+) -> None:
+    """Stop the stack; its data stays unless told otherwise."""
+    stopped = stack.down(load(), erase=erase)
     narration.print(f"Stopped: {', '.join(stopped)}." if stopped else "Nothing was running.", highlight=False)
 
 
@@ -71,4 +73,7 @@ def _print(found: StackStatus, output: Output) -> None:
     table.add_column("address", overflow="fold")
     for one in found.services:
         table.add_row(one.name, one.version, one.state, str(one.pid or ""), one.address or "")
-    Console().print(table)
+    console = Console()
+    if not console.is_terminal:
+        console.width = 200
+    console.print(table)

@@ -1,7 +1,7 @@
 """Kafka Connect of the local stack, one worker with Debezium.
 
 A connector's definition has no password: it says `${file:<path>:source.password}` with the path of `secrets_file`,
-a properties file that only the worker's user reads.
+a properties file that only the worker's user reads; or `${env:SOURCE_PASSWORD}`, which docker-compose.yml gives too.
 """
 
 from __future__ import annotations
@@ -43,11 +43,13 @@ def prepare(site: Site) -> Command:
     folder = site.directory(NAME)
     dsn = site.settings.source.dsn
     source = conninfo_to_dict(dsn.get_secret_value() if dsn else postgres.address(site))
-    write_atomically(_secrets(site), properties({SOURCE_PASSWORD: source.get("password", "")}), owner=site.user)
+    password = str(source.get("password") or "")
+    write_atomically(_secrets(site), properties({SOURCE_PASSWORD: password}), owner=site.user)
     file = folder / "connect.properties"
     write_atomically(file, _configuration(site), owner=site.user)
     main = "org.apache.kafka.connect.cli.ConnectDistributed"
-    return Command(kafka_java(folder, "1g", main, str(file)), cwd=folder, env={"CDC_SECRETS_FILE": str(_secrets(site))})
+    env = {"CDC_SECRETS_FILE": str(_secrets(site)), "SOURCE_PASSWORD": password}
+    return Command(kafka_java(folder, "1g", main, str(file)), cwd=folder, env=env)
 
 
 def _configuration(site: Site) -> str:
@@ -69,6 +71,7 @@ def _configuration(site: Site) -> str:
         "config.providers.file.class": f"{providers}.FileConfigProvider",
         "config.providers.file.param.allowed.paths": site.home / NAME,
         "config.providers.env.class": f"{providers}.EnvVarConfigProvider",
+        "config.providers.env.param.allowlist.pattern": "[A-Z0-9_]*PASSWORD",
         # A worker that died is not waited for: there is no other.
         "scheduled.rebalance.max.delay.ms": 0,
         "session.timeout.ms": 6000,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -68,7 +69,7 @@ def status(settings: Settings) -> StackStatus:
     return StackStatus(state_dir=str(site.root.parent), ready=ready, services=found)
 
 
-def down(settings: Settings) -> list[str]:
+def down(settings: Settings, *, erase: bool = False) -> list[str]:
     """Stop every service of the stack, by their pidfiles; returns the names of those that ran."""
     if not open_site(settings).root.is_dir():
         return []
@@ -76,6 +77,9 @@ def down(settings: Settings) -> list[str]:
         site.endpoints.unlink(missing_ok=True)
         ran = [name for name in SERVICES if processes.running(site.pidfile(name))]
         _stop_all(site, list(SERVICES))
+        if erase:
+            for folder in {site.home, site.root}:
+                shutil.rmtree(folder)
         return ran
 
 

@@ -1,0 +1,41 @@
+"""The real services, for the tests that need them: one local stack for the whole session."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.settings import Endpoints, Settings
+from pipeline.stack import stack as local_stack
+
+
+@pytest.fixture(scope="session")
+def stack_settings() -> Iterator[Settings]:
+    """Settings of a running stack: the one up in CDC_TEST_STATE_DIR, which is left alone, or an own one."""
+    shared = os.environ.get("CDC_TEST_STATE_DIR")
+    if shared:
+        settings = Settings(state_dir=Path(shared))
+        if local_stack.status(settings).ready:
+            yield settings
+            return
+    with tempfile.TemporaryDirectory(prefix="cdc-test-", ignore_cleanup_errors=True) as folder:
+        # The services' user has to come through when the tests run as root.
+        Path(folder).chmod(0o755)
+        settings = Settings(state_dir=Path(folder))
+        try:
+            local_stack.up(settings)
+            yield settings
+        finally:
+            local_stack.down(settings, erase=True)
+
+
+@pytest.fixture(scope="session")
+def stack(stack_settings: Settings) -> Endpoints:
+    """Where the real services are."""
+    endpoints = stack_settings.endpoints()
+    assert endpoints is not None
+    return endpoints
