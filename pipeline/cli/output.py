@@ -56,20 +56,20 @@ def as_json(chosen: Format | None = None) -> bool:
     return (chosen or terminal.format) is Format.json
 
 
-def out() -> Console:
+def out(*, wide: bool = True) -> Console:
     """The console of data, on stdout; made for each use, for stdout may have been replaced."""
     from rich.console import Console
 
     # In a pipe nothing is cut: it is there to be read by a program.
-    width = None if sys.stdout.isatty() else 10_000
-    return Console(highlight=False, markup=False, soft_wrap=width is not None, no_color=_plain(), width=width)
+    width = 10_000 if wide and not sys.stdout.isatty() else None
+    return Console(highlight=False, markup=False, emoji=False, soft_wrap=width is not None, no_color=_plain(), width=width)
 
 
 def err() -> Console:
     """The console of narration and progress, on stderr."""
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False, markup=False, no_color=_plain(), quiet=terminal.quiet, soft_wrap=True)
+    return Console(stderr=True, highlight=False, markup=False, emoji=False, no_color=_plain(), quiet=terminal.quiet, soft_wrap=True)
 
 
 def print_json(data: BaseModel | Sequence[BaseModel] | dict[str, Any]) -> None:
