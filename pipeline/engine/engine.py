@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
@@ -84,9 +85,14 @@ class Engine:
         self.catching_up: dict[str, int] | None = None
         self.wants_cut = False
         self._snapshot = False
+        self._snapshot_ms = 0
         self._had_partial = True
         self._boundary_partition = ""
         self._bad_boundaries: list[tuple[str, int, bytes, str]] = []
+        self.durable: dict[str, int] = mirror.offsets()
+        """The offsets in the mirror, as of the last checkpoint."""
+        self._history: deque[tuple[int, dict[str, int]]] = deque(maxlen=1000)
+        """Offsets by sequence, so that a sink's record can say which it has acknowledged."""
         self._restore()
 
     # ---- state --------------------------------------------------------------------------------------------
@@ -124,7 +130,10 @@ class Engine:
         if topic == self.inputs.boundaries:
             for offset, _, data in records:
                 if data is not None:
-                    self.gate.add_boundary(self._boundary(data, partition, offset), offset, self.inputs.connector)
+                    boundary = self._boundary(data, partition, offset)
+                    self.gate.add_boundary(boundary, offset, self.inputs.connector)
+                    if self._snapshot and boundary.ts_ms > self._snapshot_ms:
+                        self._snapshot, self.wants_cut = False, True  # the source streams again
             self.gate.boundary_next = records[-1][0] + 1
             self._boundary_partition = partition
             return
@@ -164,7 +173,7 @@ class Engine:
         for event in events:
             flag = event.source.snapshot
             if flag in SNAPSHOT:
-                self._snapshot = flag != "last"
+                self._snapshot, self._snapshot_ms = flag != "last", event.source.ts_ms
                 self.wants_cut = self.wants_cut or flag == "last"
 
     # ---- catch-up -----------------------------------------------------------------------------------------
@@ -235,6 +244,8 @@ class Engine:
                 self._spill()
             self._leave_catch_up(seq)
             progress.offsets = self._save()
+        self.durable = progress.offsets
+        self._history.append((self.mirror.seq, progress.offsets))
         self._bad_boundaries.clear()
         if not self.gate.staged:
             self._staged_bytes = 0
@@ -388,6 +399,12 @@ class Engine:
             (bound if bound is not None else 1 << 62,),
         )
         return {c: {"lsn": lsn, "txid": txid, "ts_ms": ts} for c, _, lsn, txid, ts in found}
+
+    def acknowledged(self, sink: int) -> tuple[dict[str, int], dict[str, dict[str, Any]]]:
+        """The input offsets of which everything is written to this sink, and the watermark; monotone."""
+        bound = self._oldest_unwritten(sink)
+        past = [offsets for seq, offsets in self._history if bound is None or seq < bound]
+        return (past[-1] if past else {}), self.watermark(sink)
 
     def _oldest_unwritten(self, sink: int) -> int | None:
         """The oldest change that this sink has not acknowledged; an unfinished fan-out counts."""

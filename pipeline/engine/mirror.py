@@ -165,6 +165,14 @@ class Mirror:
         self.db.execute("INSERT OR IGNORE INTO sinks(name) VALUES(?)", (name,))
         return int(value(self.db, "SELECT id FROM sinks WHERE name = ?", (name,)))
 
+    def epoch(self, sink: int) -> int:
+        """The newest epoch that this mirror knows of at that sink."""
+        return int(value(self.db, "SELECT epoch FROM sinks WHERE id = ?", (sink,)) or 0)
+
+    def set_epoch(self, sink: int, epoch: int) -> None:
+        with self.checkpoint():
+            self.db.execute("UPDATE sinks SET epoch = ? WHERE id = ?", (epoch, sink))
+
     def sinks(self) -> dict[str, int]:
         return {name: number for number, name in rows(self.db, "SELECT id, name FROM sinks ORDER BY id")}
 

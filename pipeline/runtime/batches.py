@@ -1,0 +1,221 @@
+"""Whole-poll delivery for Faust: one poll of one partition is one stream event, and the mirror's offsets are the truth.
+
+Leans on private parts of faust-streaming 0.15.3 and aiokafka 0.14.0 (both pinned); tests/contracts/test_faust.py pins
+the behaviour. Why: docs/decisions/0002-whole-poll-delivery.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+import faust
+from aiokafka.cluster import ClusterMetadata
+from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
+from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment, ConsumerProtocolMemberMetadata
+from faust.transport.consumer import ensure_TP
+from faust.transport.drivers import aiokafka as driver
+from faust.types import TP
+from faust.types.tuples import ConsumerMessage
+
+
+class Positions(Protocol):
+    """Who knows where to read: the mirror."""
+
+    async def assigned(self, partitions: Iterable[TP]) -> Mapping[TP, int]:
+        """This worker reads these partitions now; from which offsets? An empty set: another member has them all."""
+        ...
+
+    async def revoked(self) -> None:
+        """This worker reads nothing until it is assigned again."""
+        ...
+
+    def durable(self) -> Mapping[TP, int]:
+        """The offsets in the mirror; Kafka's committed ones follow them, for lag tools only."""
+        ...
+
+
+class Batch:
+    """Consecutive records of one partition, `(offset, key, value)` each; `stale()` when a rebalance came in between."""
+
+    __slots__ = ("_app", "generation", "records", "tp")
+
+    def __init__(self, app: faust.App, tp: TP, records: Sequence[Any]) -> None:
+        self._app = app
+        self.tp = tp
+        self.records = [(r.offset, r.key, r.value) for r in records]
+        self.generation = app.consumer_generation_id
+
+    @property
+    def partition(self) -> str:
+        """`topic/number`."""
+        return f"{self.tp.topic}/{self.tp.partition}"
+
+    def stale(self) -> bool:
+        return bool(self._app.consumer_generation_id != self.generation)
+
+
+class _BatchSchema(faust.Schema):  # type: ignore[misc]
+    """No decoding: the batch goes through as it is."""
+
+    def compile(self, app: Any, **_: Any) -> Any:
+        create_event = app.create_event
+
+        async def decode(message: Any, *, propagate: bool = False) -> Any:
+            return create_event(None, message.value, message.headers, message)
+
+        return decode
+
+
+class OldestTakesAll(RoundRobinPartitionAssignor):  # type: ignore[misc]
+    """One member reads everything, the others stand by: a document's rows lie in partitions of many topics.
+
+    The member that has been in the group longest keeps it, so a newcomer takes nothing away.
+    """
+
+    name = "oldest-takes-all"
+    born = time.time_ns()
+
+    @classmethod
+    def metadata(cls, topics: Iterable[str]) -> ConsumerProtocolMemberMetadata:
+        return ConsumerProtocolMemberMetadata(cls.version, list(topics), str(cls.born).encode())
+
+    @classmethod
+    def assign(
+        cls, cluster: ClusterMetadata, members: Mapping[str, ConsumerProtocolMemberMetadata]
+    ) -> dict[str, ConsumerProtocolMemberAssignment]:
+        oldest = min(members, key=lambda m: (int(members[m].user_data or 0), m))
+        topics = sorted(
+            (topic, sorted(cluster.partitions_for_topic(topic) or ())) for topic in members[oldest].subscription
+        )
+        return {
+            member: ConsumerProtocolMemberAssignment(cls.version, topics if member == oldest else [], b"")
+            for member in members
+        }
+
+
+class _Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
+    def _create_worker_consumer(self, transport: Any) -> Any:
+        stock = driver.RoundRobinPartitionAssignor
+        driver.RoundRobinPartitionAssignor = OldestTakesAll
+        try:
+            consumer = super()._create_worker_consumer(transport)
+        finally:
+            driver.RoundRobinPartitionAssignor = stock
+        # an aborted transaction of a foreign producer is no change
+        consumer._isolation_level = "read_committed"
+        return consumer
+
+
+class BatchConsumer(driver.Consumer):  # type: ignore[misc]
+    """Delivers whole polls; acknowledges nothing, for the mirror holds the offsets."""
+
+    def _new_consumer_thread(self) -> Any:
+        return _Thread(self, loop=self.loop, beacon=self.beacon)
+
+    @property
+    def _positions(self) -> Positions:
+        positions: Positions = self.app.positions
+        return positions
+
+    # ---- positions ----------------------------------------------------------------------------------------
+
+    async def perform_seek(self) -> None:
+        """Called by Faust once the partitions are assigned: go to where the mirror stands."""
+        self._unacked_messages.clear()
+        assigned = {ensure_TP(tp) for tp in self.assignment()}
+        offsets = await self._positions.assigned(assigned)
+        for tp, offset in offsets.items():
+            await self._seek(tp, offset)
+            self._read_offset[tp] = offset
+
+    async def on_partitions_revoked(self, revoked: set[TP]) -> None:
+        await self._positions.revoked()
+        await super().on_partitions_revoked(revoked)
+
+    async def wait_empty(self) -> None:
+        """Nothing to wait for: what is not in the mirror is read again."""
+        self._unacked_messages.clear()
+        await self.commit()
+
+    async def force_commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:
+        mine = self.assignment()
+        offsets = {tp: offset for tp, offset in self._positions.durable().items() if tp in mine and offset > 0}
+        return bool(await self._commit(offsets)) if offsets else False
+
+    # ---- delivery -----------------------------------------------------------------------------------------
+
+    async def _drain_messages(self, fetcher: Any) -> None:
+        stopped, fetcher_stopped = self._stopped.is_set, fetcher._stopped.is_set
+        try:
+            while not (stopped() or fetcher_stopped()):
+                generation = self.app.consumer_generation_id
+                records, active = await self._wait_next_records(1.0)
+                if self.should_stop:
+                    return
+                if not records:
+                    await asyncio.sleep(0)
+                    continue
+                for assigned, polled in records.items():
+                    tp = ensure_TP(assigned)
+                    if not self.flow_active or self.app.consumer_generation_id != generation:
+                        break  # a rebalance: everything is read again from the mirror's offsets
+                    if active is None or tp in active or tp in self._buffered_partitions:
+                        await self._deliver(tp, polled)
+        except self.consumer_stopped_errors:
+            if not self.app.should_stop:
+                raise
+
+    async def _deliver(self, tp: TP, polled: Sequence[Any]) -> None:
+        wanted = self._read_offset[tp]
+        if wanted is not None and polled[0].offset < wanted:
+            polled = [r for r in polled if r.offset >= wanted]
+            if not polled:
+                return
+        last = polled[-1]
+        message = ConsumerMessage(
+            tp.topic, tp.partition, last.offset, last.timestamp / 1000.0, last.timestamp_type, (), None,
+            Batch(self.app, tp, polled), None, 0, 0, tp, generation_id=self.app.consumer_generation_id,
+        )  # fmt: skip
+        await self.wait_first(self.callback(message), self.suspend_flow.wait())
+        self._read_offset[tp] = last.offset + 1
+
+    async def _wait_next_records(self, timeout: float) -> Any:
+        """Stock sleeps a second when every partition has enough buffered; here room is waited for."""
+        if not self.flow_active:
+            await self.wait(self.can_resume_flow)
+        try:
+            self.not_waiting_next_records.set()
+            active = self._get_active_partitions()
+            if active:
+                wait = 0.02 if self._buffered_partitions else timeout
+                return await self._getmany(active_partitions=active, timeout=wait), active
+            await asyncio.sleep(0.01)
+            return {}, active
+        finally:
+            self.not_waiting_next_records.set()
+
+    def verify_event_path(self, now: float, tp: TP) -> None:
+        """Stock warns of a livelock where commits stand still; here an idle topic commits nothing, rightly."""
+
+
+class Transport(driver.Transport):  # type: ignore[misc]
+    """Faust's aiokafka transport with whole-poll delivery."""
+
+    Consumer = BatchConsumer
+
+
+def install(app: faust.App, positions: Positions) -> None:
+    """Give the app whole-poll delivery; before its first agent."""
+    app.positions = positions
+    app.transport = Transport(app.conf.broker_consumer, app)
+
+
+def batch_topic(app: faust.App, names: Sequence[str]) -> Any:
+    """The topics as one stream of batches."""
+    schema = _BatchSchema(
+        key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw", allow_empty=True
+    )
+    return app.topic(*names, schema=schema)

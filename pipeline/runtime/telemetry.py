@@ -1,0 +1,64 @@
+"""What a worker says of itself: a small file, replaced once a second, that `cdc status` reads."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.settings import Settings
+
+if TYPE_CHECKING:
+    from pipeline.runtime.worker import Worker
+
+
+def status_path(settings: Settings, projection_id: str) -> Path:
+    return settings.state_dir.resolve() / "workers" / f"{projection_id}.json"
+
+
+class StatusFile:
+    """Written by rename, so that a reader never sees half of it."""
+
+    def __init__(self, settings: Settings, projection_id: str) -> None:
+        self.path = status_path(settings, projection_id)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.started = time.time()
+        self.error: str | None = None
+
+    def write(self, worker: Worker, state: str) -> None:
+        temporary = self.path.with_suffix(f".{os.getpid()}.tmp")
+        temporary.write_text(json.dumps(self._report(worker, state)))
+        temporary.replace(self.path)
+
+    def _report(self, worker: Worker, state: str) -> dict[str, Any]:
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        report: dict[str, Any] = {
+            "projection": worker.wired.projection.name,
+            "version": worker.wired.projection.version,
+            "pid": os.getpid(),
+            "state": state,
+            "started": self.started,
+            "at": time.time(),
+            "error": self.error,
+            "standby": worker.standby,
+            "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 3),
+            "peak_memory": usage.ru_maxrss * 1024,
+        }
+        engine = getattr(worker, "engine", None)
+        if engine is not None:
+            report |= {
+                "catching_up": engine.catching_up is not None,
+                "staged": engine.gate.staged,
+                "applied": worker.totals.applied,
+                "transactions": worker.totals.transactions,
+                "newest_ms": worker.totals.newest_ms,
+            }
+            if not worker.standby and state == "running" and report["catching_up"]:
+                report["state"] = "catching up"
+        report["sinks"] = {
+            f.sink.name: {"error": f.error, "last_write": f.last_write_at, **f.written} for f in worker.flushers
+        }
+        return report

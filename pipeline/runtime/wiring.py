@@ -1,0 +1,93 @@
+"""Puts a projection's parts together: its mirror, its topics, its sinks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import KafkaError, TopicAlreadyExistsError
+
+from connectors.sinks import open_sink
+from connectors.sources.debezium import ConnectorDefinition, load_definitions
+from pipeline.authoring.catalog import Catalog
+from pipeline.authoring.projection import Projection
+from pipeline.authoring.shape import Shape, shape_of
+from pipeline.engine.engine import Inputs
+from pipeline.engine.layout import Layout, lay_out
+from pipeline.errors import DefinitionError, SourceUnavailable
+from pipeline.ports import Sink
+from pipeline.settings import Settings
+
+
+@dataclass(slots=True)
+class Wired:
+    """One projection, ready to run."""
+
+    projection: Projection[Any]
+    shape: Shape
+    layout: Layout
+    definition: ConnectorDefinition
+    inputs: Inputs
+    sinks: list[Sink] = field(default_factory=list)
+
+
+def mirror_path(settings: Settings, projection_id: str) -> Path:
+    return settings.state_dir.resolve() / "mirrors" / f"{projection_id}.db"
+
+
+def wire(settings: Settings, projection: Projection[Any]) -> Wired:
+    """Find the connector that captures all its tables; raises DefinitionError where none does."""
+    shape = shape_of(projection.shape)
+    catalog = Catalog.load(settings.catalog) if settings.catalog.exists() else None
+    keys = {name: table.primary_key for name, table in catalog.tables.items() if table.primary_key} if catalog else {}
+    layout = lay_out(shape, keys)
+    definition = _definition(settings, projection, layout.tables)
+    topics = {definition.topic(table): table for table in layout.tables}
+    inputs = Inputs(topics, definition.transaction_topic, definition.name)
+    return Wired(projection, shape, layout, definition, inputs)
+
+
+def open_sinks(settings: Settings, wired: Wired) -> None:
+    wired.sinks = [open_sink(target, wired.projection, wired.shape, settings) for target in wired.projection.to]
+
+
+def _definition(settings: Settings, projection: Projection[Any], tables: Iterable[str]) -> ConnectorDefinition:
+    wanted, definitions = set(tables), load_definitions(settings.connectors)
+    for definition in definitions.values():
+        if wanted <= set(definition.tables):
+            return definition
+    best = max(definitions.values(), key=lambda d: len(wanted & set(d.tables)), default=None)
+    missing = sorted(wanted - set(best.tables)) if best else sorted(wanted)
+    raise DefinitionError(
+        f"{projection.name}: no connector in {settings.connectors} captures {', '.join(missing)}; "
+        f"add {'it' if len(missing) == 1 else 'them'} to `tables` of {best.name + '.toml' if best else 'a definition'}"
+        " and run `cdc connector apply`."
+    )
+
+
+async def ensure_topics(bootstrap: str, definition: ConnectorDefinition, topics: Mapping[str, int]) -> None:
+    """Create the topics that are not there yet (a table that is empty has none), as the connector would."""
+    retention = str(int(definition.retention_days * 86_400_000))
+    settings = {"cleanup.policy": "delete", "retention.ms": retention}
+    new = [
+        NewTopic(
+            name, partitions, 1, topic_configs={**settings, "max.message.bytes": str(definition.max_message_bytes)}
+        )
+        for name, partitions in topics.items()
+    ]
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap, client_id="cdc-worker")
+    try:
+        await admin.start()
+        known = set(await admin.list_topics())
+        missing = [topic for topic in new if topic.name not in known]
+        if missing:
+            await admin.create_topics(missing)
+    except TopicAlreadyExistsError:
+        pass
+    except (KafkaError, OSError) as error:
+        raise SourceUnavailable(f"Kafka at {bootstrap} can't be reached: {error}; is it up?") from None
+    finally:
+        await admin.close()

@@ -1,0 +1,379 @@
+"""One worker: one projection version, one Faust app, one consumer group, one mirror."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import gc
+import logging
+import os
+import signal
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import faust
+from faust.types import TP
+
+from pipeline.authoring.discovery import find
+from pipeline.engine.dirty import Reader
+from pipeline.engine.engine import Engine, Progress
+from pipeline.engine.mirror import Mirror
+from pipeline.errors import CdcError, Fenced, LogTruncated, SettingsError, Transient
+from pipeline.runtime import wiring
+from pipeline.runtime.batches import Batch, batch_topic, install
+from pipeline.runtime.faults import passing
+from pipeline.runtime.flusher import Flusher
+from pipeline.runtime.pacing import Backoff
+from pipeline.runtime.telemetry import StatusFile
+from pipeline.settings import Settings
+
+log = logging.getLogger("cdc.worker")
+T = TypeVar("T")
+
+EXIT_UNFORESEEN: Final = 70
+EXIT_FENCED: Final = 75
+EXIT_STOP_AND_SAY: Final = 78
+"""Restarting would not help: somebody has to decide."""
+CATCH_UP_LAG: Final = 5000
+"""Records behind at the start from which on documents wait until the worker has caught up."""
+
+
+class Worker:
+    """Decode → mirror → dirty → flush → checkpoint."""
+
+    def __init__(self, settings: Settings, wired: wiring.Wired) -> None:
+        self.settings, self.wired = settings, wired
+        self.id = wired.projection.id
+        self.owner = f"{os.uname().nodename}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+        self.stopping = asyncio.Event()
+        self._engine_thread = ThreadPoolExecutor(1, "engine")
+        self._reader_threads: list[ThreadPoolExecutor] = []
+        self.flushers: list[Flusher] = []
+        self.mirror: Mirror
+        self.engine: Engine
+        self.app: faust.App
+        self.assigned_partitions: set[TP] = set()
+        self._starts: dict[TP, int] = {}
+        self.standby = ""
+        self.totals = Progress()
+
+    # ---- life ---------------------------------------------------------------------------------------------
+
+    async def run(self) -> int:
+        """Until SIGTERM or SIGINT; leaves nothing half done."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stopping.set)
+        path = wiring.mirror_path(self.settings, self.id)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.status = StatusFile(self.settings, self.id)
+        with path.with_suffix(".lock").open("a") as lock:
+            if not await self._own(lock):
+                return 0
+            await self.in_engine(self._open, str(path))
+            try:
+                await self._work()
+            finally:
+                await self._close()
+        return 0
+
+    async def _own(self, lock: Any) -> bool:
+        """The mirror has one writer: a second worker stands by until the first is gone (the kernel frees its lock)."""
+        while not self.stopping.is_set():
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return True
+            except BlockingIOError:
+                if not self.standby:
+                    self.standby = "another worker holds the mirror"
+                    log.warning("%s: %s; standing by", self.id, self.standby)
+                await self._nap(0.5)
+        return False
+
+    def _open(self, path: str) -> None:
+        self.standby = ""
+        self.mirror = Mirror(path, self.wired.layout, owner=self.owner, fingerprint=self.wired.shape.fingerprint())
+        with self.mirror.checkpoint():
+            self.sink_ids = [self.mirror.sink_id(sink.name) for sink in self.wired.sinks]
+        self._new_engine()
+
+    def _new_engine(self) -> None:
+        worker = self.settings.worker
+        self.engine = Engine(
+            self.mirror, self.wired.inputs, consistency=worker.consistency, staged_bytes=worker.staged_bytes
+        )
+
+    async def _work(self) -> None:
+        await self._until_kafka()
+        self.app = self._faust()
+        await self._open_flushers()
+        gc.freeze()
+        gc.set_threshold(200_000, 20, 100)
+        self.app.finalize()
+        await self.app.start()
+        tasks = [asyncio.create_task(self._guarded(f.run()), name=f.sink.name) for f in self.flushers]
+        tasks += [asyncio.create_task(self._guarded(self._watch()), name="watch")]
+        crash = asyncio.create_task(self._crashed(), name="crash")
+        await asyncio.wait({crash, asyncio.create_task(self.stopping.wait())}, return_when=asyncio.FIRST_COMPLETED)
+        self.stopping.set()
+        await self._stop_intake()
+        for flusher in self.flushers:
+            flusher.stopping = True
+            flusher.changed.set()
+        await asyncio.wait(tasks, timeout=15)
+        crash.cancel()
+
+    async def _stop_intake(self) -> None:
+        try:
+            await asyncio.wait_for(self.app.stop(), 8)
+        except TimeoutError:
+            log.warning("%s: Kafka did not let go in time; what it still holds is read again", self.id)
+
+    async def _crashed(self) -> None:
+        """Faust swallows what goes wrong in its own tasks; then this process has to end."""
+        while not self.stopping.is_set():
+            if self.app.crashed or self.app.should_stop:
+                self.fatal(self.app.crash_reason or RuntimeError("Faust stopped"))
+            await self._nap(0.5)
+
+    async def _until_kafka(self) -> None:
+        definition, backoff = self.wired.definition, Backoff(0.5)
+        topics = {topic: definition.partitions for topic in self.wired.inputs.topics}
+        topics[definition.transaction_topic] = 1
+        while not self.stopping.is_set():
+            try:
+                await wiring.ensure_topics(self.settings.kafka_bootstrap(), definition, topics)
+                return
+            except Transient as error:
+                log.warning("%s: %s", self.id, error)
+                self.status.error = str(error)
+                await self._nap(backoff.delay())
+
+    async def _open_flushers(self) -> None:
+        for sink, number in zip(self.wired.sinks, self.sink_ids, strict=True):
+            thread = ThreadPoolExecutor(1, f"reader-{number}")
+            self._reader_threads.append(thread)
+            reader: Reader = await self._in(thread, self.engine.reader)
+            self.flushers.append(
+                Flusher(
+                    engine=lambda: self.engine, reader=reader, sink=sink, sink_id=number, owner=self.owner,
+                    rows=self.settings.worker.flush_rows, in_flight=self.settings.elasticsearch.in_flight,
+                    in_engine=self.in_engine, in_reader=lambda f, *a, t=thread: self._in(t, f, *a),
+                    may_write=lambda: bool(self.assigned_partitions),
+                )
+            )  # fmt: skip
+
+    async def _close(self) -> None:
+        self.status.write(self, "stopped")
+        for sink in self.wired.sinks:
+            await sink.close()
+        await self.in_engine(self.mirror.close)
+
+    async def _nap(self, seconds: float) -> None:
+        """Sleep, but not through the stop."""
+        try:
+            await asyncio.wait_for(self.stopping.wait(), seconds)
+        except TimeoutError:
+            pass
+
+    # ---- threads ------------------------------------------------------------------------------------------
+
+    async def in_engine(self, function: Callable[..., T], *arguments: Any) -> T:
+        """Run in the one thread that writes the mirror."""
+        return await self._in(self._engine_thread, function, *arguments)
+
+    async def _in(self, thread: ThreadPoolExecutor, function: Callable[..., T], *arguments: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(thread, function, *arguments)
+
+    async def _guarded(self, work: Any) -> None:
+        try:
+            await work
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
+            self.fatal(error)
+
+    def fatal(self, error: BaseException) -> None:
+        """Nobody foresaw it, or somebody else owns this now: end without a checkpoint. The mirror has what counts."""
+        if isinstance(error, Fenced):
+            code = EXIT_FENCED
+        else:
+            code = EXIT_STOP_AND_SAY if isinstance(error, LogTruncated) else EXIT_UNFORESEEN
+        known = isinstance(error, CdcError)
+        log.critical("%s: %s: %s", self.id, type(error).__name__, error, exc_info=None if known else error)
+        self.status.error = f"{type(error).__name__}: {error}"
+        self.status.write(self, "failed")
+        logging.shutdown()
+        os._exit(code)
+
+    # ---- Faust --------------------------------------------------------------------------------------------
+
+    def _faust(self) -> faust.App:
+        session = self.settings.worker.session_timeout
+        app = faust.App(
+            f"{self.settings.project}-{self.id}",
+            broker="kafka://" + ";".join(self.settings.kafka_bootstrap().split(",")),
+            store="memory://",
+            datadir=str(self.status.path.parent / "faust"),
+            web_enabled=False,
+            topic_disable_leader=True,
+            topic_allow_declare=False,
+            table_standby_replicas=0,
+            processing_guarantee="at_least_once",
+            consumer_auto_offset_reset="none",
+            consumer_max_fetch_size=2 << 20,
+            consumer_metadata_max_age_ms=30_000,
+            stream_buffer_maxsize=8,
+            stream_wait_empty=False,
+            broker_commit_interval=2.0,
+            broker_session_timeout=session,
+            broker_heartbeat_interval=session / 5,
+            broker_request_timeout=max(40.0, session),
+            broker_rebalance_timeout=30.0,
+        )
+        install(app, self)
+        topics = [*self.wired.inputs.topics, self.wired.definition.transaction_topic]
+
+        async def project(stream: Any) -> None:
+            await self._guarded(self._consume(stream))
+
+        app.agent(batch_topic(app, topics), name="project")(project)
+        return app
+
+    async def assigned(self, partitions: Iterable[TP]) -> Mapping[TP, int]:
+        """All partitions, or none and this worker stands by."""
+        try:
+            return await self._assigned({TP(tp.topic, tp.partition) for tp in partitions})
+        except BaseException as error:
+            self.fatal(error)
+            raise
+
+    async def _assigned(self, partitions: set[TP]) -> Mapping[TP, int]:
+        if not partitions:
+            self.standby = "another member of the group reads the topics"
+            log.warning("%s: %s; standing by", self.id, self.standby)
+            return {}
+        self.standby = ""
+        await self.in_engine(self._new_engine)
+        stored = self.engine.durable
+        consumer = self.app.consumer
+        earliest = await consumer.earliest_offsets(*partitions)
+        ends = await consumer.highwaters(*partitions)
+        starts = {tp: stored.get(f"{tp.topic}/{tp.partition}", 0) for tp in partitions}
+        for tp, start in starts.items():
+            self._check_log(tp, start, earliest.get(tp) or 0, ends.get(tp) or 0)
+        cut = {f"{tp.topic}/{tp.partition}": int(end or 0) for tp, end in ends.items()}
+        behind = sum(cut.values()) - sum(starts.values())
+        if behind > CATCH_UP_LAG or (behind > 0 and not self.engine.loaded) or self.engine.wants_cut:
+            log.info("%s: %d records behind: catching up", self.id, behind)
+            await self.in_engine(self.engine.catch_up, cut)
+        self._starts, self.assigned_partitions = starts, partitions
+        log.info("%s: reads %d partitions", self.id, len(partitions))
+        return starts
+
+    def _check_log(self, tp: TP, start: int, earliest: int, end: int) -> None:
+        where = f"{tp.topic}/{tp.partition}"
+        if start < earliest:
+            raise LogTruncated(
+                f"{self.id}: the mirror goes on at {start} in {where}, but Kafka's log starts at {earliest}: "
+                f"changes are missing. Rebuild from the source, or restore the mirror."
+            )
+        if start > end:
+            raise LogTruncated(
+                f"{self.id}: the mirror stands at {start} in {where}, but Kafka's log ends at {end}: "
+                f"the topic was made anew. Rebuild the projection."
+            )
+
+    async def revoked(self) -> None:
+        self.assigned_partitions = set()
+
+    def durable(self) -> Mapping[TP, int]:
+        return {tp: self.engine.durable.get(f"{tp.topic}/{tp.partition}", 0) for tp in self.assigned_partitions}
+
+    # ---- the loop -----------------------------------------------------------------------------------------
+
+    async def _consume(self, stream: Any) -> None:
+        """Faust's agent: every poll into the gate, what is whole into the mirror, and wake the flushers."""
+        async for event in stream.noack().events():
+            batch: Batch = event.value
+            if batch.stale():
+                continue
+            self._add(await self.in_engine(self._receive, batch))
+            if self.engine.wants_cut:
+                await self._new_cut()
+
+    def _receive(self, batch: Batch) -> Progress:
+        if batch.stale():
+            return Progress()
+        passing("received")
+        self.engine.receive(batch.partition, batch.records)
+        progress = self.engine.step()
+        passing("checkpointed")
+        return progress
+
+    async def _new_cut(self) -> None:
+        """The snapshot has ended: what was written by now has to be read before documents are."""
+        ends = await self.app.consumer.highwaters(*self.assigned_partitions)
+        cut = {f"{tp.topic}/{tp.partition}": int(end or 0) for tp, end in ends.items()}
+        await self.in_engine(self.engine.catch_up, cut)
+        self._add(await self.in_engine(self.engine.step))
+
+    def _add(self, progress: Progress) -> None:
+        totals = self.totals
+        totals.applied += progress.applied
+        totals.transactions += progress.transactions
+        totals.newest_ms = max(totals.newest_ms, progress.newest_ms)
+        for flusher in self.flushers:
+            flusher.changed.set()
+
+    async def _watch(self) -> None:
+        """Once a second: status, and what does not complete in time."""
+        waited: tuple[str, float] | None = None
+        loop, beats = asyncio.get_running_loop(), 0
+        while not self.stopping.is_set():
+            self.status.write(self, "running")
+            stuck = self.engine.gate.overdue() if self.engine.catching_up is None else None
+            if stuck is None or waited is None or waited[0] != stuck:
+                waited = (stuck, loop.time()) if stuck is not None else None
+            elif loop.time() - waited[1] > self.settings.worker.incomplete_after and self._at_the_end():
+                log.warning("%s: transaction %s did not complete: released as it is", self.id, stuck)
+                self._add(await self.in_engine(self.engine.give_up, stuck))
+                waited = None
+            beats += 1
+            if beats % 60 == 0:
+                await self.in_engine(self.engine.prune)
+            await self._nap(1.0)
+
+    def _at_the_end(self) -> bool:
+        """Everything that Kafka has was read, so waiting longer brings nothing."""
+        consumer, gate = self.app.consumer, self.engine.gate
+        for tp in self.assigned_partitions:
+            name = f"{tp.topic}/{tp.partition}"
+            at = gate.boundary_next if tp.topic == self.wired.inputs.boundaries else gate.partition(name).next
+            if at < (consumer.highwater(tp) or 0):
+                return False
+        return True
+
+
+def run(settings: Settings, name: str) -> int:
+    """`cdc worker NAME`: run one projection's worker until it is told to stop; the process's exit code."""
+    wired = wiring.wire(settings, find(settings, name))
+    wiring_problem = _unwritable(settings.state_dir)
+    if wiring_problem:
+        raise SettingsError(wiring_problem)
+
+    async def main() -> int:
+        wiring.open_sinks(settings, wired)
+        return await Worker(settings, wired).run()
+
+    code = asyncio.run(main())
+    logging.shutdown()
+    return code
+
+
+def _unwritable(folder: Path) -> str:
+    folder.mkdir(parents=True, exist_ok=True)
+    return "" if os.access(folder, os.W_OK) else f"The state folder {folder} can't be written to."
