@@ -155,21 +155,33 @@ def _shape(document: type[Document], above: tuple[type[Document], ...]) -> Shape
         )
     hints = get_type_hints(document, include_extras=True)
     members: list[FieldShape | RelationShape] = []
-    for name, info in document.model_fields.items():
-        marks = info.metadata
-        join = next((m for m in marks if isinstance(m, (One, Many))), None)
-        if join is not None:
-            members.append(_relation(document, name, hints[name], join, above))
-        else:
-            alias = info.validation_alias
-            column = alias if isinstance(alias, str) else name
-            text = next((m for m in marks if isinstance(m, Text)), None)
-            is_hidden = any(isinstance(m, Hidden) for m in marks)
-            members.append(_field(document, name, hints[name], column, text, is_hidden))
-    for name, computed in document.model_computed_fields.items():
-        members.append(_field(document, name, computed.return_type, None, None, False))
+    wrong: list[str] = []
+    for name in (*document.model_fields, *document.model_computed_fields):
+        try:
+            members.append(_member(document, name, hints, above))
+        except BadShape as error:
+            wrong += str(error).splitlines()
+    if wrong:
+        raise BadShape("\n".join(dict.fromkeys(wrong)))
     keeps = document.keep is not Document.keep
     return Shape(document.__name__, document.__source__, document.__key__, tuple(members), document, keeps)
+
+
+def _member(
+    document: type[Document], name: str, hints: dict[str, Any], above: tuple[type[Document], ...]
+) -> FieldShape | RelationShape:
+    computed = document.model_computed_fields.get(name)
+    if computed is not None:
+        return _field(document, name, computed.return_type, None, None, False)
+    info = document.model_fields[name]
+    marks = info.metadata
+    join = next((m for m in marks if isinstance(m, (One, Many))), None)
+    if join is not None:
+        return _relation(document, name, hints[name], join, above)
+    alias = info.validation_alias
+    column = alias if isinstance(alias, str) else name
+    text = next((m for m in marks if isinstance(m, Text)), None)
+    return _field(document, name, hints[name], column, text, any(isinstance(m, Hidden) for m in marks))
 
 
 def _relation(
