@@ -154,21 +154,19 @@ class ElasticsearchSink:
 
     async def _create(self, index: str, own: Mapping[str, Any], mappings: Mapping[str, Any]) -> bool:
         """Create the index if it is not there; says whether it did."""
-        # Writes go through this alias, so that a lost index is missed instead of made anew without its mapping.
-        aliases = {_writer(index): {"is_hidden": True}}
+        # Writes go through a hidden alias, so that a lost index is missed instead of made anew without its mapping.
+        writer = _writer(index)
+        body = {"settings": {"index": own}, "mappings": mappings, "aliases": {writer: {"is_hidden": True}}}
         try:
-            if await self._exists(index):
-                await call(
-                    self._client, self.name, "PUT", f"/{index}/_alias/{_writer(index)}", body=aliases[_writer(index)]
-                )
-                return False
-            body = {"settings": {"index": own}, "mappings": mappings, "aliases": aliases}
-            await call(self._client, self.name, "PUT", f"/{index}", body=body)
+            if not await self._exists(index):
+                await call(self._client, self.name, "PUT", f"/{index}", body=body)
+                return True
         except ApiError as error:
-            if kind(error) == "resource_already_exists_exception":
-                return False
-            raise self._failed(error, self._where(reason(error), mappings)) from None
-        return True
+            if kind(error) != "resource_already_exists_exception":
+                raise self._failed(error, self._where(reason(error), mappings)) from None
+        add = {"index": index, "alias": writer, "is_hidden": True}
+        await self._call("POST", "/_aliases", body={"actions": [{"add": add}]})
+        return False
 
     async def _exists(self, index: str) -> bool:
         try:
@@ -279,7 +277,7 @@ class ElasticsearchSink:
             return SinkUnavailable(
                 f"{self.name}: Elasticsearch answers {error.meta.status} ({reason(error)}); try again."
             )
-        return SinkError(f"{self.name}: Elasticsearch refuses{where}: {reason(error)}.")
+        return SinkError(f"{self.name}: Elasticsearch refuses{where}: {error.meta.status} {reason(error)}.")
 
     def _missing(self, kind: str) -> None:
         if kind == "index_not_found_exception":

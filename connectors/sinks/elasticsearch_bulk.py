@@ -105,9 +105,10 @@ def words(error: object) -> str:
     """`type: reason; caused by type: reason` of a server's error, cut short."""
     said: list[str] = []
     while isinstance(error, Mapping) and len(said) < 4:
-        line = f"{error.get('type', 'error')}: {_short(str(error.get('reason', '')))}"
-        if not said or line != said[-1]:
-            said.append(line)
+        # Jackson adds the document's bytes here.
+        reason = str(error.get("reason", "")).partition("\n at [Source")[0]
+        if not said or reason not in said[-1]:
+            said.append(f"{error.get('type', 'error')}: {_short(reason)}")
         error = error.get("caused_by")
     return "; caused by ".join(said) if said else _short(str(error))
 

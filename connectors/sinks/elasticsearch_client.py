@@ -23,6 +23,7 @@ from connectors.sinks.elasticsearch_bulk import words
 from pipeline.errors import SinkError, SinkUnavailable
 from pipeline.settings import ElasticsearchSettings
 
+CHECK = "check elasticsearch.url and what stands before the server."
 AWAY = frozenset({429, 502, 503, 504})
 
 
@@ -41,7 +42,7 @@ class _Json(Serializer):
         try:
             # msgspec refuses lone surrogates, which Elasticsearch keeps in a document's text.
             return json.loads(data)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise SerializationError("The answer is no JSON") from None
 
     def dumps(self, data: Any) -> bytes:
@@ -130,15 +131,20 @@ async def call(
                 f"{sink}: Elasticsearch refuses {method} {path} ({status} {reason(error)}): "
                 "check elasticsearch.username and password, or api_key, and the user's privileges."
             ) from None
+        # A proxy's page; only its "too large" is about the request.
+        if status != 413 and not isinstance(error.body, dict):
+            raise SinkUnavailable(f"{sink}: {status} comes not from Elasticsearch ({reason(error)}): {CHECK}") from None
         raise
     except ConnectionTimeout:
         raise SinkUnavailable(f"{sink}: Elasticsearch gave no answer in time; try again.") from None
     except UnsupportedProductError:
-        raise SinkError(f"{sink}: what answers there is not Elasticsearch: check elasticsearch.url.") from None
+        raise SinkError(f"{sink}: what answers there is not Elasticsearch: {CHECK}") from None
     except SerializationError:
-        raise SinkUnavailable(f"{sink}: the answer is not Elasticsearch's: check elasticsearch.url.") from None
+        raise SinkUnavailable(f"{sink}: the answer is no JSON: {CHECK}") from None
     except TransportError as error:
         raise SinkUnavailable(f"{sink}: Elasticsearch can't be reached ({error.message}).") from None
+    if not isinstance(answer.body, dict):
+        raise SinkUnavailable(f"{sink}: the answer is no JSON: {CHECK}")
     return answer.body
 
 

@@ -12,6 +12,8 @@ from pipeline.authoring.shape import Shape
 from pipeline.errors import Fenced, SinkError, SinkUnavailable, TargetMissing
 from pipeline.ports import APPLIED, STALE, Outcome, Rejected, SinkRecord, Stored, Throttled, Write
 
+ID_BYTES = 512
+
 
 @dataclass(slots=True)
 class Entry:
@@ -136,6 +138,8 @@ class MemorySink:
             return Throttled(reason)
         if (reason := self.refuse(write)) is not None:
             return Rejected(reason)
+        if not 0 < len(write.id.encode("utf-8", "replace")) <= ID_BYTES:
+            return Rejected(f"The id has to be of 1 to {ID_BYTES} bytes.")
         try:
             document = None if write.document is None else _parsed(write.document, self._shape)
         except ValueError as error:
@@ -148,6 +152,7 @@ class MemorySink:
 
 
 def _parsed(text: str, shape: Shape | None) -> dict[str, Any]:
+    text.encode()  # a lone surrogate can't be sent to anyone
     document = json.loads(text, parse_constant=_no_constant)
     if not isinstance(document, dict):
         raise ValueError("it is no JSON object")
