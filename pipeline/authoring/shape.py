@@ -140,9 +140,13 @@ class Shape:
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
-@cache
 def shape_of(document: type[Document]) -> Shape:
     """Compile a Document class; raises BadShape with every contradiction found, one a line."""
+    return _compiled(document)
+
+
+@cache
+def _compiled(document: type[Document]) -> Shape:
     return _shape(document, ())
 
 

@@ -62,14 +62,18 @@ def out(*, wide: bool = True) -> Console:
 
     # In a pipe nothing is cut: it is there to be read by a program.
     width = 10_000 if wide and not sys.stdout.isatty() else None
-    return Console(highlight=False, markup=False, emoji=False, soft_wrap=width is not None, no_color=_plain(), width=width)
+    return Console(
+        highlight=False, markup=False, emoji=False, soft_wrap=width is not None, no_color=_plain(), width=width
+    )
 
 
 def err() -> Console:
     """The console of narration and progress, on stderr."""
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False, markup=False, emoji=False, no_color=_plain(), quiet=terminal.quiet, soft_wrap=True)
+    return Console(
+        stderr=True, highlight=False, markup=False, emoji=False, no_color=_plain(), quiet=terminal.quiet, soft_wrap=True
+    )
 
 
 def print_json(data: BaseModel | Sequence[BaseModel] | dict[str, Any]) -> None:

@@ -95,7 +95,8 @@ app = typer.Typer(cls=Commands, no_args_is_help=True, context_settings={"help_op
 @app.callback()
 def _root(
     env_file: Annotated[
-        Path | None, typer.Option("--env-file", exists=True, dir_okay=False, help="Read CDC_… variables from this file.")
+        Path | None,
+        typer.Option("--env-file", exists=True, dir_okay=False, help="Read CDC_… variables from this file."),
     ] = None,
     output: Annotated[
         Format, typer.Option("--output", "-o", envvar="CDC_OUTPUT", help="How data is written to stdout.")
