@@ -200,12 +200,12 @@ class Load:
         a, b = sorted((self._any_order(), self._any_order()))
         if a == b:
             return ()
-        number = self._random.randint(10, 1_000_000)
         db.execute(
-            "UPDATE shop.order_lines SET order_id = %s, line_no = %s WHERE order_id = %s AND line_no ="
+            "UPDATE shop.order_lines SET order_id = %s, line_no = coalesce((SELECT max(line_no) FROM shop.order_lines"
+            " WHERE order_id = %s), 0) + 1 WHERE order_id = %s AND line_no ="
             " (SELECT max(line_no) FROM shop.order_lines WHERE order_id = %s)"
             " AND EXISTS(SELECT 1 FROM shop.orders WHERE id = %s)",
-            (b, number, a, a, b),
+            (b, b, a, a, b),
         )
         self._charge(db, a, b)
         return a, b

@@ -86,7 +86,7 @@ class Applier:
         for statements in self.sql:
             self.db.execute(statements.create)
         self.marking = Marking(mirror)
-        self.log = 0
+        self.log = 1
         self.generation = 0
         self._floors: dict[int, tuple[int, int]] = {}
         for table in self.tables:

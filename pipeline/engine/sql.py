@@ -25,9 +25,12 @@ def listed(names: Iterable[str], prefix: str = "") -> str:
 
 
 def equal(left: str, left_names: Sequence[str], right: str, right_names: Sequence[str]) -> str:
-    """`l.a = r.b AND …`, pair by pair."""
+    """`l.a = +r.b AND …`, pair by pair; the left side is looked up in its index.
+
+    The plus takes the right column's affinity away: an INTEGER one would forbid an index on a column that has none.
+    """
     return " AND ".join(
-        f"{left}.{quoted(a)} = {right}.{quoted(b)}" for a, b in zip(left_names, right_names, strict=True)
+        f"{left}.{quoted(a)} = +{right}.{quoted(b)}" for a, b in zip(left_names, right_names, strict=True)
     )
 
 

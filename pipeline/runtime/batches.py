@@ -182,7 +182,7 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
         await self.wait_first(self.callback(message), self.suspend_flow.wait())
         self._read_offset[tp] = last.offset + 1
 
-    async def _wait_next_records(self, timeout: float) -> Any:
+    async def _wait_next_records(self, timeout: float) -> Any:  # noqa: ASYNC109 - Faust's signature
         """Stock sleeps a second when every partition has enough buffered; here room is waited for."""
         if not self.flow_active:
             await self.wait(self.can_resume_flow)

@@ -141,7 +141,7 @@ class Worker:
 
     async def _until_kafka(self) -> None:
         definition, backoff = self.wired.definition, Backoff(0.5)
-        topics = {topic: definition.partitions for topic in self.wired.inputs.topics}
+        topics = dict.fromkeys(self.wired.inputs.topics, definition.partitions)
         topics[definition.transaction_topic] = 1
         while not self.stopping.is_set():
             try:
