@@ -1,0 +1,210 @@
+"""Apply: create what the projections need in their sinks, and let readers see a first version."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from pipeline.authoring.projection import Projection, Target
+from pipeline.authoring.shape import shape_of
+from pipeline.errors import OperationError
+from pipeline.ports import Sink
+
+Opener = Callable[[Target, Projection[Any]], Sink]
+Action = Literal["create", "beside", "adopt", "unchanged", "refuse"]
+
+
+class _Report(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Step(_Report):
+    """What is done, or would be, for one target of one projection."""
+
+    projection: str
+    version: int
+    target: str
+    """`elasticsearch:orders`, the name readers use."""
+    action: Action
+    """`create` a first version, build `beside` the live one, `adopt` what is there, leave `unchanged`, `refuse`."""
+    reason: str
+
+
+class ApplyReport(_Report):
+    """What `apply` did, or would do."""
+
+    steps: tuple[Step, ...]
+    notes: tuple[str, ...] = ()
+    done: bool = False
+
+    @property
+    def refused(self) -> tuple[Step, ...]:
+        return tuple(step for step in self.steps if step.action == "refuse")
+
+    @property
+    def changes(self) -> bool:
+        return any(step.action in ("create", "beside", "adopt") for step in self.steps)
+
+
+@dataclass(frozen=True, slots=True)
+class CapturedBy:
+    """A connector as defined, and whether Connect runs it; None where nobody could be asked."""
+
+    name: str
+    tables: frozenset[str]
+    runs: bool | None
+
+
+class Applied:
+    """What was applied from this state directory: `applied.json`, one entry a projection version."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self.path = state_dir / "applied.json"
+
+    def read(self) -> dict[str, _Entry]:
+        try:
+            return _Entries.model_validate_json(self.path.read_bytes()).projections
+        except FileNotFoundError:
+            return {}
+        except ValidationError:
+            raise OperationError(
+                f"{self.path} is damaged; delete it and run `cdc apply` again: what is there will be adopted."
+            ) from None
+
+    def write(self, entries: Mapping[str, _Entry]) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = self.path.with_suffix(".new")
+        data = {"projections": {name: entries[name].model_dump() for name in sorted(entries)}}
+        fresh.write_text(json.dumps(data, indent=2) + "\n")
+        fresh.replace(self.path)
+
+
+class _Entry(_Report):
+    fingerprint: str
+    targets: tuple[str, ...]
+
+
+class _Entries(_Report):
+    projections: dict[str, _Entry] = {}
+
+
+async def plan(
+    projections: Sequence[Projection[Any]],
+    open_sink: Opener,
+    applied: Applied,
+    connectors: Sequence[CapturedBy] = (),
+) -> ApplyReport:
+    """Say what `apply` would do; changes nothing."""
+    entries = applied.read()
+    steps = [await _step(p, target, open_sink, entries) for p in projections for target in p.to]
+    return ApplyReport(steps=tuple(steps), notes=tuple(_notes(projections, connectors)))
+
+
+async def apply(
+    planned: ApplyReport, projections: Sequence[Projection[Any]], open_sink: Opener, applied: Applied
+) -> ApplyReport:
+    """Do what was planned; raises OperationError where a step was refused, before anything is changed."""
+    if planned.refused:
+        raise OperationError("; ".join(step.reason for step in planned.refused))
+    entries = applied.read()
+    actions = {(s.projection, s.version, s.target): s.action for s in planned.steps}
+    for projection in projections:
+        for target in projection.to:
+            action = actions.get((projection.name, projection.version, _named(target)), "unchanged")
+            if action != "unchanged":
+                await _prepare(projection, target, open_sink, first=action == "create")
+            before = entries.get(projection.id)
+            known = before.targets if before is not None else ()
+            entries[projection.id] = _Entry(
+                fingerprint=shape_of(projection.shape).fingerprint(),
+                targets=tuple(sorted({*known, _named(target)})),
+            )
+            applied.write(entries)
+    return planned.model_copy(update={"done": True})
+
+
+async def _prepare(projection: Projection[Any], target: Target, open_sink: Opener, *, first: bool) -> None:
+    sink = open_sink(target, projection)
+    try:
+        await sink.prepare()
+        if first:
+            await sink.switch()
+    finally:
+        await sink.close()
+
+
+async def _step(projection: Projection[Any], target: Target, open_sink: Opener, entries: Mapping[str, _Entry]) -> Step:
+    action, reason = await _decide(projection, target, open_sink, entries)
+    return Step(
+        projection=projection.name, version=projection.version, target=_named(target), action=action, reason=reason
+    )
+
+
+async def _decide(
+    projection: Projection[Any], target: Target, open_sink: Opener, entries: Mapping[str, _Entry]
+) -> tuple[Action, str]:
+    known = entries.get(projection.id)
+    if known is not None and known.fingerprint != shape_of(projection.shape).fingerprint():
+        return "refuse", (
+            f"{projection.name} was changed, and version {projection.version} of it is applied already: raise its "
+            f"version to {projection.version + 1} (projection(…, version={projection.version + 1}))"
+        )
+    if known is not None and _named(target) in known.targets:
+        return "unchanged", "applied already"
+    if await _claimed(projection, target, open_sink):
+        return "adopt", "it exists in the sink, applied from elsewhere; readers go on seeing what they see"
+    older = await _older(projection, target, open_sink, entries)
+    if older is not None:
+        return "beside", f"built beside version {older}, which readers go on seeing until the cut-over"
+    return "create", "new; readers see it at once"
+
+
+async def _older(
+    projection: Projection[Any], target: Target, open_sink: Opener, entries: Mapping[str, _Entry]
+) -> int | None:
+    """The newest earlier version that is there."""
+    for version in range(projection.version - 1, 0, -1):
+        earlier = replace(projection, version=version)
+        known = entries.get(earlier.id)
+        if known is not None and _named(target) in known.targets:
+            return version
+        if await _claimed(earlier, target, open_sink):
+            return version
+    return None
+
+
+async def _claimed(projection: Projection[Any], target: Target, open_sink: Opener) -> bool:
+    """Whether a worker has ever owned this version: its checkpoint record is in the sink."""
+    async with AsyncExitStack() as stack:
+        sink = open_sink(target, projection)
+        stack.push_async_callback(sink.close)
+        return await sink.record() is not None
+
+
+def _named(target: Target) -> str:
+    return f"{target.kind}:{target.name}"
+
+
+def _notes(projections: Sequence[Projection[Any]], connectors: Sequence[CapturedBy]) -> list[str]:
+    """What `cdc connector apply` has still to do, for a projection without changes shows nothing."""
+    notes: dict[str, None] = {}
+    for projection in projections:
+        tables = set(shape_of(projection.shape).columns())
+        best = max(connectors, key=lambda c: len(tables & c.tables), default=None)
+        missing = sorted(tables - best.tables) if best is not None else sorted(tables)
+        if missing:
+            into = (
+                f"connectors/debezium/{best.name}.toml" if best is not None else "a definition in connectors/debezium"
+            )
+            notes[f"{projection.name}: no connector captures {', '.join(missing)}: add to `tables` of {into}."] = None
+        elif best is not None and best.runs is False:
+            notes[f"Connector {best.name} is not applied: run `cdc connector apply {best.name}`."] = None
+        elif best is not None and best.runs is None:
+            notes[f"Connector {best.name} could not be asked for: see `cdc connector list`."] = None
+    return list(notes)
