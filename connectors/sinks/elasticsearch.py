@@ -226,13 +226,13 @@ class ElasticsearchSink:
                     self._client, self.name, "POST", f"/{_writer(self._index)}/_bulk", params=self._bulk, body=body
                 )
         except ApiError as error:
-            if error.meta.status not in (400, 413):
+            if error.meta.status not in (400, 413, 429):
                 raise self._failed(error) from None
             if len(chunk) == 1:
                 found[chunk[0]] = Rejected(f"{error.meta.status} {reason(error)} ({len(body)} bytes)")
                 return
         else:
-            found.update(zip(chunk, outcomes(answer, len(chunk), self.name), strict=True))
+            found.update(zip(chunk, outcomes(answer, len(chunk), len(body), self.name), strict=True))
             return
         for half in (chunk[: len(chunk) // 2], chunk[len(chunk) // 2 :]):
             await self._send(lines, half, found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from json.encoder import encode_basestring as quoted
 from typing import Any
@@ -11,6 +12,7 @@ from pipeline.ports import APPLIED, STALE, Outcome, Rejected, Throttled, Write
 
 # Whole words of the server; longer ones begin to quote the document.
 REASON_LIMIT = 400
+PRESSURE = re.compile(r"(coordinating|primary)_operation_bytes=(\d+), max_\w+_bytes=(\d+)")
 FILTER = "errors,items.*.status,items.*.error"
 
 
@@ -64,8 +66,18 @@ def split_bulk(sizes: Sequence[int], limit: int) -> Iterator[list[int]]:
         yield chunk
 
 
-def outcomes(answer: Mapping[str, Any], count: int, sink: str) -> list[Outcome]:
-    """One outcome per item of a bulk answer; raises where the answer concerns the whole target."""
+def oversized(reason: str, size: int) -> bool:
+    """Whether "no room now" is for ever: `size` bytes need more than the server has when it is idle."""
+    found = PRESSURE.search(reason)
+    if found is None:
+        return False
+    stage, operation, most = found.groups()
+    # On the primary the bytes of the request itself stand beside those of the operation.
+    return int(operation) + (size if stage == "primary" else 0) > int(most)
+
+
+def outcomes(answer: Mapping[str, Any], count: int, size: int, sink: str) -> list[Outcome]:
+    """One outcome per item of the answer to `size` bytes; raises where it concerns the whole target."""
     if len(answer["items"]) != count:
         raise SinkUnavailable(
             f"{sink}: the bulk answer has {len(answer['items'])} items for {count} writes; try again."
@@ -73,19 +85,20 @@ def outcomes(answer: Mapping[str, Any], count: int, sink: str) -> list[Outcome]:
     if not answer["errors"]:
         return [APPLIED] * count
     found: list[Outcome] = []
+    alone = size if count == 1 else 0
     for item in answer["items"]:
         (result,) = item.values()
         status = result["status"]
         if status == 409:
             found.append(STALE)
         elif "error" in result:
-            found.append(_outcome(status, result["error"], sink))
+            found.append(_outcome(status, result["error"], alone, sink))
         else:
             found.append(APPLIED)
     return found
 
 
-def _outcome(status: int, error: Mapping[str, Any], sink: str) -> Outcome:
+def _outcome(status: int, error: Mapping[str, Any], alone: int, sink: str) -> Outcome:
     kind = error.get("type", "")
     if kind == "index_not_found_exception":
         raise TargetMissing(f"{sink}: the index is missing: run `cdc apply`.")
@@ -95,6 +108,8 @@ def _outcome(status: int, error: Mapping[str, Any], sink: str) -> Outcome:
         return Throttled(words(error), retry_after=5.0)
     if status in (401, 403):
         raise SinkError(f"{sink}: not allowed to write ({words(error)}): give the user the index privilege `write`.")
+    if alone and status == 429 and oversized(words(error), alone):
+        return Rejected(f"{words(error)} ({alone} bytes)")
     # Of a server error nobody knows that the document is at fault.
     if status == 429 or status >= 500:
         return Throttled(words(error))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Any, cast
 
 import msgspec
@@ -19,7 +20,7 @@ from elastic_transport import (
 from elastic_transport.client_utils import DEFAULT, DefaultType
 from elasticsearch import ApiError, AsyncElasticsearch, UnsupportedProductError
 
-from connectors.sinks.elasticsearch_bulk import words
+from connectors.sinks.elasticsearch_bulk import oversized, words
 from pipeline.errors import SinkError, SinkUnavailable
 from pipeline.settings import ElasticsearchSettings
 
@@ -124,7 +125,7 @@ async def call(
         answer = await client.perform_request(method, path, params=params, headers=headers, body=body)
     except ApiError as error:
         status = error.meta.status
-        if status in AWAY:
+        if status in AWAY and not oversized(reason(error), 0):
             raise SinkUnavailable(f"{sink}: Elasticsearch answers {status} ({reason(error)}); try again.") from None
         if status in (401, 403):
             raise SinkError(
@@ -150,7 +151,7 @@ async def call(
 
 def reason(error: ApiError) -> str:
     """The server's words."""
-    body = error.body
+    body = error.body or HTTPStatus(error.meta.status).phrase
     return words(body["error"] if isinstance(body, dict) and "error" in body else body)
 
 

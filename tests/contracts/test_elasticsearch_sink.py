@@ -12,24 +12,22 @@ from typing import Annotated, Any
 from uuid import UUID
 
 import pytest
-from aiohttp import ClientSession, web
-from elasticsearch import AsyncElasticsearch
+from aiohttp import web
+from elasticsearch_lab import ElasticsearchServer, Front
 from pydantic import SecretStr
 from sink_contract import SECRET, SHAPE, Lab, Server, SinkContract, put, text
 
 from connectors.sinks import open_sink
-from connectors.sinks.elasticsearch import ElasticsearchSink, connect
+from connectors.sinks.elasticsearch import connect
 from connectors.sinks.elasticsearch_client import call
 from pipeline.authoring.documents import Document, Text, many
 from pipeline.authoring.projection import Projection, elasticsearch
-from pipeline.authoring.shape import Shape, shape_of
+from pipeline.authoring.shape import shape_of
 from pipeline.errors import SinkError, SinkUnavailable, TargetMissing
 from pipeline.ports import APPLIED, Rejected, Throttled, Write
 from pipeline.settings import ElasticsearchSettings, Endpoints, Settings
 
 pytestmark = pytest.mark.stack
-
-CHECKPOINTS = "t3-checkpoints"
 
 
 class Item(Document, source="shop.items"):
@@ -72,78 +70,6 @@ class More(Document, source="shop.orders"):
 
 class Other(Document, source="shop.orders"):
     id: str
-
-
-class ElasticsearchServer:
-    def __init__(self, url: str, alias: str) -> None:
-        self.url, self.alias = url, alias
-        self.client = connect(ElasticsearchSettings(), url)
-
-    def open(
-        self, projection: str, *, shape: Shape = SHAPE, bulk_bytes: int = 2_000_000, **options: object
-    ) -> ElasticsearchSink:
-        return self.sink(connect(ElasticsearchSettings(), self.url), projection, shape, bulk_bytes, options)
-
-    def unreachable(self, projection: str) -> ElasticsearchSink:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        own = ElasticsearchSettings(username="me", password=SecretStr(SECRET), request_timeout=2)
-        return self.sink(connect(own, f"http://127.0.0.1:{port}"), projection, SHAPE, 1_000_000, {})
-
-    def sink(
-        self, client: AsyncElasticsearch, projection: str, shape: Shape, bulk_bytes: int, options: dict[str, object]
-    ) -> ElasticsearchSink:
-        return ElasticsearchSink(
-            client=client,
-            alias=self.alias,
-            projection=projection,
-            shape=shape,
-            options={"replicas": 0, **options},
-            bulk_bytes=bulk_bytes,
-            checkpoints=CHECKPOINTS,
-        )
-
-    async def ask(self, method: str, path: str, **body: Any) -> Any:
-        return await call(self.client, "test", method, path, body=body or None)
-
-    async def lose(self, projection: str) -> None:
-        await self.ask("DELETE", f"/{projection}")
-
-    async def block(self, projection: str, on: bool) -> None:
-        await self.ask("PUT", f"/{projection}/_settings", **{"index.blocks.read_only_allow_delete": on or None})
-
-    async def visible(self) -> str | None:
-        path = f"/{self.alias}/_search?ignore_unavailable=true&q=_id:which"
-        hits = (await self.ask("GET", path))["hits"]["hits"]
-        assert len(hits) <= 1
-        return hits[0]["_source"]["note"] if hits else None
-
-    async def close(self) -> None:
-        await call(self.client, "test", "DELETE", f"/{CHECKPOINTS}", params={"ignore_unavailable": "true"})
-        await self.client.close()
-
-
-class Front:
-    """A proxy before the server that refuses large bodies, or everything."""
-
-    def __init__(self, behind: str) -> None:
-        self.behind, self.limit, self.answer, self.url = behind, 10_000, 0, ""
-        self.sizes: list[int] = []
-
-    async def handle(self, request: web.Request) -> web.Response:
-        body = await request.read()
-        self.sizes.append(len(body))
-        status = self.answer or (413 if len(body) > self.limit else 0)
-        if status:
-            return web.Response(status=status, text="<html>proxy</html>", content_type="text/html")
-        headers = {name: request.headers[name] for name in ("accept", "content-type") if name in request.headers}
-        async with (
-            ClientSession() as session,
-            session.request(request.method, self.behind + request.path_qs, data=body, headers=headers) as answer,
-        ):
-            kept = {name: answer.headers[name] for name in ("content-type", "x-elastic-product")}
-            return web.Response(status=answer.status, body=await answer.read(), headers=kept)
 
 
 @pytest.fixture
@@ -318,7 +244,7 @@ class TestElasticsearchSink(SinkContract):
     ) -> None:
         sink = await lab.prepared()
         record = await sink.claim("a", 0)
-        await own.lose(CHECKPOINTS)
+        await own.lose(own.checkpoints)
         for attempt in (sink.save(record), sink.claim("b", 0)):
             with pytest.raises(TargetMissing):
                 await attempt
@@ -379,6 +305,16 @@ class TestElasticsearchSink(SinkContract):
         assert isinstance(refused[0], Rejected)
         assert refused[0].reason.startswith("413")
         assert await sink.count() == 99
+
+    @pytest.mark.edge_case(49)
+    async def test_a_document_that_the_servers_memory_never_takes_is_rejected_and_not_throttled_for_ever(
+        self, lab: Lab
+    ) -> None:
+        sink = await lab.prepared()
+        writes = [Write("1", 1, text(note="n" * 100_000_000)), Write("2", 1, text())]
+        outcomes = await sink.write(writes, 0)
+        assert outcomes[1] == APPLIED
+        assert isinstance(outcomes[0], Rejected)
 
     @pytest.mark.edge_case(49)
     @pytest.mark.parametrize("status", [429, 502, 503, 504, 500, 401, 403, 200, 404])

@@ -172,7 +172,18 @@ def answer(status: int, kind: str | None = None, reason: str = "why") -> dict[st
     ],
 )
 def test_each_answer_of_the_server_is_one_outcome(status: int, kind: str | None, outcome: object) -> None:
-    assert outcomes(answer(status, kind), 1, "sink") == [outcome]
+    assert outcomes(answer(status, kind), 1, 100, "sink") == [outcome]
+
+
+@pytest.mark.edge_case(49)
+@pytest.mark.parametrize(
+    ("stage", "operation", "never"),
+    [("primary", 1000, True), ("primary", 850, True), ("primary", 700, False), ("coordinating", 850, False)],
+)
+def test_no_room_for_a_document_that_never_fits_is_a_rejection(stage: str, operation: int, never: bool) -> None:
+    reason = f"rejected [{stage}_operation_bytes={operation}, max_{stage}_bytes=900]"
+    (outcome,) = outcomes(answer(429, "es_rejected_execution_exception", reason), 1, 100, "sink")
+    assert isinstance(outcome, Rejected if never else Throttled)
 
 
 @pytest.mark.parametrize(
@@ -185,12 +196,12 @@ def test_each_answer_of_the_server_is_one_outcome(status: int, kind: str | None,
 )
 def test_what_concerns_the_whole_index_is_raised(status: int, kind: str, error: type[SinkError]) -> None:
     with pytest.raises(error, match="sink"):
-        outcomes(answer(status, kind), 1, "sink")
+        outcomes(answer(status, kind), 1, 100, "sink")
 
 
 def test_an_answer_with_too_few_items_is_not_trusted() -> None:
     with pytest.raises(SinkUnavailable, match="0 items for 1 writes"):
-        outcomes({"errors": False, "items": []}, 1, "sink")
+        outcomes({"errors": False, "items": []}, 1, 100, "sink")
 
 
 def test_words_follow_the_causes_and_leave_the_document_out() -> None:
