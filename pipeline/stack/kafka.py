@@ -55,6 +55,9 @@ def _configuration(site: Site) -> str:
             "inter.broker.listener.name": "PLAINTEXT",
             "log.dirs": site.directory(NAME) / "data",
             "auto.create.topics.enable": "false",
+            # After a crash the node waits until its former self has timed out.
+            "broker.session.timeout.ms": 5000,
+            "broker.heartbeat.interval.ms": 1000,
             "num.network.threads": 2,
             "num.io.threads": 4,
             "offsets.topic.replication.factor": 1,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 from urllib.parse import quote
 
 import psycopg
@@ -32,6 +33,7 @@ def prepare(site: Site) -> Command:
     port = site.free_port(NAME)
     if not (folder / "made").exists():
         _make_cluster(site)
+    _forget_zombie(data)
     settings = {
         "listen_addresses": "127.0.0.1",
         "port": port,
@@ -47,6 +49,17 @@ def prepare(site: Site) -> Command:
     }
     options = [part for key, value in settings.items() for part in ("-c", f"{key}={value}")]
     return Command([str(artefacts.place(NAME) / "bin" / "postgres"), "-D", str(data), *options], cwd=folder)
+
+
+def _forget_zombie(data: Path) -> None:
+    """Remove the lock of a dead postmaster whose pid is still taken: Postgres would think that it runs."""
+    lock = data / "postmaster.pid"
+    try:
+        pid = int(lock.read_text("ascii").partition("\n")[0])
+    except (FileNotFoundError, ValueError):
+        return
+    if processes.is_zombie(pid):
+        lock.unlink()
 
 
 def _make_cluster(site: Site) -> None:

@@ -102,12 +102,26 @@ def _started(pid: int) -> str | None:
     if entry is not None:
         state, _, ticks = entry
         boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
-        return None if state in "ZX" else f"{boot} {ticks}"
+        return None if state in "ZX" and not _has_threads(pid) else f"{boot} {ticks}"
     if Path("/proc/self/stat").exists():
         return None
     listed = subprocess.run(["ps", "-o", "stat=,lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
     state, _, begun = listed.stdout.strip().partition(" ")
     return begun.strip() if begun and not state.startswith("Z") else None
+
+
+def is_zombie(pid: int) -> bool:
+    """Whether a dead process still has its pid, because its parent has not asked how it ended."""
+    entry = _stat(pid)
+    return entry is not None and entry[0] in "ZX" and not _has_threads(pid)
+
+
+def _has_threads(pid: int) -> bool:
+    """Whether a process whose first thread has ended is still being taken apart: till then it keeps its ports."""
+    try:
+        return len(list(Path(f"/proc/{pid}/task").iterdir())) > 1
+    except OSError:
+        return False
 
 
 def _stat(pid: int) -> tuple[str, int, str] | None:

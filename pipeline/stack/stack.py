@@ -94,7 +94,8 @@ def start_service(settings: Settings, name: str, progress: Console | None = None
     """Start one service again, on the port and data it had."""
     service = _service(settings, name)
     with _os_errors(), _site_lock(settings) as site:
-        if processes.running(site.pidfile(name)) is None and not is_free(site.port(name)):
+        gone = processes.running(site.pidfile(name)) is None
+        if gone and not processes.wait_until(lambda: is_free(site.port(name)), 5.0):
             raise StackError(
                 f"Port {site.port(name)} of {name} is taken by another program: `cdc stack down`, then `up`."
             )
