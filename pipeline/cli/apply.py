@@ -13,7 +13,7 @@ from connectors.sources.debezium import load_definitions
 from pipeline.authoring.discovery import discover
 from pipeline.authoring.projection import Projection, Target
 from pipeline.authoring.shape import shape_of
-from pipeline.cli.output import As, DryRun, Yes, as_json, confirm, err, print_json, print_table, settings
+from pipeline.cli.output import As, DryRun, Yes, as_json, confirm, err, load_settings, print_json, print_table
 from pipeline.errors import CdcError
 from pipeline.operations import apply as operation
 from pipeline.operations.apply import Applied, ApplyReport, CapturedBy
@@ -25,7 +25,7 @@ SIGNS = {"create": "+", "beside": "~", "adopt": "~", "unchanged": "=", "refuse":
 
 def apply(dry_run: DryRun = False, yes: Yes = False, output: As = None) -> None:
     """Create what the projections need in their sinks; a first version is shown to readers at once."""
-    own = settings()
+    own = load_settings()
     projections, applied = discover(own.projections), Applied(own.state_dir)
 
     def opened(target: Target, projection: Projection[Any]) -> Sink:

@@ -9,7 +9,7 @@ import typer
 from pipeline.authoring.catalog import Catalog, did_you_mean
 from pipeline.authoring.discovery import Found, look
 from pipeline.authoring.projection import Projection
-from pipeline.cli.output import As, as_json, err, out, print_json, settings
+from pipeline.cli.output import As, as_json, err, load_settings, out, print_json
 from pipeline.errors import DefinitionError, SettingsError, SourceError
 from pipeline.operations.check import CheckReport
 from pipeline.operations.check import check as checked
@@ -31,7 +31,7 @@ def check(
     from connectors.sources.debezium import load_definitions
     from pipeline.cli.sinks import RULES
 
-    own = settings()
+    own = load_settings()
     found = look(own.projections)
     chosen = _chosen(found, names or [])
     live = None if offline else _live(own)

@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from pipeline.cli.output import As, as_json, print_json, print_table, settings
+from pipeline.cli.output import As, as_json, load_settings, print_json, print_table
 
 app = typer.Typer(no_args_is_help=True, help="The settings in force.")
 
@@ -20,7 +20,7 @@ def _group() -> None:
 @app.command()
 def show(output: As = None) -> None:
     """Every setting with its value; secrets are masked."""
-    shown = settings().shown()
+    shown = load_settings().shown()
     if as_json(output):
         print_json(shown)
     else:

@@ -44,7 +44,7 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done,
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 
-def settings() -> Settings:
+def load_settings() -> Settings:
     """The settings, with the variables of --env-file."""
     from pipeline.settings import load
 

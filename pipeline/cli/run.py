@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.output import settings
+from pipeline.cli.output import load_settings
 
 
 def run(
@@ -17,11 +17,11 @@ def run(
     """Run a worker process for each projection, and start again the ones that stop; ctrl-C ends all."""
     from pipeline.runtime import supervisor
 
-    raise typer.Exit(supervisor.run(settings(), list(projections or ())))
+    raise typer.Exit(supervisor.run(load_settings(), list(projections or ())))
 
 
 def worker(name: Annotated[str, typer.Argument(help="The projection.")]) -> None:
     """Run the worker of one projection in this process."""
     from pipeline.runtime import worker as workers
 
-    raise typer.Exit(workers.run(settings(), name))
+    raise typer.Exit(workers.run(load_settings(), name))

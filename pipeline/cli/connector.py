@@ -1,0 +1,242 @@
+"""`cdc connector`: the Debezium connectors, from their definitions in git to what Connect runs."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated
+
+import typer
+from pydantic import BaseModel, ConfigDict
+from rich.table import Table
+
+from connectors.sources import lifecycle, postgres
+from connectors.sources.connect import ConnectorStatus
+from connectors.sources.debezium import ConnectorDefinition, load_definition, load_definitions
+from pipeline.cli.output import As, DryRun, Format, Yes, as_json, confirm, err, load_settings, out
+from pipeline.errors import SourceError
+from pipeline.settings import Settings
+from pipeline.stack.connect import secrets_file
+
+UNHEALTHY = 4
+app = typer.Typer(no_args_is_help=True, help="Debezium's connectors: what they read, and whether they do.")
+
+
+Name = Annotated[str, typer.Argument(help="The connector's name, as in its definition.")]
+
+
+class ConnectorLine(BaseModel):
+    """One connector: its definition, what Connect says, and the source's slot."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    state: str
+    tables: tuple[str, ...] = ()
+    tasks: tuple[str, ...] = ()
+    slot: str | None = None
+    slot_active: bool | None = None
+    behind_bytes: int | None = None
+    kept_bytes: int | None = None
+    reason: str | None = None
+
+
+@app.command("list")
+def list_(output: As = None) -> None:
+    """Every connector defined here or known to Connect."""
+    settings = load_settings()
+    defined = load_definitions(settings.connectors)
+    running = asyncio.run(lifecycle.statuses(connect_url=settings.connect_url()))
+    lines = [_line(settings, name, defined.get(name), running.get(name)) for name in sorted({*defined, *running})]
+    _print(lines, output)
+
+
+@app.command()
+def show(name: Name) -> None:
+    """The configuration that Connect gets from the definition, as JSON."""
+    settings = load_settings()
+    config = _definition(settings, name).config(settings.source_dsn(), _password(settings))
+    out().print_json(data={key: lifecycle.masked(key, value) for key, value in config.items()})
+
+
+@app.command()
+def apply(name: Name, dry_run: DryRun = False, yes: Yes = False, output: As = None) -> None:
+    """Make Connect run the definition, and wait until it does; nothing changes where it already does."""
+    settings = load_settings()
+    definition, password = _definition(settings, name), _password(settings)
+    url, dsn = settings.connect_url(), settings.source_dsn()
+    plan = asyncio.run(lifecycle.plan(definition, connect_url=url, source_dsn=dsn, password=password))
+    if dry_run or (plan.outcome == "updated" and not yes):
+        _print_plan(plan, output, asking=not dry_run)
+    if dry_run:
+        return
+    if plan.outcome == "updated":
+        confirm(f"Change connector {name}?", yes)
+    with err().status(f"Applying connector {name} …"):
+        done = asyncio.run(lifecycle.apply(definition, connect_url=url, source_dsn=dsn, password=password))
+    _print_applied(done, output)
+
+
+@app.command()
+def status(name: Name, output: As = None) -> None:
+    """The connector, its tasks and its slot; exit code 4 where one has failed."""
+    settings = load_settings()
+    found = asyncio.run(lifecycle.status(name, connect_url=settings.connect_url()))
+    _print([_line(settings, name, load_definitions(settings.connectors).get(name), found)], output)
+    if found.failed:
+        err().print(f"Connector {name} has failed: {found.reason}", markup=False, style="red")
+        raise typer.Exit(UNHEALTHY)
+
+
+@app.command()
+def restart(name: Name, dry_run: DryRun = False, yes: Yes = False) -> None:
+    """Start the connector and its tasks again; events since its last confirmed position come twice."""
+    settings = load_settings()
+    if _go(f"restart connector {name}", dry_run, yes):
+        with err().status(f"Restarting connector {name} …"):
+            done = asyncio.run(lifecycle.restart(name, connect_url=settings.connect_url(), dsn=_dsn(settings)))
+        out().print(f"{name} {done.state.lower()}")
+
+
+@app.command()
+def pause(name: Name, dry_run: DryRun = False, yes: Yes = False) -> None:
+    """Stop reading the source; it keeps its log on disk until `resume`."""
+    settings = load_settings()
+    if _go(f"pause connector {name} (the source keeps its log meanwhile)", dry_run, yes):
+        done = asyncio.run(lifecycle.pause(name, connect_url=settings.connect_url()))
+        out().print(f"{name} {done.state.lower()}")
+
+
+@app.command()
+def resume(name: Name, dry_run: DryRun = False) -> None:
+    """Go on reading where `pause` stopped."""
+    settings = load_settings()
+    if _go(f"resume connector {name}", dry_run, yes=True):
+        done = asyncio.run(lifecycle.resume(name, connect_url=settings.connect_url()))
+        out().print(f"{name} {done.state.lower()}")
+
+
+@app.command()
+def delete(
+    name: Name,
+    drop: Annotated[bool, typer.Option("--drop-slot", help="Drop its slot and publication in the source too.")] = False,
+    dry_run: DryRun = False,
+    yes: Yes = False,
+) -> None:
+    """Remove the connector from Connect; its topics stay. Without --drop-slot the source goes on keeping its log."""
+    settings = load_settings()
+    what = f"delete connector {name}" + (" and drop its slot and publication" if drop else "")
+    if not _go(what, dry_run, yes):
+        return
+    definition = _definition(settings, name) if drop else None
+    dsn = settings.source_dsn() if drop else None
+    done = asyncio.run(
+        lifecycle.delete(name, connect_url=settings.connect_url(), definition=definition, source_dsn=dsn)
+    )
+    removed = [part for part in ("connector", "slot", "publication") if getattr(done, part)]
+    out().print(f"{name} deleted: {', '.join(removed)}" if removed else f"{name}: there was nothing to delete")
+
+
+def _definition(settings: Settings, name: str) -> ConnectorDefinition:
+    defined = load_definitions(settings.connectors)
+    return defined[name] if name in defined else load_definition(settings.connectors / f"{name}.toml")
+
+
+def _password(settings: Settings) -> str | None:
+    """The reference to the source's password; a definition's own wins over it."""
+    return f"${{file:{secrets_file(settings)}:source.password}}" if settings.endpoints() is not None else None
+
+
+def _dsn(settings: Settings) -> str:
+    return settings.source_dsn() if settings.source.dsn is not None or settings.endpoints() is not None else ""
+
+
+def _line(
+    settings: Settings, name: str, definition: ConnectorDefinition | None, status: ConnectorStatus | None
+) -> ConnectorLine:
+    slot = None
+    if definition is not None and (dsn := _dsn(settings)):
+        try:
+            slot = postgres.slot(definition.dsn(dsn), definition.slot)
+        except SourceError as error:
+            err().print(str(error), markup=False, style="yellow")
+    return ConnectorLine(
+        name=name,
+        state="not applied" if status is None else status.state.lower(),
+        tables=() if definition is None else definition.tables,
+        tasks=() if status is None else tuple(task.state.lower() for task in status.tasks),
+        slot=None if definition is None else definition.slot,
+        slot_active=None if slot is None else slot.active,
+        behind_bytes=None if slot is None else slot.behind_bytes,
+        kept_bytes=None if slot is None else slot.kept_bytes,
+        reason=None if status is None else status.reason,
+    )
+
+
+def _print(lines: list[ConnectorLine], output: Format | None) -> None:
+    if as_json(output):
+        out().print_json(data=[line.model_dump(mode="json") for line in lines])
+        return
+    table = Table("CONNECTOR", "STATE", "TASKS", "TABLES", "SLOT", "BEHIND", "LOG KEPT", box=None, pad_edge=False)
+    for line in lines:
+        reads = {None: "", True: ", read", False: ", not read"}[line.slot_active]
+        table.add_row(
+            line.name,
+            line.state,
+            ", ".join(line.tasks),
+            str(len(line.tables)),
+            f"{line.slot or ''}{reads}",
+            _size(line.behind_bytes),
+            _size(line.kept_bytes),
+        )
+    out().print(table)
+
+
+def _print_plan(plan: lifecycle.ConnectorPlan, output: Format | None, *, asking: bool) -> None:
+    if as_json(output) and not asking:
+        out().print_json(plan.model_dump_json())
+        return
+    to = err() if asking else out()
+    to.print(f"{plan.name}: {_would(plan.outcome)}")
+    for change in plan.changes:
+        if change.before is not None:
+            to.print(f"  - {change.key} = {change.before}", markup=False, highlight=False, soft_wrap=True)
+        if change.after is not None:
+            to.print(f"  + {change.key} = {change.after}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _print_applied(done: lifecycle.ConnectorApplied, output: Format | None) -> None:
+    for table in done.created_tables:
+        err().print(f"Created {table} in the source.")
+    if done.restarted:
+        err().print(f"Connector {done.name} had failed: started again.")
+    for warning in done.warnings:
+        err().print(warning, markup=False, style="yellow")
+    if done.added_tables:
+        err().print(f"Newly captured: {', '.join(done.added_tables)}; their old rows come with `cdc backfill TABLE`.")
+    if as_json(output):
+        out().print_json(done.model_dump_json())
+    else:
+        out().print(f"{done.name} {done.outcome}, {done.status.state.lower()}")
+
+
+def _would(outcome: lifecycle.Outcome) -> str:
+    return {"created": "would be created", "updated": "would be updated", "unchanged": "no change"}[outcome]
+
+
+def _go(what: str, dry_run: bool, yes: bool) -> bool:
+    if dry_run:
+        err().print(f"Would {what}.")
+        return False
+    confirm(f"{what[0].upper()}{what[1:]}?", yes)
+    return True
+
+
+def _size(count: int | None) -> str:
+    if count is None:
+        return ""
+    size, unit = float(count), "B"
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if abs(size) < 1000 or unit == "TB":
+            break
+        size /= 1000
+    return f"{size:.0f} {unit}"
