@@ -52,6 +52,8 @@ class ConnectorApplied(ConnectorPlan):
     """It had failed before, and was started again."""
     added_tables: tuple[str, ...] = ()
     """Newly captured by an update: their old rows come only with a backfill."""
+    warnings: tuple[str, ...] = ()
+    """What will go wrong with the tables as they are, and the SQL that mends it."""
 
 
 class ConnectorDeleted(_Report):
@@ -88,7 +90,8 @@ async def apply(
     wanted, dsn = definition.config(source_dsn, password), definition.dsn(source_dsn)
     async with connect(connect_url) as client:
         now = await client.config(definition.name)
-        check_tables(definition, await asyncio.to_thread(postgres.read_catalog, dsn, tables=definition.tables))
+        catalog = await asyncio.to_thread(postgres.read_catalog, dsn, tables=definition.tables)
+        check_tables(definition, catalog)
         created = await asyncio.to_thread(
             postgres.prepare,
             dsn,
@@ -110,6 +113,7 @@ async def apply(
         created_tables=tuple(created),
         restarted=restarted,
         added_tables=_added(definition, now) if planned.outcome == "updated" else (),
+        warnings=warnings(catalog),
     )
 
 
@@ -122,6 +126,16 @@ def check_tables(definition: ConnectorDefinition, catalog: Catalog) -> None:
                 f"Connector {definition.name}: the source has no table {name}; create it, or take it out of `tables`."
             )
         _check_identity(definition.name, table)
+
+
+def warnings(catalog: Catalog) -> tuple[str, ...]:
+    """Columns whose long values an update may lose: Debezium can't say UNCHANGED for their types."""
+    return tuple(
+        f"{table.name}: {', '.join(silent)} would become null when an update leaves long values alone;"
+        f" run: ALTER TABLE {table.name} REPLICA IDENTITY FULL;"
+        for table in catalog.tables.values()
+        if (silent := table.silent_columns())
+    )
 
 
 async def status(name: str, *, connect_url: str) -> ConnectorStatus:
@@ -208,6 +222,11 @@ def _check_identity(connector: str, table: Table) -> None:
         raise NoReplicaIdentity(
             f"Connector {connector}: {table.name} has REPLICA IDENTITY NOTHING, so once published its UPDATEs"
             f" would fail; run: ALTER TABLE {table.name} REPLICA IDENTITY DEFAULT;"
+        )
+    if table.replica_identity == "index":
+        raise NoReplicaIdentity(
+            f"Connector {connector}: {table.name} has REPLICA IDENTITY USING INDEX, so its deletes would come without"
+            f" their key; run: ALTER TABLE {table.name} REPLICA IDENTITY DEFAULT; (or FULL)"
         )
     if not table.primary_key and table.replica_identity == "default":
         raise NoPrimaryKey(

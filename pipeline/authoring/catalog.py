@@ -14,6 +14,10 @@ from pipeline.errors import SettingsError, UnknownColumn, UnknownTable
 
 ReplicaIdentity = Literal["default", "full", "index", "nothing"]
 
+SAYS_UNCHANGED = ("text", "character varying", "bigint", "integer", "json", "jsonb", "bytea", "uuid")
+"""Item types of arrays for which Debezium can say UNCHANGED; for all others it sends null."""
+NEVER_SAYS_UNCHANGED = ("bit varying", "bit", "line", "lseg", "box", "path", "polygon", "circle")
+
 
 class _Entry(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -35,6 +39,15 @@ class Column(_Entry):
     base: str | None = None
     """What a named type is made of: `enum`, `composite`, `range`, or a domain's base type."""
 
+    @property
+    def unchanged_is_null(self) -> bool:
+        """Whether UNCHANGED comes as null, so that only REPLICA IDENTITY FULL keeps the column right."""
+        if not self.toastable or self.generated:
+            return False
+        if self.type.endswith("[]"):
+            return self.type.removesuffix("[]").partition("(")[0] not in SAYS_UNCHANGED
+        return (self.base or self.type).partition("(")[0] in NEVER_SAYS_UNCHANGED
+
 
 class Table(_Entry):
     """One source table; a partitioned one stands for all its partitions."""
@@ -54,6 +67,12 @@ class Table(_Entry):
                 return column
         names = [column.name for column in self.columns]
         raise UnknownColumn(f"{self.name} has no column {name!r}{did_you_mean(name, names)}")
+
+    def silent_columns(self) -> tuple[str, ...]:
+        """The columns that an update which leaves them alone would set to null: see Column.unchanged_is_null."""
+        if self.replica_identity == "full":
+            return ()
+        return tuple(column.name for column in self.columns if column.unchanged_is_null)
 
     def indexed(self, columns: Iterable[str]) -> bool:
         """Whether an index finds rows by exactly these columns (its first ones, in any order)."""
@@ -76,10 +95,6 @@ class Catalog(_Entry):
             return self.tables[name]
         except KeyError:
             raise UnknownTable(f"The catalog has no table {name!r}{did_you_mean(name, self.tables)}") from None
-
-    def merged(self, newer: Catalog) -> Catalog:
-        """This catalog with the tables of a newer one in their place."""
-        return Catalog.of({**self.tables, **newer.tables}.values())
 
     def text(self) -> str:
         """The lock file: sorted, one column a line, so that a diff shows what changed in the source."""
