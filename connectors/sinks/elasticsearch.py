@@ -20,6 +20,7 @@ from pipeline.ports import Outcome, Rejected, SinkRecord, Stored, Write
 __all__ = ["ElasticsearchSink", "connect", "mapping", "split_bulk"]
 
 CHECKPOINTS = "cdc-checkpoints"
+CHECKPOINT_SETTINGS = {"number_of_shards": 1, "auto_expand_replicas": "0-1"}
 CHECKPOINT_MAPPING = {"dynamic": False, "properties": {"epoch": {"type": "long"}, "owner": {"type": "keyword"}}}
 RECORD = tuple(field.name for field in fields(SinkRecord))
 # Attempts at a compare-and-set: each lost one means that another worker won.
@@ -57,7 +58,7 @@ class ElasticsearchSink:
         return f"elasticsearch:{self._index}"
 
     async def prepare(self) -> None:
-        await self._create(self._checkpoints, {"number_of_shards": 1}, CHECKPOINT_MAPPING)
+        await self._create(self._checkpoints, CHECKPOINT_SETTINGS, CHECKPOINT_MAPPING)
         wanted = mapping(self._shape, self._options)
         index = settings(self._shape, self._options, gc_deletes=self._gc_deletes)
         if not await self._create(self._index, index, wanted):
