@@ -135,10 +135,7 @@ class Flusher:
         assert self._record is not None
         outcomes: list[Outcome] | None = None
         try:
-            if taken.writes:
-                outcomes = list(await self.sink.write(taken.writes, self._record.epoch))
-            else:
-                outcomes = []
+            outcomes = list(await self.sink.write(taken.writes, self._record.epoch)) if taken.writes else []
             self._succeeded()
             self._tell(outcomes)
         except SinkError as error:  # away, or missing: what is dirty stays dirty

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from pipeline.authoring.discovery import discover, find
 from pipeline.authoring.projection import Projection
@@ -79,8 +79,7 @@ class Child:
 
 def run(settings: Settings, names: Sequence[str] = (), *, global_options: Sequence[str] = ()) -> int:
     """`cdc run`: all projections, or the named ones, until SIGTERM or SIGINT."""
-    chosen: list[Projection[object]]
-    chosen = [find(settings, name) for name in names] if names else discover(settings.projections)
+    chosen: list[Projection[Any]] = [find(settings, name) for name in names] if names else discover(settings.projections)
     children = [Child(p.id, [*global_options, "worker", p.name]) for p in chosen]
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

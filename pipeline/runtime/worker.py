@@ -223,6 +223,8 @@ class Worker:
             topic_allow_declare=False,
             table_standby_replicas=0,
             processing_guarantee="at_least_once",
+            # a restarted worker takes its predecessor's place at once, instead of after the session's timeout
+            consumer_group_instance_id=f"{self.id}@{os.uname().nodename}{self.settings.state_dir.resolve()}",
             consumer_auto_offset_reset="none",
             consumer_max_fetch_size=2 << 20,
             consumer_metadata_max_age_ms=30_000,

@@ -1,0 +1,54 @@
+"""`cdc status`: one line a projection, and what needs attention."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated
+
+import typer
+
+from pipeline.authoring.discovery import discover, find
+from pipeline.cli.output import As, as_json, err, load_settings, print_json, print_table
+from pipeline.operations.status import ProjectionStatus, StatusReport
+from pipeline.operations.status import status as read
+
+COLUMNS = ("PROJECTION", "VERSION", "STATE", "DOCUMENTS", "BEHIND", "DIRTY", "QUARANTINED", "DEAD LETTERS")
+
+
+def status(
+    projections: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME]…", help="Only these.", show_default=False)
+    ] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Say it again every second, until ctrl-C.")] = False,
+    fail_behind: Annotated[float, typer.Option(help="Seconds behind that need attention.")] = 30.0,
+    output: As = None,
+) -> None:
+    """How far each projection is, and what holds it up; exit code 4 where something needs attention."""
+    own = load_settings()
+    chosen = [find(own, name) for name in projections] if projections else discover(own.projections)
+    while True:
+        report = read(own, chosen, fail_behind=fail_behind)
+        _print(report, as_json(output))
+        if not watch:
+            break
+        time.sleep(1)
+    if not report.healthy:
+        raise typer.Exit(4)
+
+
+def _print(report: StatusReport, json: bool) -> None:
+    if json:
+        print_json(report)
+        return
+    print_table(COLUMNS, [_line(p) for p in report.projections])
+    for projection in report.projections:
+        for line in projection.attention:
+            err().print(line, style="yellow")
+
+
+def _line(p: ProjectionStatus) -> tuple[str, ...]:
+    behind = "-" if p.behind is None else f"{p.behind:.1f} s"
+    return (
+        p.name, str(p.version), p.state, f"{p.documents:,}", behind, f"{p.dirty:,}", f"{p.quarantined:,}",
+        f"{p.dead_letters:,}",
+    )  # fmt: skip

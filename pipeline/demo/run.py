@@ -1,0 +1,199 @@
+"""The demo: the whole way on the real services, by the commands that a user would type."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+from rich.console import Console
+
+from pipeline.demo import shop, truth
+from pipeline.demo.sampler import Sampler
+from pipeline.errors import OperationError
+from pipeline.operations.status import StatusReport
+from pipeline.settings import Endpoints, Settings, load
+from pipeline.stack import stack
+
+ALIASES = {"orders": truth.ORDERS, "customers": truth.CUSTOMERS}
+
+
+@dataclass
+class Demo:
+    """One run: `say` narrates to stderr; `environment` is what every command of it runs with."""
+
+    settings: Settings
+    say: Console
+    orders: int
+    environment: dict[str, str]
+    workers: subprocess.Popen[bytes] | None = None
+    summary: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def up(self) -> Endpoints:
+        endpoints = self.settings.endpoints()
+        assert endpoints is not None
+        return endpoints
+
+    def cdc(self, *arguments: str) -> str:
+        """Run a command and return what it printed; what it narrates is shown."""
+        self.say.print(f"[bold]$ cdc {' '.join(arguments)}[/bold]")
+        done = subprocess.run(
+            [sys.executable, "-m", "pipeline.cli", *arguments], env=self.environment, stdout=subprocess.PIPE, text=True
+        )
+        if done.returncode not in (0, 4):
+            raise OperationError(f"cdc {' '.join(arguments)} ended with {done.returncode}.\n{done.stdout}")
+        return done.stdout
+
+    # ---- the steps ----------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Stack, shop, connector, read models, workers."""
+        began = time.monotonic()
+        self.say.print("[bold]$ cdc stack up[/bold]")
+        stack.up(self.settings, self.say)
+        self.summary["stack_seconds"] = round(time.monotonic() - began, 1)
+        self.say.print(f"A shop of {self.orders:,} orders is written to Postgres …")
+        shop.create(self.up.postgres)
+        shop.seed(
+            self.up.postgres,
+            customers=max(10, self.orders // 5), products=max(10, self.orders // 50), orders=self.orders,
+        )  # fmt: skip
+        self.cdc("tables", "pull")
+        self.cdc("check")
+        began = time.monotonic()
+        self.cdc("connector", "apply", "shop", "--yes")
+        self.cdc("apply", "--yes")
+        self.start_workers()
+        self.wait_for(truth.position(self.up.postgres), 300)
+        seconds = time.monotonic() - began
+        rows = self.orders + max(10, self.orders // 5) + max(10, self.orders // 50) + 3 * self.orders
+        documents = self.orders + max(10, self.orders // 5)
+        self.summary |= {
+            "first_sync_seconds": round(seconds, 1),
+            "first_sync_documents_per_second": round(documents / seconds),
+            "events_per_second": round(rows / seconds),
+        }
+        self.say.print(f"{documents:,} documents from {rows:,} rows are in Elasticsearch after {seconds:.1f} s.")
+
+    def start_workers(self) -> None:
+        log = self.settings.state_dir / "workers.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        self.say.print(f"[bold]$ cdc run[/bold]   (its log: {log})")
+        with log.open("ab") as out:
+            self.workers = subprocess.Popen(
+                [sys.executable, "-m", "pipeline.cli", "run"], env=self.environment, stdout=out, stderr=out
+            )
+
+    def status(self) -> StatusReport:
+        done = subprocess.run(
+            [sys.executable, "-m", "pipeline.cli", "status", "-o", "json"],
+            env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False,
+        )  # fmt: skip
+        return StatusReport.model_validate_json(done.stdout)
+
+    def wait_for(self, lsn: int, seconds: float) -> None:
+        """Until every read model's watermark, as stored with it, has passed this position of the source."""
+        deadline = time.monotonic() + seconds
+        reached: dict[str, int] = {}
+        while time.monotonic() < deadline:
+            reached = {alias: self._watermark(alias) for alias in ALIASES}
+            if min(reached.values()) >= lsn:
+                return
+            if self.workers is not None and self.workers.poll() is not None:
+                break
+            time.sleep(0.1)
+        log = self.settings.state_dir / "workers.log"
+        tail = "\n".join(log.read_text(errors="replace").splitlines()[-30:]) if log.exists() else ""
+        raise OperationError(f"The read models did not reach {lsn} in {seconds:.0f} s, but {reached}.\n{tail}")
+
+    def _watermark(self, alias: str) -> int:
+        try:
+            found = httpx.get(f"{self.up.elasticsearch}/cdc-checkpoints/_doc/{alias}-v1", timeout=10)
+        except httpx.HTTPError:
+            return -1
+        if found.status_code != 200:
+            return -1
+        marks = found.json()["_source"].get("watermark") or {}
+        return int(marks.get("shop", {}).get("lsn", -1))
+
+    def kill_a_worker(self) -> int:
+        """`kill -9` of the orders' worker, as the machine would."""
+        status = json.loads((self.settings.state_dir / "workers" / "orders-v1.json").read_text())
+        os.kill(status["pid"], signal.SIGKILL)
+        self.say.print(f"[red]kill -9 {status['pid']}[/red] (the orders' worker)")
+        return int(status["pid"])
+
+    def compare(self) -> bool:
+        """Every document of every read model with SQL over the source; what differs goes to the summary."""
+        totals = {"documents": 0, "missing": 0, "stale": 0, "extra": 0, "broken_invariants": 0}
+        for alias, query in ALIASES.items():
+            found = truth.compare(self.up.postgres, self.up.elasticsearch, alias, query)
+            for name, n in found.counts().items():
+                totals[name] += n
+            if not found.none:
+                self.summary[f"{alias}_differ"] = (found.missing + found.stale + found.extra + found.broken)[:10]
+        self.summary |= totals
+        return not any(n for name, n in totals.items() if name != "documents")
+
+    def stop(self) -> None:
+        if self.workers is not None and self.workers.poll() is None:
+            self.workers.terminate()
+            try:
+                self.workers.wait(40)
+            except subprocess.TimeoutExpired:
+                self.workers.kill()
+
+
+@contextmanager
+def prepared(say: Console, orders: int, *, own_state: bool) -> Iterator[Demo]:
+    """A demo with its state folder; at the end nothing of it runs (a stack that was up before stays up)."""
+    with ExitStack() as undo:
+        environment = dict(os.environ)
+        if own_state:
+            folder = Path(
+                undo.enter_context(tempfile.TemporaryDirectory(prefix="cdc-demo-", ignore_cleanup_errors=True))
+            )
+            folder.chmod(0o755)  # the services' user has to come through
+            environment["CDC_STATE_DIR"] = str(folder)
+        os.environ.update(environment)
+        settings = load()
+        environment["CDC_CATALOG"] = str(settings.state_dir / "catalog.json")
+        demo = Demo(settings, say, orders, environment)
+        if not stack.status(settings).ready:
+            undo.callback(stack.down, settings, erase=own_state)
+        undo.callback(demo.stop)
+        yield demo
+
+
+def check(say: Console, *, orders: int = 20_000, rate: float = 50, seconds: float = 30) -> int:
+    """Unattended, to the end: load, a kill -9 in the middle, comparison; the last line is the summary as JSON."""
+    with prepared(say, orders, own_state=True) as demo:
+        demo.start()
+        sampler = Sampler(demo.up.elasticsearch, "orders")
+        load_ = shop.Load(demo.up.postgres, rate, seconds, committed=sampler.committed)
+        say.print(f"{rate:.0f} transactions/s for {seconds:.0f} s …")
+        with sampler:
+            load_.start()
+            load_.join(seconds / 2)
+            demo.kill_a_worker()
+            killed = time.time()
+            load_.join(seconds + 30)
+            demo.wait_for(truth.position(demo.up.postgres), 120)
+        demo.summary |= {"transactions": load_.done, "by_kind": load_.by_kind, "load_error": load_.error}
+        demo.summary |= sampler.report(killed)
+        same = demo.compare()
+        ok = same and load_.error is None
+    say.print("[green]Every document is right.[/green]" if ok else "[red]The documents differ from the source.[/red]")
+    sys.stdout.write(json.dumps(demo.summary) + "\n")
+    return 0 if ok else 1

@@ -1,0 +1,101 @@
+"""The truth the demo compares with: every order document computed by plain SQL over the source, on a path of its own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import httpx
+import psycopg
+
+ORDERS: Final = """
+SELECT o.id::text, json_build_object(
+    'id', o.id, 'status', o.status, 'charged', o.charged::text,
+    'placed_at', regexp_replace(to_char(o.placed_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), '\\.000000Z$', 'Z'),
+    'customer', (SELECT json_build_object('id', c.id, 'name', c.name) FROM shop.customers c WHERE c.id = o.customer_id),
+    'lines', coalesce((SELECT json_agg(json_build_object(
+            'line_no', l.line_no, 'quantity', l.quantity, 'unit_price', l.unit_price::text,
+            'amount', (l.quantity * l.unit_price)::text,
+            'product', (SELECT json_build_object('sku', p.sku, 'title', p.title) FROM shop.products p
+                        WHERE p.id = l.product_id)) ORDER BY l.line_no)
+        FROM shop.order_lines l WHERE l.order_id = o.id), '[]'::json),
+    'total', (SELECT coalesce(sum(l.quantity * l.unit_price), 0)::text FROM shop.order_lines l WHERE l.order_id = o.id))
+FROM shop.orders o
+"""
+CUSTOMERS: Final = """
+SELECT c.id::text, json_build_object('id', c.id, 'name', c.name, 'email', c.email,
+    'joined_at', regexp_replace(to_char(c.created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), '\\.000000Z$', 'Z'))
+FROM shop.customers c WHERE c.deleted_at IS NULL
+"""
+
+
+@dataclass
+class Difference:
+    """Documents compared with the source's truth."""
+
+    documents: int = 0
+    missing: list[str] = field(default_factory=list)
+    stale: list[str] = field(default_factory=list)
+    extra: list[str] = field(default_factory=list)
+    broken: list[str] = field(default_factory=list)
+    """Orders whose charge is not the sum of their lines."""
+
+    @property
+    def none(self) -> bool:
+        return not (self.missing or self.stale or self.extra or self.broken)
+
+    def counts(self) -> dict[str, int]:
+        return {
+            "documents": self.documents, "missing": len(self.missing), "stale": len(self.stale),
+            "extra": len(self.extra), "broken_invariants": len(self.broken),
+        }  # fmt: skip
+
+
+def compare(dsn: str, elasticsearch: str, alias: str, query: str) -> Difference:
+    """Every document of the alias against the SQL's; ids as text."""
+    with psycopg.connect(dsn) as db:
+        expected: dict[str, dict[str, Any]] = {row[0]: row[1] for row in db.execute(query.encode())}
+    found = Difference()
+    for key, document in documents(elasticsearch, alias):
+        document.pop("_epoch", None)
+        found.documents += 1
+        truth = expected.pop(key, None)
+        if truth is None:
+            found.extra.append(key)
+        elif truth != document:
+            found.stale.append(key)
+        if "charged" in document and float(document["charged"]) != float(document["total"]):
+            found.broken.append(key)
+    found.missing = list(expected)
+    return found
+
+
+def documents(elasticsearch: str, alias: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every document of an index or alias, by a point in time."""
+    with httpx.Client(base_url=elasticsearch, timeout=60) as client:
+        client.post(f"/{alias}/_refresh").raise_for_status()
+        pit = client.post(f"/{alias}/_pit", params={"keep_alive": "2m"}).raise_for_status().json()["id"]
+        after: list[Any] | None = None
+        while True:
+            body: dict[str, Any] = {
+                "size": 2000, "pit": {"id": pit, "keep_alive": "2m"}, "sort": ["_shard_doc"], "track_total_hits": False
+            }  # fmt: skip
+            if after is not None:
+                body["search_after"] = after
+            hits = client.post("/_search", json=body).raise_for_status().json()["hits"]["hits"]
+            if not hits:
+                break
+            for hit in hits:
+                yield hit["_id"], hit["_source"]
+            after = hits[-1]["sort"]
+        client.request("DELETE", "/_pit", content=json.dumps({"id": pit}), headers={"content-type": "application/json"})
+
+
+def position(dsn: str) -> int:
+    """Where the source's log is now, as a number; read after the commits it is to cover."""
+    with psycopg.connect(dsn) as db:
+        row = db.execute("SELECT pg_current_wal_insert_lsn() - '0/0'::pg_lsn").fetchone()
+    assert row is not None
+    return int(row[0])

@@ -1,0 +1,147 @@
+"""What could not be decoded, built or written: dead letters and the quarantine, as the mirrors hold them."""
+
+from __future__ import annotations
+
+import base64
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import apsw
+from pydantic import BaseModel
+
+from pipeline.authoring.projection import Projection
+from pipeline.engine.sql import connect, rows, transaction
+from pipeline.errors import OperationError
+from pipeline.operations.status import mirror_file
+from pipeline.settings import Settings
+
+
+class DeadLetter(BaseModel):
+    """A change that could not be decoded. `key` and `value` are its bytes, as text where they are UTF-8, else base64."""
+
+    projection: str
+    id: int
+    topic: str
+    partition: int
+    offset: int
+    error: str
+    transaction: str | None
+    at: datetime
+    key: str | None
+    value: str | None
+
+
+class Quarantined(BaseModel):
+    """A document that could not be built (`failed`, `pending`) or that the sink refused (`refused`)."""
+
+    projection: str
+    sink: str
+    key: list[Any]
+    kind: str
+    error: str
+    attempts: int
+    at: datetime
+
+
+def _open(settings: Settings, projection: Projection[Any], *, readonly: bool = True) -> apsw.Connection | None:
+    path = mirror_file(settings, projection)
+    return connect(str(path), readonly=readonly) if path.exists() else None
+
+
+def _text(data: bytes | None) -> str | None:
+    if data is None:
+        return None
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return "base64:" + base64.b64encode(data).decode()
+
+
+def dead_letters(settings: Settings, projection: Projection[Any]) -> list[DeadLetter]:
+    """Oldest first."""
+    db = _open(settings, projection)
+    if db is None:
+        return []
+    try:
+        found = rows(
+            db, "SELECT id, topic, partition, offset, error, txid, at, key, value FROM dead_letters ORDER BY id"
+        )
+    finally:
+        db.close()
+    return [
+        DeadLetter(
+            projection=projection.name, id=n, topic=topic, partition=partition, offset=offset, error=error,
+            transaction=txid, at=datetime.fromtimestamp(at, UTC), key=_text(key), value=_text(data),
+        )
+        for n, topic, partition, offset, error, txid, at, key, data in found
+    ]  # fmt: skip
+
+
+def discard_dead_letters(settings: Settings, projection: Projection[Any], ids: list[int]) -> int:
+    """Forget these; how many there were."""
+    db = _open(settings, projection, readonly=False)
+    if db is None:
+        return 0
+    with transaction(db):
+        db.executemany("DELETE FROM dead_letters WHERE id = ?", [(n,) for n in ids])
+        gone = db.total_changes()
+    db.close()
+    return int(gone)
+
+
+def quarantined(settings: Settings, projection: Projection[Any]) -> list[Quarantined]:
+    """Oldest first."""
+    db = _open(settings, projection)
+    if db is None:
+        return []
+    try:
+        found = rows(db, "SELECT s.name, q.* FROM quarantine q JOIN sinks s ON s.id = q.sink ORDER BY q.at")
+    finally:
+        db.close()
+    return [
+        Quarantined(
+            projection=projection.name, sink=row[0], key=list(row[2:-4]), kind=row[-4], error=row[-3],
+            attempts=row[-2], at=datetime.fromtimestamp(row[-1], UTC),
+        )
+        for row in found
+    ]  # fmt: skip
+
+
+def retry_quarantined(settings: Settings, projection: Projection[Any], keys: list[list[Any]] | None = None) -> int:
+    """Mark these documents dirty again, all of them where no key is given; the worker writes them as they are now."""
+    return _each_quarantined(settings, projection, keys, again=True)
+
+
+def discard_quarantined(settings: Settings, projection: Projection[Any], keys: list[list[Any]]) -> int:
+    """Forget that these were refused; their next change is written as any other."""
+    return _each_quarantined(settings, projection, keys, again=False)
+
+
+def _each_quarantined(
+    settings: Settings, projection: Projection[Any], keys: list[list[Any]] | None, *, again: bool
+) -> int:
+    db = _open(settings, projection, readonly=False)
+    if db is None:
+        return 0
+    wanted = None if keys is None else {json.dumps(key) for key in keys}
+    with transaction(db):
+        found = [
+            row for row in rows(db, "SELECT * FROM quarantine") if wanted is None or json.dumps(row[1:-4]) in wanted
+        ]
+        if wanted is not None and not found:
+            raise OperationError(f"{projection.name} has none of these keys in quarantine; see cdc quarantine list.")
+        for row in found:
+            own, key = row[0], row[1:-4]
+            names = [f"k{i}" for i in range(len(key))]
+            same = " AND ".join(f"{name} = ?" for name in ("sink", *names))
+            db.execute(f"DELETE FROM quarantine WHERE {same}", (own, *key))
+            if again:
+                seq = "(SELECT value FROM meta WHERE name = 'seq')"
+                db.execute(
+                    f"INSERT INTO dirty(sink, {', '.join(names)}, seq, since, low) VALUES(?, {', '.join('?' * len(key))},"
+                    f" {seq}, {seq}, 0) ON CONFLICT DO UPDATE SET seq = excluded.seq",
+                    (own, *key),
+                )
+    db.close()
+    return len(found)

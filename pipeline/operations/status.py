@@ -1,0 +1,179 @@
+"""How far each projection is: read from its mirror and from what its worker last said of itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import apsw
+from pydantic import BaseModel
+
+from pipeline.authoring.projection import Projection
+from pipeline.engine.sql import connect, rows, value
+from pipeline.settings import Settings
+
+SILENT_AFTER = 5.0
+"""Seconds after which a worker that says nothing is taken for gone."""
+
+
+class SinkStatus(BaseModel):
+    """One sink of a projection. `behind` is in seconds of source time; None before the first watermark."""
+
+    name: str
+    dirty: int
+    pending: int
+    quarantined: int
+    watermark: dict[str, dict[str, Any]]
+    behind: float | None
+    error: str | None
+    written: dict[str, int]
+
+
+class ProjectionStatus(BaseModel):
+    """One projection version."""
+
+    name: str
+    version: int
+    state: str
+    """`new`, `running`, `catching up`, `standby`, `stopped`, `gone`, `failed`."""
+    documents: int
+    behind: float | None
+    dirty: int
+    fanouts: int
+    staged: int
+    quarantined: int
+    dead_letters: int
+    released_incomplete: int
+    pid: int | None
+    error: str | None
+    sinks: list[SinkStatus]
+    attention: list[str]
+    """What needs somebody; empty where all is well."""
+
+
+class StatusReport(BaseModel):
+    """All projections."""
+
+    projections: list[ProjectionStatus]
+
+    @property
+    def healthy(self) -> bool:
+        return not any(p.attention for p in self.projections)
+
+
+def status(settings: Settings, projections: Iterable[Projection[Any]], *, fail_behind: float = 30.0) -> StatusReport:
+    """Needs neither Kafka nor a sink. `fail_behind`: seconds behind from which on a projection needs attention."""
+    return StatusReport(projections=[_projection(settings, p, fail_behind) for p in projections])
+
+
+def mirror_file(settings: Settings, projection: Projection[Any]) -> Path:
+    return settings.state_dir.resolve() / "mirrors" / f"{projection.id}.db"
+
+
+def _projection(settings: Settings, projection: Projection[Any], fail_behind: float) -> ProjectionStatus:
+    said = _said(settings, projection)
+    path = mirror_file(settings, projection)
+    if not path.exists():
+        return _new(projection, said)
+    db = connect(str(path), readonly=True)
+    try:
+        return _from_mirror(db, projection, said, fail_behind)
+    finally:
+        db.close()
+
+
+def _said(settings: Settings, projection: Projection[Any]) -> dict[str, Any]:
+    path = settings.state_dir.resolve() / "workers" / f"{projection.id}.json"
+    try:
+        return dict(json.loads(path.read_text()))
+    except (FileNotFoundError, ValueError):
+        return {}
+
+
+def _state(said: dict[str, Any]) -> str:
+    if not said:
+        return "new"
+    state = "standby" if said.get("standby") else str(said["state"])
+    if state in ("stopped", "failed"):
+        return state
+    alive = time.time() - said["at"] < SILENT_AFTER and Path(f"/proc/{said['pid']}").exists()
+    if not Path("/proc").exists():  # no Linux: what it last said has to do
+        alive = time.time() - said["at"] < SILENT_AFTER and said["pid"] != os.getpid()
+    return state if alive else "gone"
+
+
+def _new(projection: Projection[Any], said: dict[str, Any]) -> ProjectionStatus:
+    state = _state(said)
+    return ProjectionStatus(
+        name=projection.name, version=projection.version, state=state, documents=0, behind=None, dirty=0, fanouts=0,
+        staged=0, quarantined=0, dead_letters=0, released_incomplete=0, pid=said.get("pid"), error=said.get("error"),
+        sinks=[], attention=[f"{projection.name} is not running: cdc run"] if state != "running" else [],
+    )  # fmt: skip
+
+
+def _from_mirror(
+    db: apsw.Connection, projection: Projection[Any], said: dict[str, Any], fail_behind: float
+) -> ProjectionStatus:
+    counters = dict(rows(db, "SELECT name, n FROM counters"))
+    fanouts = int(value(db, "SELECT count(*) FROM fanout") or 0)
+    sinks = [_sink(db, number, name, said) for number, name in rows(db, "SELECT id, name FROM sinks ORDER BY id")]
+    state = _state(said)
+    found = ProjectionStatus(
+        name=projection.name,
+        version=projection.version,
+        state=state,
+        documents=int(value(db, f'SELECT count(*) FROM "{projection.shape.__source__}"') or 0),
+        behind=max((s.behind for s in sinks if s.behind is not None), default=None),
+        dirty=sum(s.dirty for s in sinks),
+        fanouts=fanouts,
+        staged=int(said.get("staged") or 0),
+        quarantined=sum(s.quarantined for s in sinks),
+        dead_letters=int(value(db, "SELECT count(*) FROM dead_letters") or 0),
+        released_incomplete=int(counters.get("incomplete", 0)),
+        pid=said.get("pid") if state not in ("stopped", "gone", "failed") else None,
+        error=said.get("error"),
+        sinks=sinks,
+        attention=[],
+    )
+    found.attention = _attention(found, fail_behind)
+    return found
+
+
+def _sink(db: apsw.Connection, number: int, name: str, said: dict[str, Any]) -> SinkStatus:
+    oldest = [value(db, "SELECT min(since) FROM dirty WHERE sink = ? AND low = ?", (number, low)) for low in (0, 1)]
+    oldest.append(value(db, "SELECT min(seq) FROM fanout"))
+    bound = min((n for n in oldest if n is not None), default=1 << 62)
+    marks = rows(
+        db, "SELECT connector, max(seq), lsn, txid, ts_ms FROM marks WHERE seq < ? GROUP BY connector", (bound,)
+    )
+    kinds = dict(rows(db, "SELECT kind = 'pending', count(*) FROM quarantine WHERE sink = ? GROUP BY 1", (number,)))
+    own = said.get("sinks", {}).get(name, {})
+    newest = min((ts for *_, ts in marks), default=None)
+    return SinkStatus(
+        name=name,
+        dirty=int(value(db, "SELECT count(*) FROM dirty WHERE sink = ?", (number,)) or 0),
+        pending=int(kinds.get(1, 0)),
+        quarantined=int(kinds.get(0, 0)),
+        watermark={c: {"lsn": lsn, "txid": txid, "ts_ms": ts} for c, _, lsn, txid, ts in marks},
+        behind=None if newest is None else max(0.0, round(time.time() - newest / 1000, 3)),
+        error=own.get("error"),
+        written={k: int(own.get(k, 0)) for k in ("applied", "stale", "rejected", "throttled")},
+    )
+
+
+def _attention(found: ProjectionStatus, fail_behind: float) -> list[str]:
+    name, wanted = found.name, []
+    if found.state not in ("running", "catching up"):
+        wanted.append(f"{name} is {found.state}{': ' + found.error if found.error else ''}; start it with cdc run")
+    if found.state == "running" and found.behind is not None and found.behind > fail_behind:
+        wanted.append(f"{name} is {found.behind:.0f} s behind")
+    wanted += [f"{name}: {s.name}: {s.error}" for s in found.sinks if s.error and found.state == "running"]
+    if found.dead_letters:
+        wanted.append(f"{name}: {found.dead_letters} changes could not be decoded: cdc deadletters list")
+    if found.quarantined:
+        wanted.append(f"{name}: {found.quarantined} documents are in quarantine: cdc quarantine list")
+    return wanted
