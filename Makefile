@@ -1,0 +1,45 @@
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test check bench up down lock
+
+PYTHON ?= python3
+BIN := .venv/bin
+CDC := $(BIN)/cdc
+STAMP := .venv/.installed
+
+help:  ## this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | awk -F'\t' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+venv: $(STAMP)  ## the environment in .venv, from the lock by hash
+
+demo: $(STAMP)  ## a shop, its read models and customers, on a stack of its own
+	$(CDC) demo
+
+test: $(STAMP)  ## all tests
+	$(BIN)/pytest
+
+check: $(STAMP)  ## format, lint, types, layers, dependencies
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/deptry .
+
+bench: $(STAMP)  ## the benchmarks, against what Elasticsearch alone takes
+	$(BIN)/python -m tests.benchmarks
+
+up: $(STAMP)  ## start the local stack
+	$(CDC) stack up
+
+down: $(STAMP)  ## stop the local stack
+	$(CDC) stack down
+
+lock:  ## resolve the dependencies anew into requirements.lock (needs uv)
+	uv pip compile pyproject.toml --all-extras --group dev --python-version 3.11 --universal \
+	  --generate-hashes --no-emit-index-url --no-header -o requirements.lock
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $(STAMP)
