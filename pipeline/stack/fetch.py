@@ -134,7 +134,13 @@ def _unpack_postgres(files: list[Path], target: Path) -> None:
     with zipfile.ZipFile(files[0]) as outer:
         inner = next(name for name in outer.namelist() if name.endswith(".txz"))
         with tarfile.open(fileobj=io.BytesIO(outer.read(inner)), mode="r:xz") as archive:
-            archive.extractall(target, filter="data")
+            _extract(archive, target)
+
+
+def _extract(archive: tarfile.TarFile, target: Path) -> None:
+    # Python knows the filter from 3.11.4 on; what is unpacked has a locked hash either way.
+    options: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+    archive.extractall(target, **options)  # noqa: S202
 
 
 def _unpack_kafka(files: list[Path], target: Path) -> None:
@@ -144,7 +150,7 @@ def _unpack_kafka(files: list[Path], target: Path) -> None:
 
 def _unpack_debezium(files: list[Path], target: Path) -> None:
     with tarfile.open(files[0]) as archive:
-        archive.extractall(target, filter="data")
+        _extract(archive, target)
 
 
 def _unpack_elasticsearch(files: list[Path], target: Path) -> None:
