@@ -6,8 +6,8 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
-from pipeline.engine.layout import Occurrence, Table
-from pipeline.engine.marking import FANOUT_INLINE, Marking
+from pipeline.engine.layout import Table
+from pipeline.engine.marking import Marking
 from pipeline.engine.mirror import UNKNOWN, Mirror
 from pipeline.engine.sql import equal, listed, quoted, value
 from pipeline.events.envelope import UNCHANGED, Event, commit_order
@@ -17,13 +17,15 @@ LOG_BITS: Final = 56
 
 
 def position(event: Event, log: int) -> tuple[int, int]:
-    """A streamed event's place (commit order, order in the transaction); (0, 0) for a snapshot row, which sets no floor."""
-    block = event.transaction
-    if block is None:
-        if event.source.snapshot not in (None, "false", False):
-            return 0, 0
-        return log << LOG_BITS | commit_order(event.source), event.source.lsn or 0
-    return log << LOG_BITS | commit_order(event.source), block.total_order
+    """A streamed event's place: commit order, and order in the transaction.
+
+    (0, its LSN) for what has no place in commit order: a snapshot row, or the first transaction that a connector
+    streams. Kafka's order alone says when it is applied, and it sets no floor.
+    """
+    commit, block = commit_order(event.source), event.transaction
+    if not commit or (block is None and event.source.snapshot not in (None, "false", False)):
+        return 0, event.source.lsn or 0
+    return log << LOG_BITS | commit, block.total_order if block is not None else event.source.lsn or 0
 
 
 class TableSql:
@@ -39,6 +41,11 @@ class TableSql:
         same_key = equal("m", table.key, "b", table.key)
         rest = [c for c in table.columns if c not in table.key]
         assignments = ", ".join(f"{c} = excluded.{c}" for c in [*map(quoted, rest), "_commit", "_order", "_generation"])
+        # a row of a snapshot leaves the floor that streamed events have set
+        keeping = ", ".join(f"{c} = excluded.{c}" for c in [*map(quoted, rest), "_generation"]) + (
+            ", _order = CASE WHEN excluded._commit = 0 AND _commit > 0 THEN _order ELSE excluded._order END,"
+            " _commit = max(_commit, excluded._commit)"
+        )
         differs = " OR ".join(f"b.{quoted(c)} IS NOT m.{quoted(c)}" for c in rest) or "0"
         first = quoted(table.key[0])
         marks = ", ".join("?" * (len(table.columns) + 3))
@@ -48,7 +55,7 @@ class TableSql:
             f"CREATE TEMP TABLE IF NOT EXISTS {self.changed}({key}, _gone INTEGER, PRIMARY KEY({key})) WITHOUT ROWID"
         )
         self.load = (
-            f"INSERT INTO {name}({every}) VALUES({marks}) ON CONFLICT({key}) DO UPDATE SET {assignments}"
+            f"INSERT INTO {name}({every}) VALUES({marks}) ON CONFLICT({key}) DO UPDATE SET {keeping}"
             f" WHERE excluded._commit = 0 OR (excluded._commit, excluded._order) > (_commit, _order)"
         )
         self.clear = f"DELETE FROM {self.batch}; DELETE FROM {self.changed}"
@@ -59,7 +66,18 @@ class TableSql:
             f"EXISTS(SELECT 1 FROM {name} m WHERE {same_key} AND {newer}) OR "
             f"EXISTS(SELECT 1 FROM {gone} m WHERE {same_key} AND {newer}))"
         )
-        self.drop_below_floor = f"DELETE FROM {self.batch} WHERE _commit > 0 AND (_commit, _order) <= (?, ?)"
+        self.drop_below_floor = (
+            f"DELETE FROM {self.batch} WHERE _commit > 0 AND (_commit, _order) <= (?1, ?2)"
+            f" OR _commit = 0 AND _order > 0 AND _order < ?3"
+        )
+        self.inherit = tuple(
+            f"UPDATE {self.batch} AS b SET _commit = m._commit, _order = m._order FROM {of} m"
+            f" WHERE b._commit = 0 AND NOT b._gone AND m._commit > 0 AND {same_key}"
+            for of in (name, gone)
+        )
+        unknown = " OR ".join(f"typeof(m.{quoted(c)}) = 'blob'" for c in rest) or "0"
+        self.unknown = f"SELECT count(*) FROM {self.batch} b CROSS JOIN {name} m ON {same_key} WHERE {unknown}"
+        self.all_unknown = f"SELECT count(*) FROM {name} m WHERE {unknown}"
         self.find_changed = (
             f"INSERT INTO {self.changed} SELECT {listed(table.key, 'b.')}, b._gone FROM {self.batch} b"
             f" LEFT JOIN {name} m ON {same_key}"
@@ -72,7 +90,10 @@ class TableSql:
         self.delete = f"DELETE FROM {name} WHERE ({key}) IN (SELECT {key} FROM {self.batch} WHERE _gone)"
         self.remember = f"INSERT OR REPLACE INTO {gone} SELECT {key}, _commit, _order, ? FROM {self.batch} WHERE _gone AND _commit > 0"
         self.revive = f"DELETE FROM {gone} WHERE ({key}) IN (SELECT {key} FROM {self.batch} WHERE NOT _gone)"
-        self.truncate = f"DELETE FROM {name} WHERE (_commit, _order) < (?, ?)"
+        self.truncate = (
+            f"DELETE FROM {name} WHERE CASE WHEN _commit = 0 THEN _order < ?3 ELSE (_commit, _order) < (?1, ?2) END"
+        )
+        self.empty = f"DELETE FROM {name}"
         self.filler = (None,) * (len(table.columns) - len(table.key))
 
 
@@ -88,12 +109,15 @@ class Applier:
         self.marking = Marking(mirror)
         self.log = 1
         self.generation = 0
-        self._floors: dict[int, tuple[int, int]] = {}
+        self._floors: dict[int, tuple[int, int, int]] = {}
+        """The newest truncate of a table: commit order, order in the transaction, LSN."""
         for table in self.tables:
             floor = mirror.get(f"truncated/{table.name}")
             if floor:
-                commit, _, order = str(floor).partition(":")
-                self._floors[table.number] = (int(commit), int(order))
+                commit, order, lsn = map(int, str(floor).split(":"))
+                self._floors[table.number] = commit, order, lsn
+        self.unknown = int(mirror.counters().get("unknown", 0))
+        """How many rows hold a value that the source never sent."""
         self._any_gone = {
             t.number: value(self.db, f"SELECT 1 FROM {self.sql[t.number].gone} LIMIT 1") is not None
             for t in self.tables
@@ -115,17 +139,24 @@ class Applier:
             by_table.setdefault(event.table, []).append(event)
         touched = []
         for number, of_table in by_table.items():
-            plain = not mark and not self._any_gone[number] and number not in self._floors
+            plain = not (mark or self._any_gone[number] or number in self._floors or self.unknown)
             if plain and not any(e.after is None or e.partial for e in of_table):
                 self._load(number, of_table)
-            elif self._fill(number, of_table):
+                continue
+            filled = self._fill(number, of_table)
+            if isinstance(filled, Event):
+                at = next(i for i, event in enumerate(events) if event is filled)
+                self._apply_rows(events[:at], seq, mark)
+                self._apply_rows(events[at:], seq, mark)
+                return
+            if filled:
                 touched.append(number)
         if mark:
             for number in touched:
                 self.db.execute(self.sql[number].find_changed)
             self._mark(touched, seq, old=True)
         for number in touched:
-            self._write(self.sql[number], any(e.after is None for e in by_table[number]))
+            self._write(self.sql[number], by_table[number])
         if mark:
             self._mark(touched, seq, old=False)
 
@@ -133,24 +164,17 @@ class Applier:
         log, generation = self.log, self.generation
         self.db.executemany(self.sql[number].load, [(*e.after, *position(e, log), generation) for e in events])
 
-    def _fill(self, number: int, events: Iterable[Event]) -> bool:
-        """The batch table: the last event of each key, UNCHANGED columns filled in; repeats dropped."""
+    def _fill(self, number: int, events: Sequence[Event]) -> bool | Event:
+        """The batch table: the last event of each key, UNCHANGED columns filled in; repeats dropped.
+
+        An event without a place in commit order does not fold with one that has it, for only the latter can be a
+        repeat: where they meet, that event is the answer, and the batch is to be cut before it.
+        """
         statements, table = self.sql[number], self.tables[number]
-        width, filler = len(table.key), statements.filler
         folded: dict[tuple[Any, ...], tuple[Any, ...]] = {}
-        for event in events:
-            commit, order = position(event, self.log)
-            if event.after is None:
-                assert event.key is not None
-                folded[event.key] = (*event.key, *filler, commit, order, 1)
-                continue
-            key = event.after[:width]
-            before = folded.get(key)
-            # Kafka's order is the truth within a partition, but a repeat must not undo what follows it
-            if before is not None and commit > 0 and (commit, order) < (before[-3], before[-2]):
-                continue
-            row = self._resolved(table, key, event.after, before) if event.partial else event.after
-            folded[key] = (*row, commit, order, 0)
+        unordered = self._folded(table, statements.filler, events, folded)
+        if isinstance(unordered, Event):
+            return unordered
         self.db.execute(statements.clear)
         self.db.executemany(statements.fill, folded.values())
         self.db.execute(statements.drop_repeats)
@@ -158,21 +182,68 @@ class Applier:
         if number in self._floors:
             self.db.execute(statements.drop_below_floor, self._floors[number])
             dropped += self.db.changes()
+        if unordered:
+            for inherit in statements.inherit:
+                self.db.execute(inherit)
         self.mirror.count("repeated", dropped)
         return dropped < len(folded)
 
-    def _resolved(
-        self, table: Table, key: tuple[Any, ...], after: tuple[Any, ...], before: tuple[Any, ...] | None
-    ) -> tuple[Any, ...]:
-        known: Sequence[Any] = ()
-        if before is not None and not before[-1]:
-            known = before
-        elif before is None and (row := self.mirror.row(table, key)) is not None:
-            known = list(row.values())
-        return tuple((known[i] if known else UNKNOWN) if item is UNCHANGED else item for i, item in enumerate(after))
+    def _folded(
+        self,
+        table: Table,
+        filler: tuple[Any, ...],
+        events: Sequence[Event],
+        folded: dict[tuple[Any, ...], tuple[Any, ...]],
+    ) -> bool | Event:
+        """Whether some event has no place in commit order, or the event at which the batch is to be cut."""
+        width, log, unordered = len(table.key), self.log, False
+        moved: dict[tuple[str, int], tuple[Any, ...]] | None = None
+        if any(e.partial and e.op == "c" for e in events):
+            moved, events = {}, self._in_order(events)
+        for event in events:
+            commit, order = position(event, log)
+            unordered = unordered or not commit
+            after = event.after
+            key = event.key if after is None else after[:width]
+            assert key is not None
+            before = folded.get(key)
+            if before is not None:
+                if (commit == 0) != (before[-3] == 0):
+                    return event
+                # Kafka's order is the truth within a partition, but a repeat must not undo what follows it
+                if commit and (commit, order) < (before[-3], before[-2]):
+                    continue
+            if after is None:
+                if moved is not None:
+                    moved[_place(event, 1)] = self._known(table, key, before)
+                folded[key] = (*key, *filler, commit, order, 1)
+                continue
+            if event.partial:
+                known = (moved or {}).get(_place(event, 0)) or self._known(table, key, before)
+                after = tuple((known[i] if known else UNKNOWN) if v is UNCHANGED else v for i, v in enumerate(after))
+            folded[key] = (*after, commit, order, 0)
+        return unordered
 
-    def _write(self, statements: TableSql, deletes: bool) -> None:
+    def _in_order(self, events: Sequence[Event]) -> Sequence[Event]:
+        """In the source's order, where all have a place in it: a key that changes is a delete and a create, in two
+        partitions, and the create leaves out what did not change."""
+        places = [position(event, self.log) for event in events]
+        if not all(commit for commit, _ in places):
+            return events
+        return [events[i] for i in sorted(range(len(events)), key=places.__getitem__)]
+
+    def _known(self, table: Table, key: tuple[Any, ...], before: tuple[Any, ...] | None) -> tuple[Any, ...]:
+        """The row's image before this event: in the batch, or in the mirror."""
+        if before is not None:
+            return () if before[-1] else before
+        row = self.mirror.row(table, key)
+        return tuple(row.values()) if row is not None else ()
+
+    def _write(self, statements: TableSql, events: Sequence[Event]) -> None:
         number = statements.table.number
+        deletes = any(e.after is None for e in events)
+        counted = self.unknown or any(e.partial for e in events)
+        before = value(self.db, statements.unknown) if counted else 0
         self.db.execute(statements.upsert, (self.generation,))
         if deletes:
             self.db.execute(statements.delete)
@@ -180,6 +251,12 @@ class Applier:
         if self._any_gone[number]:
             self.db.execute(statements.revive)
         self._any_gone[number] = self._any_gone[number] or deletes
+        if counted:
+            self._count_unknown(value(self.db, statements.unknown) - before)
+
+    def _count_unknown(self, more: int) -> None:
+        self.unknown += more
+        self.mirror.count("unknown", more)
 
     def _mark(self, numbers: Iterable[int], seq: int, *, old: bool) -> None:
         for number in numbers:
@@ -188,17 +265,33 @@ class Applier:
 
     def _truncate(self, event: Event, seq: int, mark: bool) -> None:
         statements, table = self.sql[event.table], self.tables[event.table]
-        at = position(event, self.log)
-        if event.table in self._floors and at <= self._floors[event.table]:
+        lsn = event.source.lsn or 0
+        commit, order = position(event, self.log)
+        if not commit and lsn:
+            commit, order = self.log << LOG_BITS | lsn, 0
+        known = self._floors.get(event.table)
+        if known is not None and (commit, order) <= known[:2]:
             self.mirror.count("repeated")
             return
         if mark:
             for occurrence in table.occurrences:
                 self.marking.mark_all_through(occurrence, seq)
-        self.db.execute(statements.truncate, at)
-        self._floors[event.table] = at
-        self.mirror.set(f"truncated/{table.name}", f"{at[0]}:{at[1]}")
+        before = value(self.db, statements.all_unknown) if self.unknown else 0
+        if commit:
+            self.db.execute(statements.truncate, (commit, order, lsn))
+            self._floors[event.table] = commit, order, lsn
+            self.mirror.set(f"truncated/{table.name}", f"{commit}:{order}:{lsn}")
+        else:
+            self.db.execute(statements.empty)
+        if before:
+            self._count_unknown(value(self.db, statements.all_unknown) - before)
         self.mirror.count("truncates")
 
 
-__all__ = ["FANOUT_INLINE", "Applier", "Occurrence", "position"]
+def _place(event: Event, ahead: int) -> tuple[str, int]:
+    """The place in its transaction of the event `ahead` of this one."""
+    block = event.transaction
+    return ("", 0) if block is None else (block.id.partition(":")[0], block.total_order + ahead)
+
+
+__all__ = ["Applier", "position"]

@@ -9,9 +9,9 @@ from typing import Any
 
 from pipeline.engine.assemble import assembly_sql, document_id, keys_sql, needs_check
 from pipeline.engine.layout import Layout
-from pipeline.engine.mirror import UNKNOWN, Mirror
+from pipeline.engine.mirror import Mirror
 from pipeline.engine.revision import revision
-from pipeline.engine.sql import connect, rows, value
+from pipeline.engine.sql import connect, value
 from pipeline.engine.twin import Twin, needs_python
 from pipeline.ports import Outcome, Rejected, Throttled, Write
 
@@ -53,6 +53,8 @@ class Reader:
         self.db.execute("BEGIN")
         try:
             seq = int(value(self.db, "SELECT value FROM meta WHERE name = 'seq'") or 0)
+            if value(self.db, "SELECT value FROM meta WHERE name = 'hold'"):
+                return Taken(sink, seq)  # the mirror holds part of a transaction, or catches up
             self.db.execute("DELETE FROM temp.batch")
             self.db.execute(self._fill, (sink, limit))
             taken = Taken(sink, seq)
@@ -150,13 +152,4 @@ class Settling:
         )
 
 
-def unknown_rows(mirror: Mirror) -> int:
-    """How many rows hold a value that the source never sent."""
-    total = 0
-    for table in mirror.layout.tables.values():
-        tests = " OR ".join(f"typeof(\"{c}\") = 'blob'" for c in table.columns if c not in table.key) or "0"
-        total += len(rows(mirror.db, f'SELECT 1 FROM "{table.name}" WHERE {tests}'))
-    return total
-
-
-__all__ = ["UNKNOWN", "Reader", "Settling", "Taken", "unknown_rows"]
+__all__ = ["Reader", "Settling", "Taken"]

@@ -5,30 +5,19 @@ from __future__ import annotations
 import json
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
-import msgspec
-
-from pipeline.engine.apply import Applier, position
+from pipeline.engine.apply import Applier
 from pipeline.engine.dirty import Reader, Settling, Taken
 from pipeline.engine.layout import Layout
 from pipeline.engine.mirror import UNKNOWN, Mirror
 from pipeline.engine.sql import rows, value
-from pipeline.engine.transactions import Gate, Released
+from pipeline.engine.staging import Staging
+from pipeline.engine.transactions import REMEMBERED, Gate, Released
 from pipeline.errors import DecodeError
-from pipeline.events.envelope import (
-    UNCHANGED,
-    Boundary,
-    Event,
-    Source,
-    TableDecoder,
-    TransactionBlock,
-    dead_letter,
-    decode_boundary,
-    transaction_id,
-)
+from pipeline.events.envelope import Boundary, Event, TableDecoder, dead_letter, decode_boundary, transaction_id
 from pipeline.ports import Outcome
 
 Record = tuple[int, bytes | None, bytes | None]
@@ -75,18 +64,21 @@ class Engine:
         self.consistency = consistency if inputs.boundaries else "row"
         self.staged_limit = staged_bytes
         self._staged_bytes = 0
-        self.applier, self.settling = Applier(mirror), Settling(mirror)
+        self.applier, self.settling, self.staging = Applier(mirror), Settling(mirror), Staging(mirror)
         self.decoders = {
             topic: TableDecoder(table, t.number, t.columns, t.key)
             for topic, table in inputs.topics.items()
             if (t := self.layout.tables[table]) is not None
         }
-        self.gate = Gate(self.layout.tables, by_row=self.consistency == "row")
+        by_row = self.consistency == "row"
+        self.gate = Gate(self.layout.tables, by_row=by_row, keep_repeats=by_row)
         self.catching_up: dict[str, int] | None = None
         self.wants_cut = False
         self._snapshot = False
         self._snapshot_ms = 0
-        self._had_partial = True
+        self._snapshot_over = False
+        """The snapshot has ended, and the rows of it that still come lie before the cut."""
+        self._tombstones = 0
         self._boundary_partition = ""
         self._bad_boundaries: list[tuple[str, int, bytes, str]] = []
         self.durable: dict[str, int] = mirror.offsets()
@@ -101,20 +93,14 @@ class Engine:
         stored = self.mirror.offsets()
         boundary = next((p for p in stored if p.rpartition("/")[0] == self.inputs.boundaries), None)
         offsets = {p: n for p, n in stored.items() if p != boundary}
-        partial: dict[str, int] = dict(rows(self.mirror.db, "SELECT txid, applied FROM partial"))
-        self.gate.restore(offsets, stored.get(boundary or "", 0), partial, int(self.mirror.get("released_lsn") or 0))
-        for txid, n in rows(self.mirror.db, "SELECT txid, count(*) FROM staged WHERE txid IS NOT NULL GROUP BY txid"):
-            self.gate.counts[txid] = self.gate.counts.get(txid, 0) + n
-        for partition, txid, order in rows(
-            self.mirror.db,
-            "SELECT partition, txid, max(json_extract(CAST(key AS TEXT), '$')) FROM staged WHERE txid IS NOT NULL GROUP BY 1, 2",
-        ):
-            self.gate.partition(partition).open[txid] = int(order)
-        cut = self.mirror.get("catching_up")
-        if cut is not None:
-            self.catching_up, self.wants_cut, self.gate.by_row = json.loads(cut), True, True
+        self.staging.restore(self.gate, offsets, stored.get(boundary or "", 0), REMEMBERED)
         self.loaded = bool(self.mirror.get("loaded"))
-        self._spilled = bool(value(self.mirror.db, "SELECT 1 FROM staged LIMIT 1"))
+        self._hold = bool(self.mirror.get("hold"))
+        found = self.mirror.get("catching_up")
+        if found is not None:
+            state = json.loads(found)
+            self.catching_up, self.wants_cut, self.gate.by_row = state["cut"], True, True
+            self._snapshot, self._snapshot_ms, self._snapshot_over = state["snapshot"], state["ms"], state["over"]
 
     def start_offset(self, partition: str) -> int:
         """Where to read a partition from, `topic/number`."""
@@ -133,11 +119,13 @@ class Engine:
                     boundary = self._boundary(data, partition, offset)
                     self.gate.add_boundary(boundary, offset, self.inputs.connector)
                     if self._snapshot and boundary.ts_ms > self._snapshot_ms:
-                        self._snapshot, self.wants_cut = False, True  # the source streams again
+                        self._end_snapshot()
             self.gate.boundary_next = records[-1][0] + 1
             self._boundary_partition = partition
             return
         events = self._decoded(self.decoders[topic], records)
+        if events:
+            self._look_for_snapshot(events)
         self._staged_bytes += sum(len(r[2]) for r in records if r[2] is not None)
         self.gate.add(partition, events, records[-1][0] + 1)
 
@@ -149,32 +137,39 @@ class Engine:
             return Boundary(status="?", id="")
 
     def _decoded(self, decoder: TableDecoder, records: Sequence[Record]) -> list[Event]:
-        decode = decoder.decode
-        events = []
+        decode, by_row = decoder.decode, self.consistency == "row"
+        events: list[Event] = []
         for offset, key, data in records:
             try:
                 event = decode(key, data)
                 event.offset = offset
             except DecodeError as error:
                 event = dead_letter(decoder.number, offset, key, data, error)
+            if data is None and not (by_row and _alone(event, events)):
+                self._tombstones += 1
+                continue
             events.append(event)
-        last = events[-1].source.snapshot
-        first = events[0].source.snapshot
-        if first in SNAPSHOT or last in SNAPSHOT:
-            self._see_snapshot(events)
-        elif self._snapshot:
-            self._snapshot, self.wants_cut = False, True
         return events
 
-    def _see_snapshot(self, events: Iterable[Event]) -> None:
-        """Snapshot rows: catch up until the connector says which is the last."""
-        if self.catching_up is None:
-            self.catching_up, self.gate.by_row = {}, True
-        for event in events:
-            flag = event.source.snapshot
-            if flag in SNAPSHOT:
-                self._snapshot, self._snapshot_ms = flag != "last", event.source.ts_ms
-                self.wants_cut = self.wants_cut or flag == "last"
+    def _look_for_snapshot(self, events: Sequence[Event]) -> None:
+        """Snapshot rows: catch up until the connector says which is the last, or streams again."""
+        first, last = events[0].source, events[-1].source
+        if first.snapshot in SNAPSHOT or last.snapshot in SNAPSHOT:
+            if self._snapshot_over:
+                return
+            if self.catching_up is None:
+                self.catching_up, self.gate.by_row = {}, True
+            for event in events:
+                if event.source.snapshot in SNAPSHOT:
+                    self._snapshot, self._snapshot_ms = True, event.source.ts_ms
+                    if event.source.snapshot == "last":
+                        self._end_snapshot()
+                        return
+        elif self._snapshot and last.snapshot in ("false", False) and last.ts_ms > self._snapshot_ms:
+            self._end_snapshot()
+
+    def _end_snapshot(self) -> None:
+        self._snapshot, self._snapshot_over, self.wants_cut = False, True, True
 
     # ---- catch-up -----------------------------------------------------------------------------------------
 
@@ -195,7 +190,7 @@ class Engine:
             )
             if at < end:
                 return
-        self.catching_up = None
+        self.catching_up, self._snapshot_over = None, False
         self.gate.by_row = self.consistency == "row"
         self.mirror.set("catching_up", None)
         if not self.loaded and value(self.mirror.db, f'SELECT 1 FROM "{self.layout.root.name}" LIMIT 1') is not None:
@@ -203,7 +198,10 @@ class Engine:
 
     def _finish_load(self, seq: int) -> None:
         self.mirror.create_indexes()
-        self.applier.marking.mark_every_root(seq)
+        self.applier.marking.mark_every_root(seq, since=0)
+        self._set_loaded()
+
+    def _set_loaded(self) -> None:
         self.mirror.set("loaded", 1)
         self.loaded = True
 
@@ -211,7 +209,10 @@ class Engine:
 
     def step(self, limit: int | None = None) -> Progress:
         """Apply what the gate releases, in one checkpoint with the offsets reached."""
+        waited = self.gate.staged
         released = self.gate.release(limit)
+        if waited:
+            self._staged_bytes = self._staged_bytes * self.gate.staged // waited
         idle = not (released.events or released.ends or released.repeated)
         if idle and not self._spill_needed() and self.catching_up is None:
             return Progress()
@@ -224,8 +225,7 @@ class Engine:
     def _checkpoint(self, released: Released) -> Progress:
         progress = Progress()
         with self.mirror.checkpoint() as seq:
-            if released.events or self._spilled:
-                self._apply(released, seq, progress)
+            self._apply(released, seq, progress)
             for end in released.ends:
                 progress.newest_ms = max(progress.newest_ms, end.ts_ms)
             if released.ends:
@@ -234,42 +234,54 @@ class Engine:
                     "INSERT OR REPLACE INTO marks VALUES(?, ?, ?, ?, ?)",
                     (seq, last.connector, last.lsn, last.txid, last.ts_ms),
                 )
-                self.mirror.set("released_lsn", self.gate.released_lsn)
                 progress.transactions = len(released.ends)
             self.mirror.count("incomplete", released.incomplete)
             self.mirror.count("repeated", released.repeated)
+            self.mirror.count("tombstones", self._tombstones)
             for partition, offset, data, error in self._bad_boundaries:
                 self.mirror.add_dead_letter(partition, offset, (None, data), error, None)
             if self._spill_needed():
-                self._spill()
+                self.staging.spill(self.gate)
             self._leave_catch_up(seq)
-            progress.offsets = self._save()
+            progress.offsets = self._save(released, seq)
         self.durable = progress.offsets
         self._history.append((self.mirror.seq, progress.offsets))
         self._bad_boundaries.clear()
+        self._tombstones = 0
         if not self.gate.staged:
             self._staged_bytes = 0
         return progress
 
-    def _save(self) -> dict[str, int]:
+    def _save(self, released: Released, seq: int) -> dict[str, int]:
         offsets = {name: at.checkpoint for name, at in self.gate.partitions.items()}
         if self._boundary_partition:
             ends = self.gate.ends
             offsets[self._boundary_partition] = ends[0].offset if ends else self.gate.boundary_next
         self.mirror.set_offsets(offsets)
-        db = self.mirror.db
-        if self.gate.applied or self._had_partial:
-            db.execute("DELETE FROM partial")
-            db.executemany("INSERT INTO partial VALUES(?, ?)", list(self.gate.applied.items()))
-        self._had_partial = bool(self.gate.applied)
+        self.staging.save(self.gate, released, seq)
         if self.catching_up is not None:
-            self.mirror.set("catching_up", json.dumps(self.catching_up))
+            state = {
+                "cut": self.catching_up,
+                "snapshot": self._snapshot,
+                "ms": self._snapshot_ms,
+                "over": self._snapshot_over,
+            }
+            self.mirror.set("catching_up", json.dumps(state))
+        if self._hold == self.may_flush:
+            self._hold = not self._hold
+            self.mirror.set("hold", int(self._hold))
         return offsets
 
     def _apply(self, released: Released, seq: int, progress: Progress) -> None:
+        """What was staged first, for it came first; then what comes from memory."""
+        for chunk in self.staging.take(released):
+            self._apply_events(chunk, seq, progress)
+        if released.events:
+            self._apply_events(released.events, seq, progress)
+
+    def _apply_events(self, pairs: Sequence[tuple[str, Event]], seq: int, progress: Progress) -> None:
         events: list[Event] = []
-        truncates = False
-        for partition, event in released.events:
+        for partition, event in pairs:
             if event.op == "!":
                 assert event.raw is not None
                 self.mirror.add_dead_letter(
@@ -277,97 +289,18 @@ class Engine:
                 )
             elif event.op != "m":
                 events.append(event)
-                truncates = truncates or event.op == "t"
-        if self._spilled:
-            events = self._unspill(released, seq) + events
-        if truncates and not self.gate.by_row:
-            events.sort(key=lambda e: position(e, self.applier.log))
         if not events:
             return
-        snapshot = self.catching_up is not None or self._snapshot
-        mark = self.loaded or not snapshot
+        mark = self.loaded or self.catching_up is None
         if mark and not self.loaded:
             self.mirror.create_indexes()
-            self.mirror.set("loaded", 1)
-            self.loaded = True
+            self._set_loaded()
         self.applier.apply(events, seq, mark=mark)
-        if any(e.partial for e in events):
-            self.mirror.count("unknown", sum(e.partial for e in events))
-        progress.applied = len(events)
-        progress.newest_ms = max(e.source.ts_ms for e in events)
-
-    # ---- what is too much to hold in memory ---------------------------------------------------------------
+        progress.applied += len(events)
+        progress.newest_ms = max(progress.newest_ms, *(e.source.ts_ms for e in events))
 
     def _spill_needed(self) -> bool:
         return self._staged_bytes > self.staged_limit and self.gate.staged > 0
-
-    def _spill(self) -> None:
-        encode = msgspec.msgpack.Encoder(enc_hook=lambda _: {"unchanged": True}).encode
-        for name in self.gate.partitions:
-            lines: list[tuple[Any, ...]] = []
-            self.gate.spill(name, lambda e: lines.append(self._line(name, e, encode)))  # noqa: B023 - called at once
-            self.mirror.db.executemany(
-                "INSERT INTO staged(partition, offset, txid, key, value) VALUES(?, ?, ?, ?, ?)", lines
-            )
-            self._spilled = self._spilled or bool(lines)
-            self.mirror.count("spilled", len(lines))
-        self._staged_bytes = 0
-
-    @staticmethod
-    def _line(name: str, event: Event, encode: Any) -> tuple[Any, ...]:
-        order = event.transaction.total_order if event.transaction else 0
-        data = encode(
-            (event.op, event.source, event.after, event.transaction, event.key, event.table, event.error, event.raw)
-        )
-        return name, event.offset, transaction_id(event), str(order).encode(), data
-
-    def _unspill(self, released: Released, seq: int) -> list[Event]:
-        """Apply what was spilled of the released transactions, a chunk at a time."""
-        db = self.mirror.db
-        txids = [(end.txid,) for end in released.ends]
-        db.execute("CREATE TEMP TABLE IF NOT EXISTS going(txid TEXT PRIMARY KEY)")
-        db.execute("DELETE FROM temp.going")
-        db.executemany("INSERT OR IGNORE INTO temp.going VALUES(?)", txids)
-        going = (
-            "SELECT position, partition, offset, value FROM staged s WHERE position > ? AND (txid IN (SELECT txid FROM temp.going)"
-            " OR txid IS NULL AND NOT EXISTS(SELECT 1 FROM staged b WHERE b.partition = s.partition AND b.position < s.position"
-            " AND b.txid IS NOT NULL AND b.txid NOT IN (SELECT txid FROM temp.going)))"
-            " ORDER BY position LIMIT 5000"
-        )
-        last = -1
-        while chunk := rows(db, going, (last,)):
-            last = chunk[-1][0]
-            events = [self._unline(partition, offset, data) for _, partition, offset, data in chunk]
-            kept = [e for e in events if e.op not in ("!", "m")]
-            for (_, partition, offset, _), e in zip(chunk, events, strict=True):
-                if e.op == "!" and e.raw is not None:
-                    self.mirror.add_dead_letter(partition, offset, e.raw, e.error or "", transaction_id(e))
-            self.applier.apply(kept, seq, mark=self.loaded)
-            db.executemany("DELETE FROM staged WHERE position = ?", [(c[0],) for c in chunk])
-        self._spilled = bool(value(db, "SELECT 1 FROM staged LIMIT 1"))
-        return []
-
-    @staticmethod
-    def _unline(partition: str, offset: int, data: bytes) -> Event:
-        op, source, after, block, key, table, error, raw = msgspec.msgpack.decode(
-            data, type=tuple[str, Any, Any, Any, Any, int, str | None, Any]
-        )
-        source = msgspec.convert(source, Source)
-        block = msgspec.convert(block, type=TransactionBlock | None)
-        partial = after is not None and any(isinstance(v, dict) for v in after)
-        row = None if after is None else tuple(UNCHANGED if isinstance(v, dict) else v for v in after)
-        return Event(
-            op=op,
-            source=source,
-            after=row,
-            transaction=block,
-            key=None if key is None else tuple(key),
-            offset=offset,
-            table=table,
-            error=error,
-            raw=None if raw is None else tuple(raw),
-            partial=partial,
-        )
 
     # ---- out ----------------------------------------------------------------------------------------------
 
@@ -408,6 +341,8 @@ class Engine:
 
     def _oldest_unwritten(self, sink: int) -> int | None:
         """The oldest change that this sink has not acknowledged; an unfinished fan-out counts."""
+        if self.catching_up is not None and not self.loaded:
+            return 0  # a first load marks every document at its end
         db = self.mirror.db
         found = [value(db, "SELECT min(since) FROM dirty WHERE sink = ? AND low = ?", (sink, low)) for low in (0, 1)]
         found.append(self.applier.marking.oldest())
@@ -424,12 +359,28 @@ class Engine:
                 "DELETE FROM marks WHERE seq < (SELECT max(seq) FROM marks m WHERE m.connector = marks.connector AND m.seq < ?)",
                 (oldest,),
             )
+            self._forget_released()
             week_ago = time.time() - 7 * 86400
             for table in self.layout.tables.values():
                 self.mirror.db.execute(f'DELETE FROM "{table.name}/deleted" WHERE _at < ?', (week_ago,))
 
+    def _forget_released(self) -> None:
+        """Only the newest released transactions are remembered by id; the others by their commit order."""
+        db = self.mirror.db
+        last = value(db, "SELECT rowid FROM released ORDER BY rowid DESC LIMIT 1 OFFSET ?", (REMEMBERED,))
+        if last is None:
+            return
+        newest = int(value(db, "SELECT max(lsn) FROM released WHERE rowid <= ?", (last,)))
+        self.mirror.set("forgotten", max(newest, int(self.mirror.get("forgotten") or 0)))
+        db.execute("DELETE FROM released WHERE rowid <= ?", (last,))
+
     def reader(self) -> Reader:
         return Reader(self.mirror.path, self.layout)
+
+
+def _alone(event: Event, before: Sequence[Event]) -> bool:
+    """Whether a Kafka tombstone is all that says of a delete (compaction took the event before it)."""
+    return event.op == "!" or not (before and before[-1].op == "d" and before[-1].key == event.key)
 
 
 __all__ = ["UNKNOWN", "Engine", "Inputs", "Progress", "Record"]

@@ -59,9 +59,11 @@ class Marking:
         start = f"FROM {changed} c"
         if not through_key:
             start += f" CROSS JOIN {quoted(occurrence.table)} n ON {equal('n', key, 'c', key)}"
-        links = listed(occurrence.links, "c." if through_key else "n.")
+        prefix = "c." if through_key else "n."
+        links = listed(occurrence.links, prefix)
+        known = " AND ".join(f"typeof({prefix}{quoted(link)}) NOT IN ('blob', 'null')" for link in occurrence.links)
         self.db.execute(
-            f"INSERT INTO fanout(occurrence, key, seq) SELECT DISTINCT ?, json_array({links}), ? {start} WHERE true"
+            f"INSERT INTO fanout(occurrence, key, seq) SELECT DISTINCT ?, json_array({links}), ? {start} WHERE {known}"
             " ON CONFLICT(occurrence, key) DO UPDATE SET seq = min(seq, excluded.seq), cursor = NULL",
             (occurrence.number, seq),
         )
@@ -75,13 +77,13 @@ class Marking:
             (seq,),
         )
 
-    def mark_every_root(self, seq: int, sink: int | None = None) -> int:
-        """Every document is to be written (again); how many."""
+    def mark_every_root(self, seq: int, sink: int | None = None, *, since: int | None = None) -> int:
+        """Every document is to be written (again); how many. `since` bounds the watermark until they are."""
         only = "" if sink is None else f" WHERE s.id = {int(sink)}"
         self.db.execute(
-            f"{self._into}{listed(self.layout.root.key, 'r.')}, ?1, ?1, 1 FROM {quoted(self.layout.root.name)} r"
+            f"{self._into}{listed(self.layout.root.key, 'r.')}, ?1, ?2, 1 FROM {quoted(self.layout.root.name)} r"
             f" CROSS JOIN sinks s{only or ' WHERE true'}{self._conflict}",
-            (seq,),
+            (seq, seq if since is None else since),
         )
         return self.db.changes()
 

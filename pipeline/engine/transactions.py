@@ -1,7 +1,7 @@
 """The gate: changes of a source transaction wait until all of it is here, and are released in commit order.
 
 Each partition is a queue, first in first out. What may go is taken from the queues' heads, so the offset of a queue's
-head is where a restart has to read on; nothing that waits has to be stored, but for what spills (see Engine).
+head is where a restart has to read on; nothing that waits has to be stored, but for what spills (see staging.py).
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from pipeline.events.envelope import Boundary, Event
+from pipeline.events.envelope import Boundary, Event, commit_order
 
 REMEMBERED: Final = 50_000
-"""Released transactions remembered by id, to know a repeat when it comes."""
+"""Released transactions remembered by id, to know a repeat when it comes; older ones are known by commit order."""
+GIVEN_UP: Final = 1_000
+"""Transactions given up whose late events are still let through."""
 
 
 @dataclass(slots=True)
@@ -30,17 +32,47 @@ class End:
 
 
 @dataclass(slots=True)
+class Open:
+    """A transaction that is not released: how many of its events came, and how far they got."""
+
+    seen: int = 0
+    applied: int = 0
+    """Of these in the mirror (by row, or given up)."""
+    spilled: int = 0
+    """Of these in the mirror's `staged` table."""
+    last: dict[str, int] = field(default_factory=dict)
+    """The last order seen in each partition: one not above it is a repeat."""
+    truncates: set[int] = field(default_factory=set)
+    """The orders of truncates: they have no key, so a repeat may come in another partition."""
+    given_up: bool = False
+    expected: int | None = None
+    """What its END said, where it was given up."""
+    durable: tuple[dict[str, int], set[int]] = field(default_factory=lambda: ({}, set()))
+    """`last` and `truncates` of what was applied; stored at a checkpoint, for the rest is read again."""
+
+    @property
+    def waiting(self) -> int:
+        """How many of its events are in the queues."""
+        return self.seen - self.applied - self.spilled
+
+    def apply_all(self) -> None:
+        """All that was seen is in the mirror."""
+        self.applied, self.spilled = self.seen, 0
+        self.durable = dict(self.last), set(self.truncates)
+
+
+@dataclass(slots=True)
 class Partition:
     """One input partition: what waits, and where its reading stands."""
 
     next: int = 0
     waiting: deque[Event] = field(default_factory=deque)
-    open: dict[str, int] = field(default_factory=dict)
-    """The last order seen here of each transaction that is not released: an order not above it is a repeat."""
     txid: str | None = None
     order: int = 0
-    known: bool = False
-    """`txid` was released before: its events are repeats."""
+    current: Open | None = None
+    """The transaction `txid`; None says that it was released before and its events are repeats."""
+    spilled: set[str] = field(default_factory=set)
+    """Transactions with staged rows of this partition: a row without a transaction waits for them."""
 
     @property
     def checkpoint(self) -> int:
@@ -50,40 +82,59 @@ class Partition:
 
 @dataclass(slots=True)
 class Released:
-    """What may be applied now, in order."""
+    """What may be applied now, in order; what is staged of `going` comes before `events`."""
 
     events: list[tuple[str, Event]] = field(default_factory=list)
     ends: list[End] = field(default_factory=list)
+    going: set[str] = field(default_factory=set)
+    """The transactions whose staged rows may be applied."""
+    all_staged: bool = False
+    dropped: set[str] = field(default_factory=set)
+    """Repeats of released transactions: their staged rows go unread."""
     incomplete: int = 0
     repeated: int = 0
 
 
 class Gate:
-    """Holds what is not whole. `by_row`: nothing waits, but transactions are still counted (bulk catch-up, row mode)."""
+    """Holds what is not whole. `by_row`: nothing waits, but transactions are still counted (bulk catch-up, row mode).
 
-    def __init__(self, tables: Iterable[str], *, by_row: bool = False) -> None:
+    `keep_repeats` lets the events of released transactions through, uncounted: in row mode the mirror's rows judge them.
+    """
+
+    def __init__(self, tables: Iterable[str], *, by_row: bool = False, keep_repeats: bool = False) -> None:
         self.tables: Final = frozenset(tables)
-        self.by_row = by_row
+        self.by_row, self.keep_repeats = by_row, keep_repeats
         self.partitions: dict[str, Partition] = {}
-        self.counts: dict[str, int] = {}
-        """Events seen of each transaction that is not released, waiting or applied."""
-        self.applied: dict[str, int] = {}
-        """Of these, the ones already applied (by row); they are in the mirror, so a checkpoint stores the count."""
+        self.opens: dict[str, Open] = {}
+        self.partial: set[str] = set()
+        """The open transactions that are in the mirror in part."""
         self.ends: deque[End] = deque()
-        self.released_lsn = 0
+        self.forgotten = 0
+        """The newest commit no longer remembered by id: what is older is a repeat."""
         self.boundary_next = 0
         self.staged = 0
         self._recent: OrderedDict[str, int] = OrderedDict()
         self._repeated = 0
+        self._any_given_up = False
 
     # ---- in -----------------------------------------------------------------------------------------------
 
-    def restore(self, offsets: Mapping[str, int], boundary: int, applied: Mapping[str, int], lsn: int) -> None:
-        """Go on from a checkpoint."""
+    def restore(
+        self, offsets: Mapping[str, int], boundary: int, opens: Mapping[str, Open], recent: Iterable[tuple[str, int]]
+    ) -> None:
+        """Go on from a checkpoint; `recent` has the released transactions and their commits, the oldest first."""
         for name, offset in offsets.items():
             self.partition(name).next = offset
-        self.boundary_next, self.released_lsn = boundary, lsn
-        self.applied, self.counts = dict(applied), dict(applied)
+        self.boundary_next, self.opens = boundary, dict(opens)
+        self.partial = {txid for txid, known in opens.items() if known.applied and not known.given_up}
+        self._any_given_up = any(known.given_up for known in opens.values())
+        for txid, lsn in recent:
+            self._remember(txid, lsn)
+
+    def forget(self) -> None:
+        """Another source log begins: its transactions' ids and positions say nothing of those before."""
+        self._recent.clear()
+        self.forgotten = 0
 
     def partition(self, name: str) -> Partition:
         found = self.partitions.get(name)
@@ -94,24 +145,49 @@ class Gate:
     def add(self, name: str, events: Iterable[Event], next_offset: int) -> None:
         """Events of one partition in their order; what is a repeat within it is dropped."""
         at = self.partition(name)
-        waiting, counts, n = at.waiting, self.counts, 0
+        waiting, before = at.waiting, len(at.waiting)
         for event in events:
             block = event.transaction
             if block is not None:
                 txid = block.id.partition(":")[0]
                 if txid != at.txid:
-                    at.txid, at.order = txid, at.open.get(txid, 0)
-                    at.known = txid in self._recent
-                if at.known or block.total_order <= at.order:
+                    self._turn(at, name, txid, event)
+                current, order = at.current, block.total_order
+                if current is None:
+                    self._repeated += 1
+                    if not self.keep_repeats:
+                        continue
+                elif (order <= at.order or event.op == "t") and self._is_repeat(current, event, order):
                     self._repeated += 1
                     continue
-                at.order = block.total_order
-                at.open[txid] = at.order
-                counts[txid] = counts.get(txid, 0) + 1
+                else:
+                    at.order = max(order, at.order)
+                    current.seen += 1
             waiting.append(event)
-            n += 1
+        if at.current is not None:
+            at.current.last[name] = at.order
         at.next = next_offset
-        self.staged += n
+        self.staged += len(waiting) - before
+
+    def _turn(self, at: Partition, name: str, txid: str, event: Event) -> None:
+        """The next transaction's first event in this partition."""
+        if at.current is not None:
+            at.current.last[name] = at.order
+        at.txid, at.current = txid, self.opens.get(txid)
+        if at.current is None and not self._released(txid, commit_order(event.source)):
+            at.current = self.opens[txid] = Open()
+        at.order = at.current.last.get(name, 0) if at.current is not None else 0
+
+    @staticmethod
+    def _is_repeat(current: Open, event: Event, order: int) -> bool:
+        if event.op != "t" or order in current.truncates:
+            return True
+        current.truncates.add(order)
+        return False
+
+    def _released(self, txid: str, commit: int) -> bool:
+        """Whether the transaction was released before; `commit` is its commit or the one before it."""
+        return txid in self._recent or 0 < commit < self.forgotten
 
     def add_boundary(self, boundary: Boundary, offset: int, connector: str = "") -> None:
         """A BEGIN (which says nothing we need) or an END."""
@@ -128,133 +204,174 @@ class Gate:
 
     def release(self, limit: int | None = None) -> Released:
         """All that may be applied now; `limit` bounds the events, but a transaction is never cut."""
-        out = Released(repeated=self._repeated)
-        self._repeated = 0
+        out = Released()
         if self.by_row:
             self._release_rows(out)
-        whole = self._whole(limit)
-        for end in whole:
-            self._settle(end, out)
+        self._whole(limit, out)
+        out.going.update(end.txid for end in out.ends)
+        if self._any_given_up:
+            out.going.update(txid for txid, known in self.opens.items() if known.given_up)
         if not self.by_row:
-            self._take(out, {end.txid for end in whole})
+            self._take(out)
+        for end in out.ends:
+            self._close(end.txid)
+        self._close_given_up()
+        out.repeated, self._repeated = self._repeated, 0
         return out
 
-    def _whole(self, limit: int | None) -> list[End]:
+    def _whole(self, limit: int | None, out: Released) -> None:
         """The ENDs at the head whose events are all here."""
-        found: list[End] = []
         events = 0
         while self.ends:
             end = self.ends[0]
-            if end.lsn > self.released_lsn or end.txid in self.applied:
-                if self.counts.get(end.txid, 0) < end.expected or (limit and events >= limit):
+            if end.txid in self._recent or end.lsn <= self.forgotten:
+                self._drop(end.txid, out)
+            else:
+                known = self.opens.get(end.txid)
+                if (known.seen if known else 0) < end.expected or (limit and events >= limit):
                     break
                 events += end.expected
-                found.append(end)
-                self.released_lsn = max(self.released_lsn, end.lsn)
-            else:
-                self.drop(end.txid)
+                out.ends.append(end)
+                self._remember(end.txid, end.lsn)
             self.ends.popleft()
-        return found
 
-    def _settle(self, end: End, out: Released) -> None:
-        self.counts.pop(end.txid, None)
-        self.applied.pop(end.txid, None)
-        self._recent[end.txid] = end.lsn
+    def _remember(self, txid: str, lsn: int) -> None:
+        self._recent[txid] = lsn
         if len(self._recent) > REMEMBERED:
-            self._recent.popitem(last=False)
+            self.forgotten = max(self.forgotten, self._recent.popitem(last=False)[1])
+
+    def _close(self, txid: str) -> None:
+        self.opens.pop(txid, None)
+        self.partial.discard(txid)
         for at in self.partitions.values():
-            at.open.pop(end.txid, None)
-            if at.txid == end.txid:
-                at.known = True
-        out.ends.append(end)
+            at.spilled.discard(txid)
+            if at.txid == txid:
+                at.current = None
 
     def _release_rows(self, out: Released) -> None:
         for name, at in self.partitions.items():
-            for event in at.waiting:
-                out.events.append((name, event))
-                if event.transaction is not None:
-                    txid = event.transaction.id.partition(":")[0]
-                    self.applied[txid] = self.applied.get(txid, 0) + 1
+            out.events += [(name, event) for event in at.waiting]
+            out.all_staged = out.all_staged or bool(at.spilled)
             at.waiting.clear()
+            at.spilled.clear()
         self.staged = 0
+        for txid, known in self.opens.items():
+            if known.seen > known.applied:
+                known.apply_all()
+                if not known.given_up:
+                    self.partial.add(txid)
 
-    def _take(self, out: Released, txids: set[str]) -> None:
+    def _take(self, out: Released) -> None:
         """The released transactions' events, and what has no transaction and nothing before it that waits."""
-        before = len(out.events)
-        behind = False
+        going, taken, transactional = out.going, 0, 0
         for name, at in self.partitions.items():
             waiting = at.waiting
+            if at.spilled:
+                at.spilled -= going
             while waiting:
                 block = waiting[0].transaction
-                if block is not None and block.id.partition(":")[0] not in txids:
-                    behind = behind or (len(txids) > 0 and len(waiting) > 1)
+                if block is None:
+                    if at.spilled:
+                        break
+                elif block.id.partition(":")[0] in going:
+                    transactional += 1
+                else:
                     break
                 out.events.append((name, waiting.popleft()))
-        self.staged -= len(out.events) - before
-        if behind and len(out.events) - before < sum(end.expected for end in out.ends):
-            self._take_from_behind(out, txids)
+                taken += 1
+        self.staged -= taken
+        if transactional < sum(known.waiting for txid in going if (known := self.opens.get(txid)) is not None):
+            self._take_from_behind(out)
+        for txid in going:
+            known = self.opens.get(txid)
+            if known is not None:
+                known.apply_all()
 
-    def _take_from_behind(self, out: Released, txids: set[str]) -> None:
+    def _take_from_behind(self, out: Released) -> None:
         """A released transaction's event stands behind one that waits (a connector died in the middle of it)."""
         for name, at in self.partitions.items():
             kept: deque[Event] = deque()
             for event in at.waiting:
                 block = event.transaction
-                if block is not None and block.id.partition(":")[0] in txids:
+                if block is not None and block.id.partition(":")[0] in out.going:
                     out.events.append((name, event))
-                    self.staged -= 1
                 else:
                     kept.append(event)
+            self.staged -= len(at.waiting) - len(kept)
             at.waiting = kept
 
-    def drop(self, txid: str) -> None:
-        """A repeat of a released transaction: what waits of it goes."""
-        if not self.counts.pop(txid, 0):
+    def _drop(self, txid: str, out: Released) -> None:
+        """A repeated END: what waits of its transaction, not known as a repeat until now, goes."""
+        known = self.opens.get(txid)
+        if known is None or known.given_up:
             return
+        out.dropped.add(txid)
         for at in self.partitions.values():
-            at.open.pop(txid, None)
-            at.txid = None if at.txid == txid else at.txid
             kept = deque(e for e in at.waiting if e.transaction is None or e.transaction.id.partition(":")[0] != txid)
             self._repeated += len(at.waiting) - len(kept)
             self.staged -= len(at.waiting) - len(kept)
             at.waiting = kept
+        self._close(txid)
 
     # ---- what does not complete ---------------------------------------------------------------------------
 
     def overdue(self) -> str | None:
-        """The transaction that holds up all others: the first END's, or else the one at the head of a queue."""
+        """The transaction that holds up others or the documents: the first END's, or one that has none yet."""
         if self.ends:
             return self.ends[0].txid
         for at in self.partitions.values():
             if at.waiting and (block := at.waiting[0].transaction) is not None:
                 return block.id.partition(":")[0]
-        return None
+            if at.spilled:
+                return next(iter(at.spilled))
+        return next(iter(self.partial), None)
 
     def give_up(self, txid: str) -> Released:
-        """Release a transaction that does not complete, as far as it is here."""
+        """Release a transaction that does not complete, as far as it is here; what comes late of it is let through."""
         out = Released(incomplete=1)
+        known = self.opens.setdefault(txid, Open())
+        known.given_up = True
+        for at in self.partitions.values():
+            if at.txid == txid:
+                at.current = known
+        self._any_given_up = True
+        self.partial.discard(txid)
         if self.ends and self.ends[0].txid == txid:
             end = self.ends.popleft()
-            self.released_lsn = max(self.released_lsn, end.lsn)
-            self._settle(end, out)
+            known.expected = end.expected
+            self._remember(txid, end.lsn)
+            out.ends.append(end)
+        out.going = {txid}
+        if self.by_row:
+            self._release_rows(out)
         else:
-            self.counts.pop(txid, None)
-            self.applied.pop(txid, None)
-            for at in self.partitions.values():
-                at.open.pop(txid, None)
-        self._take(out, {txid})
-        self._take_from_behind(out, {txid})
+            self._take(out)
+        self._close_given_up()
         return out
+
+    def _close_given_up(self) -> None:
+        if not self._any_given_up:
+            return
+        late = {txid: known for txid, known in self.opens.items() if known.given_up}
+        done = [t for t, k in late.items() if k.expected is not None and k.seen >= k.expected]
+        for txid in (*done, *list(late)[: max(0, len(late) - GIVEN_UP)]):
+            self._close(txid)
+        self._any_given_up = len(done) < len(late)
 
     @property
     def straddling(self) -> bool:
         """Some transaction is in the mirror in part: no document may be written from it."""
-        return bool(self.applied)
+        return bool(self.partial)
 
     def spill(self, name: str, take: Callable[[Event], None]) -> None:
         """Hand all that waits in one partition to the mirror's `staged` table."""
         at = self.partitions[name]
         for event in at.waiting:
             take(event)
+            if event.transaction is not None:
+                txid = event.transaction.id.partition(":")[0]
+                at.spilled.add(txid)
+                if (known := self.opens.get(txid)) is not None:
+                    known.spilled += 1
         self.staged -= len(at.waiting)
         at.waiting.clear()
