@@ -12,7 +12,7 @@ help:  ## this list
 venv: $(STAMP)  ## the environment in .venv, from the lock by hash
 
 demo: $(STAMP)  ## a shop, its read models and customers, on a stack of its own
-	$(CDC) demo
+	$(BIN)/python -m pipeline.demo $(if $(CHECK),--check)
 
 test: $(STAMP)  ## all tests
 	$(BIN)/pytest
