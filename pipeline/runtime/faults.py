@@ -7,7 +7,10 @@ import signal
 from typing import Final
 
 POINT: Final = os.environ.get("CDC_FAULT", "")
-"""`name` or `name:n`: the process kills itself with SIGKILL at the n-th passage of that point."""
+"""`received`, `checkpointed`, `writing`, `written`, `settled` or `recorded`, alone or as `name:n`.
+
+The process kills itself with SIGKILL at the n-th passage of that point.
+"""
 _name, _, _count = POINT.partition(":")
 _left = int(_count or 1)
 

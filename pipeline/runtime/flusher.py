@@ -12,6 +12,7 @@ from pipeline.engine.dirty import Reader, Taken
 from pipeline.engine.engine import Engine
 from pipeline.errors import SinkError, SinkUnavailable, Transient
 from pipeline.ports import Applied, Outcome, Rejected, Sink, SinkRecord, Stale, Throttled
+from pipeline.runtime.faults import passing
 from pipeline.runtime.pacing import Backoff
 
 log = logging.getLogger("cdc.flusher")
@@ -134,14 +135,17 @@ class Flusher:
     async def _write(self, taken: Taken) -> None:
         assert self._record is not None
         outcomes: list[Outcome] | None = None
+        passing("writing")
         try:
             outcomes = list(await self.sink.write(taken.writes, self._record.epoch)) if taken.writes else []
             self._succeeded()
             self._tell(outcomes)
         except SinkError as error:  # away, or missing: what is dirty stays dirty
             self._away(error)
+        passing("written")
         if outcomes is not None:
             await self._in_engine(self._engine().settle, taken, outcomes)
+            passing("settled")
         await self._in_reader(self._reader.landed, taken)
 
     def _tell(self, outcomes: list[Outcome]) -> None:
@@ -192,6 +196,7 @@ class Flusher:
         self._record.offsets, self._record.watermark = offsets, watermark
         try:
             await self.sink.save(self._record)
+            passing("recorded")
         except SinkUnavailable as error:
             self._away(error)
             self._record.offsets = {}  # not known to be saved: say it again

@@ -1,0 +1,186 @@
+"""A project of a user's own on the real stack: its folder, database, connector and workers, each with a name of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psycopg
+from psycopg.conninfo import make_conninfo
+
+from pipeline.demo import shop, truth
+from pipeline.settings import Endpoints
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def until(condition: Callable[[], Any], seconds: float, what: str) -> Any:
+    """The first truthy value; fails with `what` when there is none in time."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        found = condition()
+        if found:
+            return found
+        time.sleep(0.05)
+    raise AssertionError(f"not in {seconds:.0f} s: {what}")
+
+
+@dataclass
+class Project:
+    """A shop with the repository's own projections, their aliases prefixed by the project's name."""
+
+    name: str
+    folder: Path
+    endpoints: Endpoints
+    stack_state: Path
+    settings: dict[str, str] = field(default_factory=dict)
+    workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    # ---- making it ----------------------------------------------------------------------------------------
+
+    def create(self, *, orders: int = 200, projections: tuple[str, ...] = ("orders",)) -> None:
+        with psycopg.connect(self.endpoints.postgres, autocommit=True) as db:
+            db.execute(f"DROP DATABASE IF EXISTS {self.name} WITH (FORCE)".encode())
+            db.execute(f"CREATE DATABASE {self.name}".encode())
+        shop.create(self.dsn)
+        shop.seed(self.dsn, customers=max(5, orders // 5), products=max(5, orders // 20), orders=orders)
+        for part in ("projections", "connectors/debezium"):
+            (self.folder / part).mkdir(parents=True)
+        for name in projections:
+            text = (REPOSITORY / "projections" / f"{name}.py").read_text()
+            self.write_projection(name, text.replace(f'elasticsearch("{name}"', f'elasticsearch("{self.name}-{name}"'))
+        tables = ", ".join(f'"{table}"' for table in shop.TABLES)
+        (self.folder / "connectors/debezium" / f"{self.name}.toml").write_text(
+            f'name = "{self.name}"\nkind = "postgres"\ntables = [{tables}]\n[database]\ndbname = "{self.name}"\n'
+        )
+        self.cdc("connector", "apply", self.name, "--yes")
+        self.cdc("tables", "pull", "--from", self.dsn)
+        self.cdc("apply", "--yes")
+
+    def write_projection(self, name: str, text: str) -> None:
+        (self.folder / "projections" / f"{name}.py").write_text(text)
+
+    @property
+    def dsn(self) -> str:
+        return make_conninfo(self.endpoints.postgres, dbname=self.name)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        up = self.endpoints
+        return {
+            **os.environ,
+            "CDC_PROJECT": self.name.replace("_", "-"),
+            "CDC_STATE_DIR": str(self.folder / ".cdc"),
+            "CDC_KAFKA__BOOTSTRAP": up.kafka,
+            "CDC_CONNECT__URL": up.connect,
+            "CDC_ELASTICSEARCH__URL": up.elasticsearch,
+            "CDC_SOURCE__DSN": self.dsn,
+            **self.settings,
+        }
+
+    # ---- using it -----------------------------------------------------------------------------------------
+
+    def cdc(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [sys.executable, "-m", "pipeline.cli", *arguments],
+            cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=180,
+        )  # fmt: skip
+        assert not check or done.returncode == 0, f"cdc {' '.join(arguments)}: {done.returncode}\n{done.stdout}{done.stderr}"
+        return done
+
+    def start_worker(self, name: str | None = None, *, fault: str = "", **settings: str) -> subprocess.Popen[bytes]:
+        log = (self.folder / "worker.log").open("ab")
+        process = subprocess.Popen(
+            [sys.executable, "-m", "pipeline.cli", "worker", name or f"{self.name}-orders"],
+            cwd=self.folder, env={**self.environment, "CDC_FAULT": fault, **settings}, stdout=log, stderr=log,
+        )  # fmt: skip
+        log.close()
+        self.workers.append(process)
+        return process
+
+    def stop_workers(self) -> None:
+        for process in self.workers:
+            if process.poll() is None:
+                process.send_signal(signal.SIGCONT)
+                process.terminate()
+        for process in self.workers:
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        self.workers.clear()
+
+    def log(self, lines: int = 40) -> str:
+        path = self.folder / "worker.log"
+        return "\n".join(path.read_text(errors="replace").splitlines()[-lines:]) if path.exists() else ""
+
+    def status(self, name: str = "orders") -> dict[str, Any]:
+        report = json.loads(self.cdc("status", f"{self.name}-{name}", "-o", "json", check=False).stdout)
+        found: dict[str, Any] = report["projections"][0]
+        return found
+
+    def said(self, name: str = "orders") -> dict[str, Any]:
+        """What the worker last wrote of itself."""
+        path = self.folder / ".cdc" / "workers" / f"{self.name}-{name}-v1.json"
+        found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+        return found
+
+    # ---- looking at it ------------------------------------------------------------------------------------
+
+    def sql(self, *statements: str) -> int:
+        """Run statements in one transaction; the source's position after its commit."""
+        with psycopg.connect(self.dsn) as db:
+            for statement in statements:
+                db.execute(statement.encode())
+        return truth.position(self.dsn)
+
+    def watermark(self, name: str = "orders") -> int:
+        """The position up to which the read model says that it is complete, as stored with it."""
+        found = httpx.get(f"{self.endpoints.elasticsearch}/cdc-checkpoints/_doc/{self.name}-{name}-v1", timeout=10)
+        if found.status_code != 200:
+            return -1
+        return int((found.json()["_source"].get("watermark") or {}).get(self.name, {}).get("lsn", -1))
+
+    def wait_for(self, lsn: int, *, seconds: float = 60, name: str = "orders") -> None:
+        def reached() -> bool:
+            return self.watermark(name) >= lsn
+
+        try:
+            until(reached, seconds, f"{self.name}-{name} at {lsn}, it is at {self.watermark(name)}")
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.log()}") from None
+
+    def document(self, key: int | str, name: str = "orders") -> dict[str, Any] | None:
+        found = httpx.get(f"{self.endpoints.elasticsearch}/{self.name}-{name}/_doc/{key}", timeout=10).json()
+        source: dict[str, Any] | None = found.get("_source")
+        return source
+
+    def compare(self, name: str = "orders", query: str = truth.ORDERS) -> truth.Difference:
+        return truth.compare(self.dsn, self.endpoints.elasticsearch, f"{self.name}-{name}", query)
+
+    def assert_equal(self, name: str = "orders", query: str = truth.ORDERS) -> None:
+        """Every document is the source's, none is missing, none is too many."""
+        found = self.compare(name, query)
+        assert found.none, f"{found.counts()} {found.stale[:5]} {found.missing[:5]} {found.extra[:5]}\n{self.log()}"
+
+    def remove(self) -> None:
+        self.stop_workers()
+        subprocess.run(
+            [sys.executable, "-m", "pipeline.cli", "connector", "delete", self.name, "--yes"],
+            cwd=self.folder, env=self.environment, capture_output=True, check=False, timeout=60,
+        )  # fmt: skip
+        with httpx.Client(base_url=self.endpoints.elasticsearch, timeout=30) as client:
+            for index in client.get(f"/{self.name}-*", params={"expand_wildcards": "all"}).json():
+                client.delete(f"/{index}")
+            for index in (f"{self.name}-orders-v1", f"{self.name}-customers-v1"):
+                client.delete(f"/cdc-checkpoints/_doc/{index}")
