@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from pipeline.settings import Endpoints, Settings
 from pipeline.stack import stack as local_stack
+from pipeline.stack.connect import secrets_file
+from tests.support.project import Project
 
 
 @pytest.fixture(scope="session")
@@ -39,3 +41,20 @@ def stack(stack_settings: Settings) -> Endpoints:
     endpoints = stack_settings.endpoints()
     assert endpoints is not None
     return endpoints
+
+
+@pytest.fixture(scope="module")
+def new_project(
+    stack: Endpoints, stack_settings: Settings, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[str], Project]]:
+    """Makes projects of a user's own, each with its database, connector and read models; all gone at the end."""
+    made: list[Project] = []
+
+    def make(name: str) -> Project:
+        password = f"${{file:{secrets_file(stack_settings)}:source.password}}"
+        made.append(Project(name, tmp_path_factory.mktemp(name), stack, password))
+        return made[-1]
+
+    yield make
+    for project in made:
+        project.remove()

@@ -41,7 +41,8 @@ class Project:
     name: str
     folder: Path
     endpoints: Endpoints
-    stack_state: Path
+    password: str
+    """The reference by which Connect finds the database's password."""
     settings: dict[str, str] = field(default_factory=dict)
     workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
@@ -60,7 +61,7 @@ class Project:
             self.write_projection(name, text.replace(f'elasticsearch("{name}"', f'elasticsearch("{self.name}-{name}"'))
         tables = ", ".join(f'"{table}"' for table in shop.TABLES)
         (self.folder / "connectors/debezium" / f"{self.name}.toml").write_text(
-            f'name = "{self.name}"\nkind = "postgres"\ntables = [{tables}]\n[database]\ndbname = "{self.name}"\n'
+            f'name = "{self.name}"\nkind = "postgres"\ntables = [{tables}]\n[database]\ndbname = "{self.name}"\npassword = "{self.password}"\n'
         )
         self.cdc("connector", "apply", self.name, "--yes")
         self.cdc("tables", "pull", "--from", self.dsn)
@@ -94,7 +95,9 @@ class Project:
             [sys.executable, "-m", "pipeline.cli", *arguments],
             cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=180,
         )  # fmt: skip
-        assert not check or done.returncode == 0, f"cdc {' '.join(arguments)}: {done.returncode}\n{done.stdout}{done.stderr}"
+        assert not check or done.returncode == 0, (
+            f"cdc {' '.join(arguments)}: {done.returncode}\n{done.stdout}{done.stderr}"
+        )
         return done
 
     def start_worker(self, name: str | None = None, *, fault: str = "", **settings: str) -> subprocess.Popen[bytes]:
@@ -176,7 +179,7 @@ class Project:
     def remove(self) -> None:
         self.stop_workers()
         subprocess.run(
-            [sys.executable, "-m", "pipeline.cli", "connector", "delete", self.name, "--yes"],
+            [sys.executable, "-m", "pipeline.cli", "connector", "delete", self.name, "--drop-slot", "--yes"],
             cwd=self.folder, env=self.environment, capture_output=True, check=False, timeout=60,
         )  # fmt: skip
         with httpx.Client(base_url=self.endpoints.elasticsearch, timeout=30) as client:
