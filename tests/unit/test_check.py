@@ -1,0 +1,374 @@
+"""`cdc check`: a wrong definition of each kind, all found in one run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pipeline.authoring.catalog import Catalog, Column, Table
+from pipeline.authoring.discovery import discover, find, look
+from pipeline.authoring.projection import Target
+from pipeline.authoring.shape import Shape
+from pipeline.cli.sinks import RULES
+from pipeline.errors import DefinitionError
+from pipeline.operations.check import CheckReport, check
+from pipeline.operations.sinks import SinkRules
+from pipeline.settings import Settings
+
+
+def table(name: str, columns: str, key: tuple[str, ...] = ("id",), **more: object) -> Table:
+    """A table from `name type[ null]` lines."""
+    parsed = []
+    for line in columns.split(", "):
+        column, _, rest = line.partition(" ")
+        kind = rest.removesuffix(" null").removesuffix(" generated")
+        parsed.append(
+            Column(name=column, type=kind, nullable=rest.endswith(" null"), generated=rest.endswith(" generated"))
+        )
+    return Table(name=name, columns=tuple(parsed), primary_key=key, **more)  # type: ignore[arg-type]
+
+
+CATALOG = Catalog.of(
+    [
+        table("shop.customers", "id bigint, name text, email character varying(80) null, code text"),
+        table("shop.products", "id bigint, sku text, price numeric(10,2), stock integer, tags text[]"),
+        table("shop.orders", "id bigint, customer_id bigint, status text, placed_at timestamp with time zone"),
+        table(
+            "shop.order_lines",
+            "order_id bigint, line_no integer, product_id bigint null, quantity integer, unit_price numeric(10,2)",
+            key=("order_id", "line_no"),
+        ),
+        table("shop.notes", "order_id bigint, body text", key=()),
+        table("shop.secrets", "id bigint, body text", replica_identity="nothing"),
+        table("shop.sums", "id bigint, total numeric generated"),
+    ]
+)
+HEAD = """
+from datetime import date, datetime
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+from pipeline import Document, column, derived, elasticsearch, many, one, projection
+"""
+
+Checked = Callable[..., CheckReport]
+
+
+@pytest.fixture
+def checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Checked:
+    """Writes the files into a project and checks it."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "projections"
+    folder.mkdir()
+
+    def run(lock: Catalog | None = None, captured: dict[str, str] | None = None, **files: str) -> CheckReport:
+        for name, text in files.items():
+            (folder / f"{name}.py").write_text(HEAD + text)
+        found = look(folder)
+        chosen = [found.projections[name] for name in sorted(found.projections)]
+        return check(chosen, CATALOG, sinks=RULES, problems=found.problems, lock=lock, captured=captured)
+
+    return run
+
+
+def seen(report: CheckReport) -> list[tuple[str, str]]:
+    return [(finding.error, finding.subject) for finding in report.findings]
+
+
+GOOD = """
+class Product(Document, source="shop.products"):
+    sku: str
+    tags: tuple[str, ...]
+
+class Line(Document, source="shop.order_lines", key=("order_id", "line_no")):
+    quantity: int
+    unit_price: Decimal
+    product: Product | None = one(via="product_id")
+
+class Customer(Document, source="shop.customers"):
+    name: str
+    email: str | None
+
+class Order(Document, source="shop.orders"):
+    id: int
+    placed_at: datetime
+    customer: Customer | None = one(via="customer_id")
+    lines: tuple[Line, ...] = many(by="order_id")
+
+    @derived
+    def pieces(self) -> int:
+        return sum(line.quantity for line in self.lines)
+
+orders = projection(Order, to=elasticsearch("orders"))
+"""
+
+
+def test_a_right_definition_has_no_findings(checked: Checked) -> None:
+    report = checked(orders=GOOD)
+
+    assert report.findings == ()
+    assert report.ok
+    assert report.projections == ("orders",)
+
+
+WRONG = """
+class Ghost(Document, source="shop.custmers"):
+    id: int
+
+class Product(Document, source="shop.products"):
+    sku: int
+    price: float
+    stock: str
+    tags: str
+
+class Line(Document, source="shop.order_lines"):
+    quantity: Decimal
+    product: Product = one(via="product_id")
+
+class ByCode(Document, source="shop.customers", key="name"):
+    email: str
+
+class Order(Document, source="shop.orders"):
+    id: int
+    statu: str
+    placed_at: date
+    ghost: Ghost | None = one(via="customer_id")
+    customer: ByCode | None = one(via="custmer_id")
+    other: ByCode | None = one(via="status")
+    lines: tuple[Line, ...] = many(by="order_id", order_by="lineno")
+
+orders = projection(Order, to=[elasticsearch("Orders", shard=1), elasticsearch("orders")], name="Orders!", version=0)
+"""
+
+
+def test_every_error_of_a_definition_is_found_at_once(checked: Checked) -> None:
+    report = checked(orders=WRONG)
+
+    assert sorted(seen(report)) == sorted(
+        [
+            ("UnknownTable", "Ghost"),
+            ("WrongType", "Product.sku"),
+            ("WrongType", "Product.price"),
+            ("WrongType", "Product.stock"),
+            ("WrongType", "Product.tags"),
+            ("UnknownColumn", "Line"),
+            ("WrongType", "Line.quantity"),
+            ("WrongType", "Line.product"),
+            ("WrongType", "ByCode.email"),
+            ("UnknownColumn", "Order.statu"),
+            ("WrongType", "Order.placed_at"),
+            ("UnknownColumn", "Order.customer"),
+            ("BadShape", "Order.other"),
+            ("UnknownColumn", "Order.lines"),
+            ("BadName", "Orders!"),
+            ("BadName", "Orders!"),
+            ("BadTarget", "Orders!"),
+            ("BadTarget", "Orders!"),
+        ]
+    )
+    assert not report.ok
+
+
+def test_a_finding_says_file_line_reason_and_what_to_write(checked: Checked) -> None:
+    report = checked(orders=WRONG)
+    finding = next(f for f in report.findings if f.subject == "Order.statu")
+    line = (HEAD + WRONG).splitlines().index("    statu: str") + 1
+
+    assert (finding.file, finding.line) == ("projections/orders.py", line)
+    assert finding.message == "shop.orders has no column 'statu'."
+    assert finding.suggestion == "Did you mean 'status'?"
+
+
+def test_findings_come_in_the_same_order_every_time(checked: Checked) -> None:
+    first, second = checked(orders=WRONG), checked(orders=WRONG)
+
+    assert first == second
+    assert [f.line for f in first.findings] == sorted(f.line for f in first.findings)
+
+
+def test_a_table_without_key_or_replica_identity_is_refused(checked: Checked) -> None:
+    report = checked(
+        notes="""
+class Note(Document, source="shop.notes", key="order_id"):
+    body: str
+
+class Secret(Document, source="shop.secrets"):
+    body: str
+
+class Total(Document, source="shop.sums"):
+    total: Decimal
+
+a = projection(Note, to=elasticsearch("a"))
+b = projection(Secret, to=elasticsearch("b"))
+c = projection(Total, to=elasticsearch("c"))
+"""
+    )
+
+    assert seen(report) == [
+        ("NoPrimaryKey", "Note"),
+        ("NoReplicaIdentity", "Secret"),
+        ("GeneratedColumn", "Total.total"),
+    ]
+
+
+def test_a_root_key_other_than_the_primary_key_is_an_error_and_a_line_key_a_warning(checked: Checked) -> None:
+    report = checked(
+        lines="""
+class Line(Document, source="shop.order_lines", key="order_id"):
+    quantity: int
+
+class Order(Document, source="shop.orders"):
+    lines: tuple[Line, ...] = many(by="order_id")
+
+lines = projection(Line, to=elasticsearch("lines"))
+orders = projection(Order, to=elasticsearch("orders"))
+"""
+    )
+
+    assert [(f.level, f.error, f.subject) for f in report.findings] == [
+        ("error", "KeyDiffers", "Line"),
+        ("warning", "KeyDiffers", "Line"),
+    ]
+
+
+def test_contradictions_within_the_documents_are_found_together(checked: Checked) -> None:
+    report = checked(
+        shapes="""
+class Product(Document, source="shop.products"):
+    sku: complex
+
+class Order(Document, source="shop.orders"):
+    status: int = one(via="customer_id")
+    lines: Product = many(by="order_id")
+    product: Product | None = one(via=("a", "b"))
+
+orders = projection(Order, to=elasticsearch("orders"))
+"""
+    )
+
+    assert seen(report) == [
+        ("BadShape", "Product.sku"),
+        ("BadShape", "Order.status"),
+        ("BadShape", "Order.lines"),
+    ]
+
+
+def test_a_broken_file_does_not_hide_the_errors_of_the_others(checked: Checked) -> None:
+    report = checked(
+        broken="def projection(:\n",
+        raises="nothing_called_this\n",
+        orders=GOOD,
+        again=GOOD,
+        wrong=GOOD.replace('"orders"', '"wrong"').replace("id: int", "di: int"),
+    )
+
+    assert [(f.error, f.file) for f in report.findings] == [
+        ("SyntaxError", "projections/broken.py"),
+        ("DuplicateProjection", "projections/orders.py"),
+        ("NameError", "projections/raises.py"),
+        ("UnknownColumn", "projections/wrong.py"),
+    ]
+    assert report.projections == ("orders", "wrong")
+
+
+def test_two_projections_can_not_write_one_index(checked: Checked) -> None:
+    report = checked(one=GOOD, two=GOOD.replace('elasticsearch("orders")', 'elasticsearch("orders"), name="other"'))
+
+    assert seen(report) == [("DuplicateTarget", "other")]
+
+
+def test_an_unknown_sink_is_named_with_the_known_ones(checked: Checked, tmp_path: Path) -> None:
+    checked(orders=GOOD)
+    (orders,) = discover(tmp_path / "projections")
+    wrong = type(orders)(orders.shape, (Target("redis", "orders"),), "orders")
+
+    report = check([wrong], CATALOG, sinks=RULES)
+
+    assert seen(report) == [("UnknownSink", "orders")]
+    assert report.findings[0].suggestion == "Known are elasticsearch, memory."
+
+
+def test_a_sink_may_refuse_a_shape(checked: Checked, tmp_path: Path) -> None:
+    def refuse(shape: Shape, options: object) -> dict[str, object]:
+        raise DefinitionError(f"{shape.name} is too deep for it; flatten it.")
+
+    checked(orders=GOOD)
+
+    report = check(discover(tmp_path / "projections"), CATALOG, sinks={"elasticsearch": SinkRules(refuse)})
+
+    assert [(f.error, f.message, f.suggestion) for f in report.findings] == [
+        ("BadTarget", "Order is too deep for it.", "Flatten it.")
+    ]
+
+
+def test_tables_that_no_connector_captures_and_drift_are_warnings(checked: Checked) -> None:
+    old = table("shop.orders", "id bigint, customer_id bigint, status integer, colour text")
+    lock = Catalog.of([*(t for t in CATALOG.tables.values() if t.name != "shop.orders"), old])
+    captured = {"shop.customers": "shop", "shop.order_lines": "shop", "shop.products": "shop"}
+
+    report = checked(lock=lock, captured=captured, orders=GOOD)
+
+    assert report.ok
+    assert seen(report) == [("CatalogDrift", "Order"), ("NotCaptured", "Order")]
+    assert report.findings[0].message == (
+        "shop.orders differs from the catalog file: new column placed_at, no column colour any more, "
+        "status is text not null now."
+    )
+
+
+def test_a_join_that_the_source_has_no_index_for_is_a_hint(checked: Checked) -> None:
+    report = checked(
+        customers="""
+class Order(Document, source="shop.orders"):
+    id: int
+
+class Customer(Document, source="shop.customers"):
+    orders: tuple[Order, ...] = many(by="customer_id")
+
+customers = projection(Customer, to=elasticsearch("customers"))
+"""
+    )
+
+    assert [(f.level, f.error, f.subject) for f in report.findings] == [("hint", "MissingIndex", "Customer.orders")]
+
+
+def test_columns_of_different_types_do_not_join(checked: Checked) -> None:
+    report = checked(
+        orders="""
+class Customer(Document, source="shop.customers"):
+    name: str
+
+class Order(Document, source="shop.orders"):
+    customer: Customer | None = one(via="status")
+
+orders = projection(Order, to=elasticsearch("orders"))
+"""
+    )
+
+    assert seen(report) == [("WrongType", "Order.customer")]
+
+
+def test_a_file_may_import_its_neighbours(checked: Checked, tmp_path: Path) -> None:
+    (tmp_path / "projections" / "_money.py").write_text("from decimal import Decimal\nZERO = Decimal()\n")
+
+    report = checked(orders=GOOD + "\nfrom ._money import ZERO\n", more="from .orders import orders\n")
+
+    assert report.findings == ()
+
+
+def test_find_does_not_mind_what_is_wrong_elsewhere(checked: Checked, tmp_path: Path) -> None:
+    checked(orders=GOOD, broken="def x(:\n")
+    settings = Settings(projections=tmp_path / "projections")
+
+    assert find(settings, "orders").id == "orders-v1"
+    with pytest.raises(DefinitionError, match=r"broken\.py:\d+: SyntaxError"):
+        find(settings, "other")
+
+
+def test_find_says_what_was_meant(checked: Checked, tmp_path: Path) -> None:
+    checked(orders=GOOD)
+
+    with pytest.raises(DefinitionError, match="did you mean 'orders'"):
+        find(Settings(projections=tmp_path / "projections"), "order")
