@@ -131,6 +131,11 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
             await self._seek(tp, offset)
             self._read_offset[tp] = offset
 
+    async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
+        await super().on_partitions_assigned(assigned, generation_id)
+        if not assigned:  # Faust seeks only where there is something to seek
+            await self._positions.assigned(())
+
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         await self._positions.revoked()
         await super().on_partitions_revoked(revoked)

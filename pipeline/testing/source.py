@@ -1,0 +1,310 @@
+"""A model of a source database and its Debezium connector: row changes in, the messages of its topics out."""
+
+from __future__ import annotations
+
+import base64
+import json
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from enum import Enum
+from random import Random
+from typing import Any, Final
+from uuid import UUID
+
+from pipeline.events.envelope import PLACEHOLDER, UNCHANGED
+
+Key = tuple[Any, ...]
+Row = dict[str, Any]
+Rows = dict[str, dict[Key, Row]]
+Record = tuple[int, bytes | None, bytes | None]
+
+LATER: Final = 16
+"""How far apart the log positions of two changes are."""
+
+
+@dataclass(slots=True)
+class Message:
+    """One message that Debezium sends; `again` says that a restarted connector sends it again."""
+
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    again: bool = True
+
+
+@dataclass(slots=True)
+class Change:
+    """One row change inside a transaction, its values as Debezium writes them."""
+
+    table: str
+    op: str
+    key: Key | None
+    after: Row | None
+    lsn: int
+
+
+@dataclass(slots=True)
+class Transaction:
+    """A transaction of the source: what it changes, and the state it leaves."""
+
+    txid: int
+    changes: list[Change] = field(default_factory=list)
+    lsn: int = 0
+
+
+class SourceModel:
+    """Tables, transactions and a connector. `states[n]` is what the tables held after n transactions.
+
+    `keys` has the primary key of each table. Nothing reaches a topic before `produce`.
+    """
+
+    def __init__(
+        self, keys: Mapping[str, Sequence[str]], *, name: str = "shop", partitions: int = 1, seed: int = 0
+    ) -> None:
+        self.keys = {table: tuple(key) for table, key in keys.items()}
+        self.name, self.partition_count, self.random = name, partitions, Random(seed)  # noqa: S311 - a reproducible model
+        self.rows: Rows = {table: {} for table in keys}
+        self.states: list[Rows] = [self._copy()]
+        self.transactions: list[Transaction] = []
+        self.messages: list[Message] = []
+        self.sent = 0
+        """How many of `messages` the connector has sent; a restart goes back."""
+        self.resumable = 0
+        """The first message after the snapshot: a restart does not go back beyond it."""
+        self.log: dict[str, list[Record]] = {self.boundaries + "/0": []}
+        self._known: set[int] = set()
+        self._lsn, self._txid, self._last_end = 1_000, 700, 0
+        self._open: Transaction | None = None
+        for table in keys:
+            for number in range(partitions):
+                self.log[f"{self.topic(table)}/{number}"] = []
+
+    # ---- names --------------------------------------------------------------------------------------------
+
+    def topic(self, table: str) -> str:
+        return f"{self.name}.{table}"
+
+    @property
+    def boundaries(self) -> str:
+        return f"{self.name}.transaction"
+
+    @property
+    def topics(self) -> dict[str, str]:
+        """Each data topic's table."""
+        return {self.topic(table): table for table in self.keys}
+
+    def key_of(self, table: str, row: Mapping[str, Any]) -> Key:
+        return tuple(row[name] for name in self.keys[table])
+
+    def _copy(self) -> Rows:
+        return {table: {key: dict(row) for key, row in of.items()} for table, of in self.rows.items()}
+
+    # ---- changes ------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def transaction(self, *, began: int | None = None) -> Iterator[Transaction]:
+        """One transaction; committed at the end. `began` is a log position before others' that it was written at."""
+        if self._open is not None:
+            yield self._open
+            return
+        self._txid += 1
+        transaction = self._open = Transaction(self._txid)
+        now = self._lsn
+        if began is not None:
+            self._lsn = began
+        try:
+            yield transaction
+        finally:
+            self._open = None
+        self._lsn = max(self._lsn, now) + LATER
+        transaction.lsn = self._lsn
+        self._commit(transaction)
+
+    def here(self) -> int:
+        """The log's position now."""
+        self._lsn += 1000
+        return self._lsn - 900
+
+    def _change(self, table: str, op: str, key: Key | None, after: Row | None, *, same: bool = False) -> None:
+        with self.transaction() as transaction:
+            self._lsn += 0 if same else LATER
+            transaction.changes.append(Change(table, op, key, after, self._lsn))
+
+    def insert(self, table: str, row: Row) -> None:
+        """Insert a row, its values as Debezium writes them."""
+        key = self.key_of(table, row)
+        assert key not in self.rows[table], f"{table} already has the key {key}"
+        self.rows[table][key] = dict(row)
+        self._change(table, "c", key, dict(row))
+
+    def update(self, table: str, key: Key, **changes: Any) -> None:
+        """Update a row; UNCHANGED leaves a column out of the event. A new key is a delete and a create."""
+        sent = {**self.rows[table][key], **{n: v for n, v in changes.items() if v is not UNCHANGED}}
+        row = dict(sent)
+        sent.update({n: placeholder(row[n]) for n, v in changes.items() if v is UNCHANGED})
+        fresh = self.key_of(table, row)
+        if fresh == key:
+            self.rows[table][key] = row
+            self._change(table, "u", key, sent)
+            return
+        assert fresh not in self.rows[table], f"{table} already has the key {fresh}"
+        with self.transaction():
+            del self.rows[table][key]
+            self.rows[table][fresh] = row
+            self._change(table, "d", key, None)
+            self._change(table, "c", fresh, sent, same=True)
+
+    def delete(self, table: str, key: Key) -> None:
+        del self.rows[table][key]
+        self._change(table, "d", key, None)
+
+    def truncate(self, table: str) -> None:
+        self.rows[table].clear()
+        self._change(table, "t", None, None)
+
+    # ---- what the connector sends -------------------------------------------------------------------------
+
+    def snapshot(self) -> None:
+        """The connector's first snapshot: every row there is, before anything is streamed."""
+        assert not self.sent, "the connector streams already"
+        self.messages.clear()
+        rows = [(table, key, row) for table, of in self.rows.items() for key, row in of.items()]
+        self._lsn += LATER
+        for i, (table, key, row) in enumerate(rows):
+            flag = "last" if i == len(rows) - 1 else "first" if i == 0 else "true"
+            self._read(table, key, row, flag)
+        self.resumable = len(self.messages)
+        self.states, self.transactions, self._last_end = [self._copy()], [], 0
+
+    def incremental(self, table: str, key: Key) -> None:
+        """A row of an incremental snapshot, as it is now; a restarted connector reads it anew."""
+        self._lsn += LATER
+        self._read(table, key, self.rows[table][key], "incremental")
+
+    def _read(self, table: str, key: Key, row: Row, flag: str) -> None:
+        source = self._source(self._lsn, flag, None, 0)
+        value = {"before": None, "after": row, "source": source, "transaction": None, "op": "r"}
+        self.messages.append(Message(self.topic(table), self._key(table, key), _json(value), again=False))
+
+    def elsewhere(self) -> None:
+        """A transaction that touched none of our tables: all we see of it is its END."""
+        with self.transaction():
+            pass
+
+    def _commit(self, transaction: Transaction) -> None:
+        self.transactions.append(transaction)
+        self.states.append(self._copy())
+        txid, counts = transaction.txid, dict[str, int]()
+        self._boundary({"status": "BEGIN", "id": f"{txid}:{transaction.lsn - 1}", "ts_ms": transaction.lsn})
+        for order, change in enumerate(transaction.changes, 1):
+            counts[change.table] = counts.get(change.table, 0) + 1
+            block = {"id": f"{txid}:{change.lsn}", "total_order": order, "data_collection_order": counts[change.table]}
+            value = {
+                "before": None,
+                "after": change.after,
+                "source": self._source(change.lsn, "false", txid, self._last_end),
+                "transaction": block,
+                "op": change.op,
+            }
+            key = None if change.key is None else self._key(change.table, change.key)
+            self.messages.append(Message(self.topic(change.table), key, _json(value)))
+            if change.op == "d":
+                self.messages.append(Message(self.topic(change.table), key, None))
+        collections = [{"data_collection": table, "event_count": n} for table, n in counts.items()]
+        collections = collections or [{"data_collection": "other.table", "event_count": 1}]
+        self._boundary(
+            {
+                "status": "END",
+                "id": f"{txid}:{transaction.lsn}",
+                "event_count": max(1, len(transaction.changes)),
+                "data_collections": collections,
+                "ts_ms": transaction.lsn,
+            }
+        )
+        self._last_end = transaction.lsn
+
+    def _source(self, lsn: int, snapshot: str, txid: int | None, last: int) -> dict[str, Any]:
+        before = f'"{last}"' if last else "null"
+        return {
+            "snapshot": snapshot,
+            "sequence": f'[{before},"{lsn}"]',
+            "txId": txid,
+            "lsn": lsn,
+            "ts_ms": lsn,
+        }
+
+    def _key(self, table: str, key: Key) -> bytes:
+        return _json(dict(zip(self.keys[table], key, strict=True)))
+
+    def _boundary(self, message: dict[str, Any]) -> None:
+        key = _json({"id": message["id"]})
+        self.messages.append(Message(self.boundaries, key, _json(message)))
+
+    # ---- the topics ---------------------------------------------------------------------------------------
+
+    def produce(self, n: int | None = None) -> int:
+        """Send the next n messages (all); how many were sent."""
+        end = len(self.messages) if n is None else min(len(self.messages), self.sent + n)
+        for i in range(self.sent, end):
+            message = self.messages[i]
+            if message.again or i not in self._known:
+                self._known.add(i)
+                partition = f"{message.topic}/{self._partition(message)}"
+                self.log[partition].append((len(self.log[partition]), message.key, message.value))
+        sent, self.sent = end - self.sent, end
+        return sent
+
+    def restart(self, back: int) -> None:
+        """The connector restarts and sends its last `back` messages again; never its snapshot."""
+        self.sent = min(self.sent, max(self.resumable, self.sent - back))
+
+    def _partition(self, message: Message) -> int:
+        if message.topic == self.boundaries:
+            return 0
+        if message.key is None:
+            return self.random.randrange(self.partition_count)
+        return zlib.crc32(message.key) % self.partition_count
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def wire(value: Any) -> Any:
+    """A Python value as Debezium writes it with our settings."""
+    if isinstance(value, Enum):
+        return wire(value.value)
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, datetime):
+        text = value.isoformat(timespec="microseconds" if value.tzinfo else "auto")
+        return text.replace("+00:00", "") + "Z" if value.tzinfo is None or value.utcoffset() == timedelta() else text
+    if isinstance(value, date | time):
+        return value.isoformat() + "Z"
+    if isinstance(value, timedelta):
+        minutes, seconds = divmod(value.seconds, 60)
+        fraction = f".{value.microseconds:06}" if value.microseconds else ""
+        return f"P0Y0M{value.days}DT{minutes // 60}H{minutes % 60}M{seconds}{fraction}S"
+    if isinstance(value, Decimal | UUID):
+        return format(value, "f") if isinstance(value, Decimal) and value.is_finite() else str(value)
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    if isinstance(value, Mapping):
+        return json.dumps(value, ensure_ascii=False, default=wire)
+    if isinstance(value, list | tuple | set | frozenset):
+        return [wire(item) for item in value]
+    raise TypeError(f"Debezium has no form for {type(value).__name__}")
+
+
+def placeholder(value: Any) -> Any:
+    """What an update says for a long value that it leaves alone (TOAST)."""
+    text = PLACEHOLDER.decode()
+    if isinstance(value, list):
+        return list(PLACEHOLDER) if value and all(isinstance(item, int) for item in value) else [text]
+    if value is None or isinstance(value, str):
+        return text if value is not None else None
+    raise ValueError(f"{value!r} is never kept out of line, so the source always sends it")

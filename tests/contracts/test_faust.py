@@ -1,0 +1,210 @@
+"""What whole-poll delivery promises on a real Kafka, defect by defect of stock Faust (docs/decisions/0002)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+from uuid import uuid4
+
+import faust
+import pytest
+from aiokafka import AIOKafkaProducer
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.structs import TopicPartition
+from faust.types import TP
+
+from pipeline.runtime.batches import Batch, OldestTakesAll, batch_topic, install
+from pipeline.settings import Endpoints
+
+pytestmark = [
+    pytest.mark.stack,
+    # Faust and aiokafka leave these behind when an app is stopped inside a test's loop
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+
+class Store:
+    """Positions kept in memory: what a mirror is to the worker. It outlives the reader, as a file would."""
+
+    def __init__(self) -> None:
+        self.offsets: dict[TP, int] = {}
+        self.values: list[bytes] = []
+        self.batches = 0
+        self.assignments: list[set[TP]] = []
+        self.fail_at: bytes | None = None
+        self.failed = asyncio.Event()
+
+    async def assigned(self, partitions: Iterable[TP]) -> Mapping[TP, int]:
+        self.assignments.append(set(partitions))
+        return {tp: self.offsets.get(tp, 0) for tp in self.assignments[-1]}
+
+    async def revoked(self) -> None:
+        pass
+
+    def durable(self) -> Mapping[TP, int]:
+        return dict(self.offsets)
+
+    def apply(self, batch: Batch) -> None:
+        """All of a batch or nothing, with its offset: a checkpoint."""
+        values = [value for _, _, value in batch.records if value is not None]
+        if self.fail_at in values:
+            self.failed.set()
+            raise RuntimeError("nobody foresaw it")
+        self.values += values
+        self.offsets[batch.tp] = batch.records[-1][0] + 1
+        self.batches += 1
+
+
+class Reader:
+    """A Faust app that reads one topic into a store."""
+
+    def __init__(self, bootstrap: str, group: str, topic: str, store: Store, folder: str) -> None:
+        self.store = store
+        self.app = faust.App(
+            group, broker=f"kafka://{bootstrap}", store="memory://", datadir=folder, web_enabled=False,
+            topic_disable_leader=True, topic_allow_declare=False, table_standby_replicas=0,
+            consumer_auto_offset_reset="none", stream_wait_empty=False, stream_buffer_maxsize=8,
+            broker_commit_interval=0.3, broker_session_timeout=10, broker_heartbeat_interval=1, autodiscover=False,
+        )  # fmt: skip
+        install(self.app, store)
+
+        async def read(stream: Any) -> None:
+            async for event in stream.noack().events():
+                if not event.value.stale():
+                    store.apply(event.value)
+
+        self.app.agent(batch_topic(self.app, [topic]), name="read")(read)
+
+    async def __aenter__(self) -> Reader:
+        self.app.finalize()
+        await self.app.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await asyncio.wait_for(self.app.stop(), 15)
+
+
+async def until(condition: Callable[[], Any], seconds: float = 30) -> None:
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.02)
+
+
+async def make_topic(bootstrap: str, partitions: int = 1) -> str:
+    topic = f"faust.{uuid4().hex[:8]}"
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+    await admin.start()
+    try:
+        await admin.create_topics([NewTopic(topic, partitions, 1)])
+    finally:
+        await admin.close()
+    return topic
+
+
+async def send(bootstrap: str, topic: str, values: Iterable[bytes], **options: Any) -> None:
+    async with AIOKafkaProducer(bootstrap_servers=bootstrap, **options) as producer:
+        for value in values:
+            await producer.send(topic, value)
+        await producer.flush()
+
+
+async def committed(reader: Reader, topic: str) -> int | None:
+    consumer = reader.app.consumer._thread._consumer
+    found = await reader.app.consumer._thread.call_thread(consumer.committed, TopicPartition(topic, 0))
+    return None if found is None else int(found)
+
+
+async def test_every_record_once_and_in_whole_polls(stack: Endpoints, tmp_path: Any) -> None:
+    topic, store = await make_topic(stack.kafka), Store()
+    values = [b"%d" % n for n in range(5000)]
+    await send(stack.kafka, topic, values)
+    async with Reader(stack.kafka, topic, topic, store, str(tmp_path)):
+        await until(lambda: len(store.values) >= 5000)
+    assert store.values == values
+    assert store.batches < 100
+
+
+async def test_an_exception_acknowledges_nothing_and_what_failed_is_read_again(stack: Endpoints, tmp_path: Any) -> None:
+    """Defects 1, 2, 3 and 11: stock Faust acknowledges the event, or the whole buffer, that an agent failed on."""
+    topic, store = await make_topic(stack.kafka), Store()
+    store.fail_at = b"5"
+    await send(stack.kafka, topic, [b"%d" % n for n in range(10)], linger_ms=50)
+    async with Reader(stack.kafka, topic, topic, store, str(tmp_path)) as reader:
+        await store.failed.wait()
+        await asyncio.sleep(1)  # several commit intervals pass
+        assert b"5" not in store.values
+        reached = store.offsets.get(TP(topic, 0), 0)
+        assert (await committed(reader, topic) or 0) <= reached <= 5
+    store.fail_at = None
+    async with Reader(stack.kafka, topic, topic, store, str(tmp_path)):
+        await until(lambda: len(store.values) >= 10)
+    assert store.values == [b"%d" % n for n in range(10)]
+
+
+async def test_the_store_wins_over_kafkas_committed_offset(stack: Endpoints, tmp_path: Any) -> None:
+    topic, store = await make_topic(stack.kafka), Store()
+    await send(stack.kafka, topic, [b"a", b"b", b"c"])
+    async with Reader(stack.kafka, topic, topic, store, str(tmp_path)) as reader:
+        await until(lambda: len(store.values) == 3)
+        async with asyncio.timeout(20):
+            while await committed(reader, topic) != 3:
+                await asyncio.sleep(0.05)
+    older = Store()
+    older.offsets[TP(topic, 0)] = 1  # a mirror that was restored from a snapshot
+    async with Reader(stack.kafka, topic, topic, older, str(tmp_path)):
+        await until(lambda: len(older.values) == 2)
+    assert older.values == [b"b", b"c"]
+
+
+async def test_a_transactional_topic_is_read_to_its_end_and_committed(stack: Endpoints, tmp_path: Any) -> None:
+    """Defects 5 and 6: holes in the offsets (markers, compaction) stop stock Faust's commits."""
+    topic, store = await make_topic(stack.kafka), Store()
+    async with AIOKafkaProducer(bootstrap_servers=stack.kafka, transactional_id=topic) as producer:
+        for n in range(20):
+            async with producer.transaction():
+                await producer.send(topic, b"kept %d" % n)
+        with pytest.raises(RuntimeError):
+            async with producer.transaction():
+                await producer.send_and_wait(topic, b"aborted")
+                raise RuntimeError
+        async with producer.transaction():
+            await producer.send(topic, b"last")
+    async with Reader(stack.kafka, topic, topic, store, str(tmp_path)) as reader:
+        await until(lambda: b"last" in store.values)
+        async with asyncio.timeout(20):
+            while await committed(reader, topic) != store.offsets[TP(topic, 0)]:
+                await asyncio.sleep(0.05)
+    assert len(store.values) == 21 and b"aborted" not in store.values
+
+
+async def test_one_member_reads_all_and_the_other_takes_over(stack: Endpoints, tmp_path: Any) -> None:
+    """Defect 7: stock Faust throws away what was processed and not committed when partitions move."""
+    topic, store = await make_topic(stack.kafka, partitions=3), Store()
+    other = Store()
+    other.offsets = store.offsets  # as one mirror that both know
+    await send(stack.kafka, topic, [b"%d" % n for n in range(300)])
+    async with Reader(stack.kafka, topic, topic, store, str(tmp_path / "a")) as first:
+        await until(lambda: len(store.values) == 300)
+        async with Reader(stack.kafka, topic, topic, other, str(tmp_path / "b")):
+            await until(lambda: len(other.assignments) == 1 and len(store.assignments) == 2)
+            both = [store.assignments[-1], other.assignments[-1]]
+            assert sorted(map(len, both)) == [0, 3]
+            await first.app.stop()
+            await until(lambda: len(other.assignments[-1]) == 3)
+            await send(stack.kafka, topic, [b"after"])
+            await until(lambda: b"after" in other.values + store.values)
+    assert sorted(store.values + other.values) == sorted([b"%d" % n for n in range(300)] + [b"after"])
+
+
+def test_the_oldest_member_keeps_everything_whoever_comes() -> None:
+    class Cluster:
+        def partitions_for_topic(self, topic: str) -> set[int]:
+            return {0, 1}
+
+    metadata = OldestTakesAll.metadata(["a"])
+    older = type(metadata)(metadata.version, metadata.subscription, b"1")
+    assigned = OldestTakesAll.assign(Cluster(), {"new": metadata, "old": older})  # type: ignore[arg-type]
+    assert [(topic, list(numbers)) for topic, numbers in assigned["old"].assignment] == [("a", [0, 1])]
+    assert assigned["new"].assignment == []
