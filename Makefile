@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check bench up down lock
+.PHONY: help venv demo test check bench chaos up down lock
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -23,6 +23,11 @@ check: $(STAMP)  ## format, lint, types, layers, dependencies
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/deptry .
+
+SECONDS ?= 120
+SEED ?= 1
+chaos: $(STAMP)  ## kill everything at random under load, then compare (SECONDS=120 SEED=1)
+	$(BIN)/python -m tests.chaos $(SECONDS) $(SEED)
 
 bench: $(STAMP)  ## the benchmarks, against what Elasticsearch alone takes
 	$(BIN)/python -m tests.benchmarks
