@@ -42,7 +42,8 @@ CATALOG = Catalog.of(
         ),
         table("shop.notes", "order_id bigint, body text", key=()),
         table("shop.secrets", "id bigint, body text", replica_identity="nothing"),
-        table("shop.sums", "id bigint, total numeric generated"),
+        table("shop.sums", "id bigint, total numeric generated, waits interval[]"),
+        table("shop.indexed", "id bigint, body text", replica_identity="index"),
     ]
 )
 HEAD = """
@@ -188,7 +189,7 @@ def test_findings_come_in_the_same_order_every_time(checked: Checked) -> None:
     assert [f.line for f in first.findings] == sorted(f.line for f in first.findings)
 
 
-def test_a_table_without_key_or_replica_identity_is_refused(checked: Checked) -> None:
+def test_what_the_events_do_not_carry_is_refused(checked: Checked) -> None:
     report = checked(
         notes="""
 class Note(Document, source="shop.notes", key="order_id"):
@@ -199,10 +200,15 @@ class Secret(Document, source="shop.secrets"):
 
 class Total(Document, source="shop.sums"):
     total: Decimal
+    waits: tuple[str, ...]
+
+class Indexed(Document, source="shop.indexed"):
+    body: str
 
 a = projection(Note, to=elasticsearch("a"))
 b = projection(Secret, to=elasticsearch("b"))
 c = projection(Total, to=elasticsearch("c"))
+d = projection(Indexed, to=elasticsearch("d"))
 """
     )
 
@@ -210,6 +216,8 @@ c = projection(Total, to=elasticsearch("c"))
         ("NoPrimaryKey", "Note"),
         ("NoReplicaIdentity", "Secret"),
         ("GeneratedColumn", "Total.total"),
+        ("WrongType", "Total.waits"),
+        ("NoReplicaIdentity", "Indexed"),
     ]
 
 
@@ -372,3 +380,25 @@ def test_find_says_what_was_meant(checked: Checked, tmp_path: Path) -> None:
 
     with pytest.raises(DefinitionError, match="did you mean 'orders'"):
         find(Settings(projections=tmp_path / "projections"), "order")
+
+
+def test_a_column_that_an_update_may_lose_is_a_warning(checked: Checked, tmp_path: Path) -> None:
+    sizes = Column(name="sizes", type="numeric[]", nullable=False, toastable=True)
+    key = Column(name="id", type="bigint", nullable=False)
+    checked(
+        boxes="""
+class Box(Document, source="shop.boxes"):
+    sizes: tuple[Decimal, ...]
+
+boxes = projection(Box, to=elasticsearch("boxes"))
+"""
+    )
+    boxes = discover(tmp_path / "projections")
+
+    lossy = Catalog.of([Table(name="shop.boxes", columns=(key, sizes), primary_key=("id",))])
+    whole = Catalog.of([Table(name="shop.boxes", columns=(key, sizes), primary_key=("id",), replica_identity="full")])
+
+    assert [(f.level, f.error, f.subject) for f in check(boxes, lossy, sinks=RULES).findings] == [
+        ("warning", "LostValue", "Box.sizes")
+    ]
+    assert check(boxes, whole, sinks=RULES).findings == ()
