@@ -92,6 +92,7 @@ async def apply(
         now = await client.config(definition.name)
         catalog = await asyncio.to_thread(postgres.read_catalog, dsn, tables=definition.tables)
         check_tables(definition, catalog)
+        await _check_rights(definition, wanted["database.user"], dsn)
         created = await asyncio.to_thread(
             postgres.prepare,
             dsn,
@@ -232,6 +233,15 @@ def _check_identity(connector: str, table: Table) -> None:
         raise NoPrimaryKey(
             f"Connector {connector}: {table.name} has no primary key, so once published its UPDATEs would fail;"
             f" give it one: ALTER TABLE {table.name} ADD PRIMARY KEY (…);"
+        )
+
+
+async def _check_rights(definition: ConnectorDefinition, user: str, dsn: str) -> None:
+    if hidden := await asyncio.to_thread(postgres.unreadable, dsn, user, definition.tables):
+        schemas = ", ".join(sorted({table.partition(".")[0] for table in hidden}))
+        raise ConnectorFailed(
+            f"Connector {definition.name}: the user {user} may not read {', '.join(hidden)};"
+            f" run: GRANT USAGE ON SCHEMA {schemas} TO {user}; GRANT SELECT ON {', '.join(hidden)} TO {user};"
         )
 
 

@@ -137,6 +137,18 @@ def prepare(dsn: str, *, heartbeat_table: str, signal_table: str, user: str | No
     return created
 
 
+def unreadable(dsn: str, user: str, tables: Sequence[str]) -> list[str]:
+    """The tables that this user may not read: the snapshot would fail, and only after long retries."""
+    with connected(dsn) as connection:
+        rows = connection.execute(
+            "SELECT n.nspname || '.' || c.relname AS name FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+            " WHERE n.nspname || '.' || c.relname = ANY (%(tables)s) AND NOT (has_table_privilege(%(user)s, c.oid, 'SELECT')"
+            " AND has_schema_privilege(%(user)s, n.oid, 'USAGE')) ORDER BY 1",
+            {"tables": list(tables), "user": user},
+        ).fetchall()
+    return [row["name"] for row in rows]
+
+
 def slot(dsn: str, name: str) -> Slot | None:
     """The replication slot, or None where there is none."""
     with connected(dsn) as connection:

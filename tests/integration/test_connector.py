@@ -124,14 +124,28 @@ async def test_pause_resume_restart_and_delete(place: Place) -> None:
         await lifecycle.status(place.name, connect_url=url)
 
 
-async def test_a_user_without_rights_is_reported_with_the_databases_words(place: Place, reader: str) -> None:
-    definition = place.definition(database={"user": reader}, extra={"errors.max.retries": 0})
+async def test_a_user_who_may_not_read_a_table_is_refused_with_the_grant_to_run(place: Place, reader: str) -> None:
+    with pytest.raises(ConnectorFailed, match=f"GRANT SELECT ON shop.orders TO {reader};"):
+        await place.apply(place.definition(database={"user": reader}))
+    assert place.name not in await lifecycle.statuses(connect_url=place.connect_url)
+
+
+def let_read(place: Place, reader: str) -> None:
+    with psycopg.connect(place.dsn, autocommit=True) as admin:
+        admin.execute(f"GRANT USAGE ON SCHEMA shop TO {reader}")
+        admin.execute(f"GRANT SELECT ON shop.orders TO {reader}")
+
+
+async def test_a_task_that_fails_is_reported_with_the_databases_words(place: Place, reader: str) -> None:
+    let_read(place, reader)
+    definition = place.definition(database={"user": reader})
     with pytest.raises(ConnectorFailed, match=r"permission denied|must be owner") as failed:
         await place.apply(definition)
     assert conninfo_to_dict(place.dsn)["password"] not in str(failed.value)
 
 
 async def test_a_wrong_password_is_reported_without_the_password(place: Place, reader: str) -> None:
+    let_read(place, reader)
     with psycopg.connect(place.dsn, autocommit=True) as admin:
         admin.execute(f"ALTER ROLE {reader} PASSWORD 'another-secret'")
     with pytest.raises(ConnectorFailed, match="password authentication failed") as failed:
