@@ -1,0 +1,60 @@
+"""`cdc explain`: the rows behind one document, and what each sink holds of it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Annotated, Any
+
+import typer
+
+from pipeline.authoring.discovery import find
+from pipeline.cli.output import As, as_json, load_settings, out, print_json, print_table
+from pipeline.operations.explain import DocumentStory
+from pipeline.operations.explain import explain as tell
+from pipeline.runtime import wiring
+
+
+def explain(
+    projection: Annotated[str, typer.Argument(metavar="NAME")],
+    key: Annotated[list[str], typer.Argument(metavar="KEY…", help="The key's values: 10, or a text.")],
+    output: As = None,
+) -> None:
+    """Why a document looks as it does: its rows with their positions, its revision, and what each sink holds."""
+    own = load_settings()
+    wired = wiring.wire(own, find(own, projection))
+
+    async def run() -> DocumentStory:
+        wiring.open_sinks(own, wired)
+        try:
+            keys = {name: table.key for name, table in wired.layout.tables.items()}
+            return await tell(own, wired.projection, [_parsed(k) for k in key], wired.sinks, keys)
+        finally:
+            for sink in wired.sinks:
+                await sink.close()
+
+    story = asyncio.run(run())
+    if as_json(output):
+        print_json(story)
+        return
+    _print(story)
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _print(story: DocumentStory) -> None:
+    print_table(
+        ("WHERE", "TABLE", "COMMIT", "ORDER", "COLUMNS"),
+        [(r.path, r.table, str(r.commit), str(r.order), json.dumps(r.columns, ensure_ascii=False)) for r in story.rows],
+    )
+    out().print()
+    out().print(f"document {story.id}: {json.dumps(story.document, ensure_ascii=False)}")
+    for sink in story.sinks:
+        state = "equal" if sink.equal else "differs" if sink.equal is False else "not known"
+        notes = [state, *(["is to be written"] if sink.dirty else []), *filter(None, (sink.quarantined, sink.error))]
+        out().print(f"{sink.sink}: epoch {sink.epoch}, sequence {sink.sequence}: {'; '.join(notes)}")

@@ -1,0 +1,130 @@
+"""The story of one document: the rows behind it with their positions, and what each sink holds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import apsw
+from pydantic import BaseModel
+
+from pipeline.authoring.projection import Projection
+from pipeline.authoring.shape import Shape, shape_of
+from pipeline.engine.apply import LOG_BITS
+from pipeline.engine.assemble import document_id
+from pipeline.engine.dirty import Reader
+from pipeline.engine.layout import Layout, lay_out
+from pipeline.engine.revision import split
+from pipeline.engine.sql import connect, listed, quoted, rows
+from pipeline.errors import CdcError, OperationError
+from pipeline.operations.status import mirror_file
+from pipeline.ports import Sink
+from pipeline.settings import Settings
+
+
+class RowStory(BaseModel):
+    """One row of the mirror. `commit`: the LSN of the commit before its last streamed change; 0 for a snapshot row."""
+
+    path: str
+    table: str
+    columns: dict[str, Any]
+    source_log: int
+    commit: int
+    order: int
+
+
+class SinkStory(BaseModel):
+    """What one sink holds, and whether it is what would be written now."""
+
+    sink: str
+    epoch: int | None = None
+    sequence: int | None = None
+    document: dict[str, Any] | None = None
+    equal: bool | None = None
+    dirty: bool = False
+    quarantined: str | None = None
+    error: str | None = None
+
+
+class DocumentStory(BaseModel):
+    """All that is known of one document. `document` is what would be written now; None: none."""
+
+    projection: str
+    id: str
+    rows: list[RowStory]
+    document: dict[str, Any] | None
+    sinks: list[SinkStory]
+
+
+async def explain(
+    settings: Settings,
+    projection: Projection[Any],
+    key: Sequence[Any],
+    sinks: Sequence[Sink],
+    keys: Mapping[str, Sequence[str]],
+) -> DocumentStory:
+    """`keys`: the source's primary keys, as the worker has them. Raises OperationError where there is no mirror."""
+    path = mirror_file(settings, projection)
+    if not path.exists():
+        raise OperationError(f"{projection.name} has no mirror yet: start it with cdc run.")
+    layout = lay_out(shape_of(projection.shape), keys)
+    root = tuple(key)
+    if len(root) != len(layout.root.key):
+        raise OperationError(
+            f"The key of {projection.name} is {', '.join(layout.root.key)}: give {len(layout.root.key)} values."
+        )
+    db = connect(str(path), readonly=True)
+    reader = Reader(str(path), layout)
+    try:
+        text = reader.documents([root])[root]
+        document = None if text is None else json.loads(text)
+        found = _rows(db, layout, layout.shape, layout.root.key, root, layout.shape.name)
+        stories = [await _sink(db, sink, root, document) for sink in sinks]
+    finally:
+        reader.close()
+        db.close()
+    return DocumentStory(projection=projection.name, id=document_id(root), rows=found, document=document, sinks=stories)
+
+
+def _rows(
+    db: apsw.Connection, layout: Layout, shape: Shape, columns: Sequence[str], values: Sequence[Any], path: str
+) -> list[RowStory]:
+    table = layout.tables[shape.table]
+    names = [*table.columns, "_commit", "_order"]
+    where = " AND ".join(f"{quoted(column)} = ?" for column in columns)
+    found: list[RowStory] = []
+    for row in rows(db, f"SELECT {listed(names)} FROM {quoted(table.name)} WHERE {where} LIMIT 1000", tuple(values)):
+        own = dict(zip(names, row, strict=True))
+        commit, order = own.pop("_commit"), own.pop("_order")
+        shown = {name: "unknown" if isinstance(item, bytes) else item for name, item in own.items()}
+        found.append(
+            RowStory(
+                path=path, table=table.name, columns=shown, source_log=commit >> LOG_BITS,
+                commit=commit & ((1 << LOG_BITS) - 1), order=order,
+            )
+        )  # fmt: skip
+        for relation in shape.relations:
+            below = [own[name] for name in relation.local]
+            found += _rows(db, layout, relation.shape, relation.remote, below, f"{path}.{relation.name}")
+    return found
+
+
+async def _sink(db: apsw.Connection, sink: Sink, root: tuple[Any, ...], document: dict[str, Any] | None) -> SinkStory:
+    story = SinkStory(sink=sink.name)
+    same = " AND ".join(f"k{i} = ?" for i in range(len(root)))
+    which = "sink = (SELECT id FROM sinks WHERE name = ?)"
+    story.dirty = bool(rows(db, f"SELECT 1 FROM dirty WHERE {which} AND {same}", (sink.name, *root)))
+    refused = rows(db, f"SELECT kind || ': ' || error FROM quarantine WHERE {which} AND {same}", (sink.name, *root))
+    story.quarantined = refused[0][0] if refused else None
+    name = document_id(root)
+    try:
+        stored = (await sink.read([name])).get(name)
+    except CdcError as error:
+        story.error = f"{type(error).__name__}: {error}"
+        return story
+    if stored is not None:
+        story.epoch, story.sequence = split(stored.revision)
+        story.document = dict(stored.document)
+    story.equal = story.document == document
+    return story

@@ -1,0 +1,77 @@
+"""What an operator asks: status, explain, doctor; on the real stack."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+
+import httpx
+import pytest
+
+from pipeline.demo import truth
+from tests.support.project import Project, until
+
+pytestmark = pytest.mark.stack
+
+
+@pytest.fixture(scope="module")
+def shop(new_project: Callable[[str], Project]) -> Iterator[Project]:
+    project = new_project("it_operator")
+    project.create(orders=50)
+    project.start_worker()
+    project.wait_for(truth.position(project.dsn))
+    yield project
+
+
+def test_explain_tells_the_rows_and_what_the_sink_holds(shop: Project) -> None:
+    story = json.loads(shop.cdc("explain", "it_operator-orders", "7", "-o", "json").stdout)
+    assert [row["table"] for row in story["rows"]].count("shop.order_lines") == 3
+    assert story["document"]["id"] == 7
+    assert story["sinks"][0]["equal"] is True and story["sinks"][0]["epoch"] == 1
+
+
+def test_explain_sees_a_document_that_somebody_changed_in_the_sink(shop: Project) -> None:
+    index = f"{shop.endpoints.elasticsearch}/it_operator-orders-v1/_doc/8"
+    stored = httpx.get(index).json()
+    wrong = {**stored["_source"], "status": "wrong"}
+    params = {"version": stored["_version"] + 1, "version_type": "external"}
+    httpx.put(index, json=wrong, params=params).raise_for_status()
+    story = json.loads(shop.cdc("explain", "it_operator-orders", "8", "-o", "json").stdout)
+    assert story["sinks"][0]["equal"] is False
+
+
+def test_doctor_finds_nothing_wrong_here_and_names_what_is(shop: Project) -> None:
+    done = shop.cdc("doctor", "-o", "json")
+    found = {f["subject"]: f for f in json.loads(done.stdout)}
+    assert found["wal_level"]["level"] == "ok" and found["slot cdc_it_operator"]["level"] == "ok"
+    assert found["connector it_operator"]["level"] == "ok" and found["topic it_operator.shop.orders"]["level"] == "ok"
+    shop.sql("ALTER TABLE shop.products REPLICA IDENTITY NOTHING")
+    done = shop.cdc("doctor", "-o", "json", check=False)
+    shop.sql("ALTER TABLE shop.products REPLICA IDENTITY DEFAULT")
+    found = {f["subject"]: f for f in json.loads(done.stdout)}
+    assert done.returncode == 4
+    assert found["table shop.products"]["fix"] == "ALTER TABLE shop.products REPLICA IDENTITY DEFAULT"
+
+
+def test_doctor_says_what_cannot_be_reached_without_a_password(shop: Project) -> None:
+    shop.settings["CDC_SOURCE__DSN"] = "postgresql://postgres:hunter2@127.0.0.1:9/shop"
+    shop.settings["CDC_KAFKA__BOOTSTRAP"] = "127.0.0.1:9"
+    shop.settings["CDC_ELASTICSEARCH__URL"] = "http://127.0.0.1:9"
+    try:
+        done = shop.cdc("doctor", "-o", "json", check=False)
+    finally:
+        shop.settings.clear()
+    assert done.returncode == 4 and "hunter2" not in done.stdout + done.stderr
+    assert {f["subject"] for f in json.loads(done.stdout) if f["level"] == "error"} >= {
+        "source",
+        "kafka",
+        "elasticsearch",
+    }
+
+
+def test_status_says_that_a_worker_is_gone(shop: Project) -> None:
+    assert shop.status()["state"] == "running" and shop.status()["attention"] == []
+    shop.workers[0].kill()
+    shop.workers[0].wait()
+    until(lambda: shop.status()["state"] == "gone", 15, "status sees it")
+    assert shop.cdc("status", "it_operator-orders", check=False).returncode == 4
