@@ -36,6 +36,12 @@ class Terminal:
     verbose: int = 0
     color: bool = True
 
+    def again(self) -> list[str]:
+        """The options as a child process of this command is given them."""
+        given = ["--env-file", str(self.env_file)] if self.env_file is not None else []
+        given += ["--quiet"] * self.quiet + ["--verbose"] * self.verbose
+        return given + ["--no-color"] * (not self.color)
+
 
 terminal = Terminal()
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.output import load_settings
+from pipeline.cli.output import load_settings, terminal
 
 
 def run(
@@ -17,7 +17,7 @@ def run(
     """Run a worker process for each projection, and start again the ones that stop; ctrl-C ends all."""
     from pipeline.runtime import supervisor
 
-    raise typer.Exit(supervisor.run(load_settings(), list(projections or ())))
+    raise typer.Exit(supervisor.run(load_settings(), list(projections or ()), global_options=terminal.again()))
 
 
 def worker(name: Annotated[str, typer.Argument(help="The projection.")]) -> None:
