@@ -1,0 +1,150 @@
+"""Rows read from Postgres, with their values written as Debezium writes them in events.
+
+Bit strings, geometric and system types, and times beyond the year 9999 stay as Postgres writes them.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from connectors.sources.postgres import connected
+from pipeline.authoring.catalog import Column, Table
+
+_STAMP = 'CASE WHEN isfinite({0}) THEN to_char({0}{1}, \'YYYY-MM-DD"T"HH24:MI:SS.US"Z"\') ELSE {0}::text END'
+_EXPRESSIONS = {
+    "timestamp with time zone": _STAMP.replace("{1}", " AT TIME ZONE 'UTC'"),
+    "timestamp without time zone": r"regexp_replace("
+    + _STAMP.replace("{1}", "")
+    + r", '(\.[0-9]*[1-9])?\.?0*Z$', '\1Z')",
+    "date": "CASE WHEN isfinite({0}) THEN {0}::text || 'Z' ELSE {0}::text END",
+    "numeric": (
+        "CASE {0}::text WHEN 'NaN' THEN 'NAN' WHEN 'Infinity' THEN 'POSITIVE_INFINITY'"
+        " WHEN '-Infinity' THEN 'NEGATIVE_INFINITY' ELSE {0}::text END"
+    ),
+    "time without time zone": "{0}::text || 'Z'",
+    "time with time zone": "({0} AT TIME ZONE 'UTC')::time::text || 'Z'",
+    "interval": (
+        "format('P%%sY%%sM%%sDT%%sH%%sM%%sS', extract(year FROM {0}), extract(month FROM {0}), extract(day FROM {0}),"
+        " extract(hour FROM {0}), extract(minute FROM {0}), trim_scale(extract(second FROM {0})))"
+    ),
+    "money": "{0}::numeric::text",
+    "bytea": "translate(encode({0}, 'base64'), E'\\n', '')",
+    "hstore": "hstore_to_json({0})::text",
+    "bit": "CASE WHEN {0} = B'1' THEN true ELSE false END",
+}
+_AS_THEY_ARE = frozenset(
+    {"smallint", "integer", "bigint", "oid", "boolean", "real", "double precision", "character", "inet"}
+)
+
+_ARRAYS = frozenset(f"{name}[]" for name in (*_AS_THEY_ARE, *_EXPRESSIONS, "json", "jsonb"))
+
+
+class Rows:
+    """Reads rows of one state of the source."""
+
+    def __init__(self, connection: psycopg.Connection[dict[str, Any]]) -> None:
+        self._connection = connection
+
+    def first(self, table: Table, columns: Sequence[str], limit: int) -> list[dict[str, Any]]:
+        """The first rows in the order of the primary key."""
+        query = sql.SQL("{} ORDER BY {} LIMIT {}").format(
+            self._select(table, columns), _listed(table.primary_key or columns[:1]), sql.Literal(limit)
+        )
+        return self._read(query, ())
+
+    def matching(
+        self, table: Table, columns: Sequence[str], match: Sequence[str], values: Sequence[Sequence[Any]]
+    ) -> list[dict[str, Any]]:
+        """The rows whose `match` columns have one of these values."""
+        # a type's name comes from the catalog, where Postgres itself has quoted it
+        arrays = [sql.SQL("%s::text[]::{}[]").format(sql.SQL(table.column(name).type)) for name in match]
+        query = sql.SQL("{} WHERE ({}) IN (SELECT * FROM unnest({}))").format(
+            self._select(table, columns), _listed(match), sql.SQL(", ").join(arrays)
+        )
+        return self._read(query, tuple([_parameter(row[i]) for row in values] for i in range(len(match))))
+
+    def _select(self, table: Table, columns: Sequence[str]) -> sql.Composable:
+        schema, _, name = table.name.partition(".")
+        wanted = [_expression(table.column(column)) for column in columns]
+        return sql.SQL("SELECT {} FROM {}").format(sql.SQL(", ").join(wanted), sql.Identifier(schema, name))
+
+    def _read(self, query: sql.Composed, parameters: Sequence[Any]) -> list[dict[str, Any]]:
+        found = self._connection.execute(query, parameters).fetchall()
+        return [{name: _wire(value) for name, value in row.items()} for row in found]
+
+
+@contextmanager
+def open_rows(dsn: str) -> Iterator[Rows]:
+    """A reader whose every answer is from the same moment."""
+    with connected(dsn) as connection:
+        connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        yield Rows(connection)
+
+
+def _expression(column: Column) -> sql.Composable:
+    name = sql.Identifier(column.name)
+    plain = _plain(column.base if column.base and column.base not in ("enum", "composite") else column.type)
+    if plain.endswith("[]"):
+        return name if plain in _ARRAYS else sql.SQL("{0}::text[] AS {0}").format(name)
+    if plain in _AS_THEY_ARE:
+        return name
+    if column.base == "composite":
+        text = sql.SQL("translate(encode(convert_to({0}::text, 'UTF8'), 'base64'), E'\\n', '') AS {0}")
+        return text.format(name)
+    written = _EXPRESSIONS.get(plain, "{0}::text")
+    return sql.SQL(written + " AS {0}").format(name)
+
+
+def _plain(written: str) -> str:
+    if written.startswith("interval"):
+        return "interval[]" if written.endswith("[]") else "interval"
+    if written in ("bit", "bit(1)"):
+        return "bit"
+    head, opened, rest = written.partition("(")
+    name = head + rest.partition(")")[2] if opened else written
+    return "text" if name == "bit" else name
+
+
+def _parameter(value: Any) -> str | None:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return None if value is None else str(value)
+
+
+def _listed(columns: Sequence[str]) -> sql.Composable:
+    return sql.SQL(", ").join(map(sql.Identifier, columns))
+
+
+def _wire(value: Any) -> Any:
+    """A value as JSON has it; only arrays come here as Python's own."""
+    if isinstance(value, list):
+        return [_wire(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    return _item(value)
+
+
+def _item(value: Any) -> str:
+    if isinstance(value, datetime):
+        return value.replace(tzinfo=None).isoformat() + "Z"
+    if isinstance(value, (date, time)):
+        return value.isoformat() + "Z"
+    if isinstance(value, (bytes, memoryview)):
+        return base64.b64encode(value).decode()
+    if isinstance(value, dict):
+        return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, Decimal):
+        return format(value, "f") if value.is_finite() else str(value)
+    return str(value) if not isinstance(value, timedelta) else f"PT{value.total_seconds()}S"

@@ -1,0 +1,66 @@
+"""`cdc preview`: documents and mappings before anything runs."""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+
+from connectors.sources.postgres import read_catalog
+from connectors.sources.postgres_rows import open_rows
+from pipeline.authoring.discovery import find
+from pipeline.authoring.projection import Projection
+from pipeline.authoring.shape import shape_of
+from pipeline.cli.output import err, load_settings, terminal
+from pipeline.cli.sinks import RULES
+from pipeline.operations.preview import Previewed
+from pipeline.operations.preview import preview as operation
+
+
+class What(StrEnum):
+    json = "json"
+    mapping = "mapping"
+
+
+def preview(
+    name: Annotated[str, typer.Argument(help="The projection.")],
+    keys: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY]…", help="Root keys, 10 or 10,1.", show_default=False)
+    ] = None,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=1000, help="How many, where no key is given.")] = 3,
+    what: Annotated[What, typer.Option("--as", help="Documents, or the index's mapping.")] = What.json,
+) -> None:
+    """Show documents as they would be, from the source's live rows; or the mapping that the index would get."""
+    own = load_settings()
+    projection = find(own, name)
+    if what is What.mapping:
+        typer.echo(json.dumps(_mappings(projection), indent=2))
+        return
+    dsn = own.source_dsn()
+    catalog = read_catalog(dsn, tables=sorted(shape_of(projection.shape).columns()))
+    with open_rows(dsn) as rows:
+        found = operation(projection, catalog, rows, keys=keys or (), limit=limit)
+    _print(found)
+    if any(one.document is None for one in found):
+        raise typer.Exit(1)
+
+
+def _mappings(projection: Projection[Any]) -> dict[str, Any]:
+    shape = shape_of(projection.shape)
+    return {
+        target.name: dict(rules.mapping(shape, target.options))
+        for target in projection.to
+        if (rules := RULES.get(target.kind)) is not None and rules.mapping is not None
+    }
+
+
+def _print(found: list[Previewed]) -> None:
+    """A JSON text for each document; what is missing is said on stderr."""
+    for one in found:
+        if one.document is not None:
+            indent = 2 if terminal.format == "table" else None
+            typer.echo(json.dumps(one.document, indent=indent, ensure_ascii=False))
+        else:
+            err().print(f"{', '.join(map(str, one.key))}: no document: {one.reason}", style="yellow")
