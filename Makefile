@@ -32,6 +32,9 @@ chaos: $(STAMP)  ## kill everything at random under load, then compare (SECONDS=
 bench: $(STAMP)  ## the benchmarks, against what Elasticsearch alone takes
 	$(BIN)/python -m tests.benchmarks
 
+docs: $(STAMP)  ## write the generated pages of docs/reference anew
+	$(BIN)/python -m pipeline.cli.reference > docs/reference/cli.md
+
 up: $(STAMP)  ## start the local stack
 	$(CDC) stack up
 

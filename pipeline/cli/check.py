@@ -21,9 +21,7 @@ STYLES = {"error": "bold red", "warning": "yellow", "hint": "cyan"}
 
 
 def check(
-    names: Annotated[
-        list[str] | None, typer.Argument(metavar="[NAME]…", help="Only these.", show_default=False)
-    ] = None,
+    names: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Only these.", show_default=False)] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Use the catalog file only, not the source.")] = False,
     output: As = None,
 ) -> None:

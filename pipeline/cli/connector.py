@@ -21,7 +21,7 @@ UNHEALTHY = 4
 app = typer.Typer(no_args_is_help=True, help="Debezium's connectors: what they read, and whether they do.")
 
 
-Name = Annotated[str, typer.Argument(help="The connector's name, as in its definition.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The connector's name, as in its definition.")]
 
 
 class ConnectorLine(BaseModel):

@@ -13,7 +13,7 @@ from pipeline.operations import refused
 
 app = typer.Typer(no_args_is_help=True, help="Changes that could not be decoded.")
 Name = Annotated[str, typer.Argument(metavar="PROJECTION")]
-Ids = Annotated[list[int], typer.Argument(metavar="ID…")]
+Ids = Annotated[list[int], typer.Argument(metavar="ID")]
 
 
 @app.command("list")

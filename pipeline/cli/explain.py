@@ -17,7 +17,7 @@ from pipeline.runtime import wiring
 
 def explain(
     projection: Annotated[str, typer.Argument(metavar="NAME")],
-    key: Annotated[list[str], typer.Argument(metavar="KEY…", help="The key's values: 10, or a text.")],
+    key: Annotated[list[str], typer.Argument(metavar="KEY", help="The key's values: 10, or a text.")],
     output: As = None,
 ) -> None:
     """Why a document looks as it does: its rows with their positions, its revision, and what each sink holds."""

@@ -27,7 +27,7 @@ EXAMPLE = Table(
 
 
 def init(
-    folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="Where to write it.")] = Path(),
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to write it.")] = Path(),
     table: Annotated[
         str | None,
         typer.Option("--table", help="The first read model shows this table.", show_default="shop.customers"),

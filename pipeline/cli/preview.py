@@ -25,9 +25,9 @@ class What(StrEnum):
 
 
 def preview(
-    name: Annotated[str, typer.Argument(help="The projection.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The projection.")],
     keys: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY]…", help="Root keys, 10 or 10,1.", show_default=False)
+        list[str] | None, typer.Argument(metavar="KEY", help="Root keys, 10 or 10,1.", show_default=False)
     ] = None,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=1000, help="How many, where no key is given.")] = 3,
     what: Annotated[What, typer.Option("--as", help="Documents, or the index's mapping.")] = What.json,

@@ -14,7 +14,7 @@ from pipeline.operations import refused
 
 app = typer.Typer(no_args_is_help=True, help="Documents that could not be built or were refused.")
 Name = Annotated[str, typer.Argument(metavar="PROJECTION")]
-Keys = Annotated[list[str] | None, typer.Argument(metavar="[KEY]…", help="Each as JSON: 10, '\"a\"' or '[10,1]'.")]
+Keys = Annotated[list[str] | None, typer.Argument(metavar="KEY", help="Each as JSON: 10, '\"a\"' or '[10,1]'.")]
 
 
 def _parsed(keys: list[str]) -> list[list[Any]]:

@@ -62,25 +62,20 @@ class Commands(TyperGroup):
 
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
-        self.commands = {e.name: TyperCommand(e.name, callback=None, help=e.sentence) for e in COMMANDS if _exists(e)}
+        self.commands = {e.name: TyperCommand(e.name, callback=None, help=e.sentence) for e in COMMANDS}
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Typer's own way of showing it takes twice as long to import as all the rest."""
         from pipeline.cli.help import root_help
 
         options = [record for param in self.get_params(ctx) if (record := param.get_help_record(ctx)) is not None]
-        commands = [(e.group, e.name, e.sentence) for e in COMMANDS if e.name in self.commands]
+        commands = [(e.group, e.name, e.sentence) for e in COMMANDS]
         root_help(self.help or "", ctx.command_path, options, commands)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name, command, rest = super().resolve_command(ctx, args)
         entry = next((e for e in COMMANDS if e.name == name), None)
         return (name, entry.load(), rest) if entry is not None else (name, command, rest)
-
-
-def _exists(entry: Entry) -> bool:
-    name = entry.home.partition(":")[0].rpartition(".")[2]
-    return (Path(__file__).parent / f"{name}.py").is_file()
 
 
 def _version(wanted: bool) -> None:

@@ -11,7 +11,7 @@ from pipeline.cli.output import load_settings, terminal
 
 def run(
     projections: Annotated[
-        list[str] | None, typer.Argument(metavar="[NAME]…", help="Only these projections.", show_default=False)
+        list[str] | None, typer.Argument(metavar="NAME", help="Only these projections.", show_default=False)
     ] = None,
 ) -> None:
     """Run a worker process for each projection, and start again the ones that stop; ctrl-C ends all."""
@@ -20,7 +20,7 @@ def run(
     raise typer.Exit(supervisor.run(load_settings(), list(projections or ()), global_options=terminal.again()))
 
 
-def worker(name: Annotated[str, typer.Argument(help="The projection.")]) -> None:
+def worker(name: Annotated[str, typer.Argument(metavar="NAME", help="The projection.")]) -> None:
     """Run the worker of one projection in this process."""
     from pipeline.runtime import worker as workers
 

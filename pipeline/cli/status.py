@@ -17,7 +17,7 @@ COLUMNS = ("PROJECTION", "VERSION", "STATE", "DOCUMENTS", "BEHIND", "DIRTY", "QU
 
 def status(
     projections: Annotated[
-        list[str] | None, typer.Argument(metavar="[NAME]…", help="Only these.", show_default=False)
+        list[str] | None, typer.Argument(metavar="NAME", help="Only these.", show_default=False)
     ] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Say it again every second, until ctrl-C.")] = False,
     fail_behind: Annotated[float, typer.Option(help="Seconds behind that need attention.")] = 30.0,
