@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
@@ -47,12 +48,15 @@ def stack(stack_settings: Settings) -> Endpoints:
 def new_project(
     stack: Endpoints, stack_settings: Settings, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[[str], Project]]:
-    """Makes projects of a user's own, each with its database, connector and read models; all gone at the end."""
+    """Makes projects of a user's own, each with its database, connector and read models; all gone at the end.
+
+    Names are new each time: the topics of an earlier run stay in Kafka.
+    """
     made: list[Project] = []
 
     def make(name: str) -> Project:
         password = f"${{file:{secrets_file(stack_settings)}:source.password}}"
-        made.append(Project(name, tmp_path_factory.mktemp(name), stack, password))
+        made.append(Project(f"{name}_{uuid4().hex[:4]}", tmp_path_factory.mktemp(name), stack, password))
         return made[-1]
 
     yield make

@@ -184,6 +184,8 @@ async def delete(
     async with connect(connect_url) as client:
         existed = await client.status(name) is not None
         if existed:
+            if definition is not None:
+                await _forget(client, name)
             await client.request("DELETE", f"/connectors/{name}", missing_ok=True)
             await _gone(client, name)
     if definition is None or source_dsn is None:
@@ -296,6 +298,13 @@ async def _until(client: Connect, name: str, state: str, patience: float) -> Con
                 f"Connector {name} is {found.state}, not {state}, after {patience:.0f} s: try again."
             )
         await asyncio.sleep(POLL)
+
+
+async def _forget(client: Connect, name: str, patience: float = 30.0) -> None:
+    """Without its slot the position that Connect remembers leads nowhere: the next of that name begins anew."""
+    await client.request("PUT", f"/connectors/{name}/stop")
+    await _until(client, name, "STOPPED", patience)
+    await client.request("DELETE", f"/connectors/{name}/offsets")
 
 
 async def _gone(client: Connect, name: str, patience: float = 30.0) -> None:

@@ -124,6 +124,16 @@ class Settling:
         )
         self._any_quarantined = value(self.db, "SELECT 1 FROM quarantine LIMIT 1") is not None
 
+    def retry(self, sink: int, seq: int) -> int:
+        """Quarantined keys are dirty again; their entries stay until a sink takes them."""
+        keys = ", ".join(f"k{i}" for i in range(len(self.mirror.layout.root.key)))
+        self.db.execute(
+            f"INSERT INTO dirty(sink, {keys}, seq, since, low) SELECT sink, {keys}, ?1, ?1, 1 FROM quarantine"
+            f" WHERE sink = ?2 ON CONFLICT(sink, {keys}) DO UPDATE SET seq = excluded.seq",
+            (seq, sink),
+        )
+        return self.db.changes()
+
     def settle(self, taken: Taken, outcomes: Sequence[Outcome]) -> None:
         """A dirty entry goes when its sequence is not newer than the state that was read; a throttled one stays."""
         done: list[tuple[Any, ...]] = []

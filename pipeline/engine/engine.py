@@ -193,12 +193,17 @@ class Engine:
         self.catching_up, self._snapshot_over = None, False
         self.gate.by_row = self.consistency == "row"
         self.mirror.set("catching_up", None)
-        if not self.loaded and value(self.mirror.db, f'SELECT 1 FROM "{self.layout.root.name}" LIMIT 1') is not None:
+        if not self.loaded and self._any_root():
             self._finish_load(seq)
+
+    def _any_root(self) -> bool:
+        name, db = self.layout.root.name, self.mirror.db
+        return any(value(db, f'SELECT 1 FROM "{n}" LIMIT 1') is not None for n in (name, name + "/deleted"))
 
     def _finish_load(self, seq: int) -> None:
         self.mirror.create_indexes()
         self.applier.marking.mark_every_root(seq, since=0)
+        self.applier.marking.mark_every_deleted_root(seq, since=0)
         self._set_loaded()
 
     def _set_loaded(self) -> None:
@@ -319,6 +324,11 @@ class Engine:
             return False
         with self.mirror.checkpoint() as seq:
             return self.applier.marking.continue_fanout(seq, FANOUT_CHUNK)
+
+    def retry(self, sink: int) -> int:
+        """Mark what is quarantined dirty again; how many."""
+        with self.mirror.checkpoint() as seq:
+            return self.settling.retry(sink, seq)
 
     def dirty(self, sink: int) -> int:
         return int(value(self.mirror.db, "SELECT count(*) FROM dirty WHERE sink = ?", (sink,)) or 0)

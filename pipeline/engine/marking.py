@@ -87,6 +87,14 @@ class Marking:
         )
         return self.db.changes()
 
+    def mark_every_deleted_root(self, seq: int, *, since: int) -> None:
+        """After a load nobody knows what the sinks held before: what is known to be deleted is deleted there too."""
+        self.db.execute(
+            f"{self._into}{listed(self.layout.root.key, 'r.')}, ?1, ?2, 1 FROM"
+            f" {quoted(self.layout.root.name + '/deleted')} r CROSS JOIN sinks s WHERE true{self._conflict}",
+            (seq, since),
+        )
+
     def continue_fanout(self, seq: int, limit: int) -> bool:
         """Work off one chunk of the oldest fan-out; False where there is none."""
         found = rows(self.db, "SELECT id, occurrence, key, cursor, seq FROM fanout ORDER BY id LIMIT 1")

@@ -174,7 +174,7 @@ class Gate:
         if at.current is not None:
             at.current.last[name] = at.order
         at.txid, at.current = txid, self.opens.get(txid)
-        if at.current is None and not self._released(txid, commit_order(event.source)):
+        if at.current is None and not self._released(txid, commit_order(event.source) or event.source.lsn or 0):
             at.current = self.opens[txid] = Open()
         at.order = at.current.last.get(name, 0) if at.current is not None else 0
 
@@ -186,7 +186,10 @@ class Gate:
         return False
 
     def _released(self, txid: str, commit: int) -> bool:
-        """Whether the transaction was released before; `commit` is its commit or the one before it."""
+        """Whether the transaction was released before; `commit` is not after its commit.
+
+        That is the commit before it, or for the first one of a connector, which has none, where it was written.
+        """
         return txid in self._recent or 0 < commit < self.forgotten
 
     def add_boundary(self, boundary: Boundary, offset: int, connector: str = "") -> None:
@@ -208,7 +211,6 @@ class Gate:
         if self.by_row:
             self._release_rows(out)
         self._whole(limit, out)
-        out.going.update(end.txid for end in out.ends)
         if self._any_given_up:
             out.going.update(txid for txid, known in self.opens.items() if known.given_up)
         if not self.by_row:
@@ -232,6 +234,7 @@ class Gate:
                     break
                 events += end.expected
                 out.ends.append(end)
+                out.going.add(end.txid)
                 self._remember(end.txid, end.lsn)
             self.ends.popleft()
 
@@ -303,7 +306,7 @@ class Gate:
     def _drop(self, txid: str, out: Released) -> None:
         """A repeated END: what waits of its transaction, not known as a repeat until now, goes."""
         known = self.opens.get(txid)
-        if known is None or known.given_up:
+        if known is None or known.given_up or txid in out.going:
             return
         out.dropped.add(txid)
         for at in self.partitions.values():

@@ -72,14 +72,27 @@ class _BatchSchema(faust.Schema):  # type: ignore[misc]
 class OldestTakesAll(RoundRobinPartitionAssignor):  # type: ignore[misc]
     """One member reads everything, the others stand by: a document's rows lie in partitions of many topics.
 
-    The member that has been in the group longest keeps it, so a newcomer takes nothing away.
+    The member that has been in the group longest keeps it, so a newcomer takes nothing away; one that was stopped for
+    longer than its session comes back as the youngest.
     """
 
     name = "oldest-takes-all"
+    patience = 15.0
+    """Seconds of silence after which the group has given its partitions away."""
     born = time.time_ns()
+    _seen = time.monotonic()
+
+    @classmethod
+    def beat(cls) -> None:
+        """Called every second; a long gap means that this process did not run."""
+        now = time.monotonic()
+        if now - cls._seen > cls.patience:
+            cls.born = time.time_ns()
+        cls._seen = now
 
     @classmethod
     def metadata(cls, topics: Iterable[str]) -> ConsumerProtocolMemberMetadata:
+        cls.beat()
         return ConsumerProtocolMemberMetadata(cls.version, list(topics), str(cls.born).encode())
 
     @classmethod

@@ -79,7 +79,9 @@ class Child:
 
 def run(settings: Settings, names: Sequence[str] = (), *, global_options: Sequence[str] = ()) -> int:
     """`cdc run`: all projections, or the named ones, until SIGTERM or SIGINT."""
-    chosen: list[Projection[Any]] = [find(settings, name) for name in names] if names else discover(settings.projections)
+    chosen: list[Projection[Any]] = (
+        [find(settings, name) for name in names] if names else discover(settings.projections)
+    )
     children = [Child(p.id, [*global_options, "worker", p.name]) for p in chosen]
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

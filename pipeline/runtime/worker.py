@@ -23,7 +23,7 @@ from pipeline.engine.engine import Engine, Progress
 from pipeline.engine.mirror import Mirror
 from pipeline.errors import CdcError, Fenced, LogTruncated, SettingsError, Transient
 from pipeline.runtime import wiring
-from pipeline.runtime.batches import Batch, batch_topic, install
+from pipeline.runtime.batches import Batch, OldestTakesAll, batch_topic, install
 from pipeline.runtime.faults import passing
 from pipeline.runtime.flusher import Flusher
 from pipeline.runtime.pacing import Backoff
@@ -212,7 +212,7 @@ class Worker:
     # ---- Faust --------------------------------------------------------------------------------------------
 
     def _faust(self) -> faust.App:
-        session = self.settings.worker.session_timeout
+        session = OldestTakesAll.patience = self.settings.worker.session_timeout
         app = faust.App(
             f"{self.settings.project}-{self.id}",
             broker="kafka://" + ";".join(self.settings.kafka_bootstrap().split(",")),
@@ -250,6 +250,8 @@ class Worker:
         try:
             return await self._assigned({TP(tp.topic, tp.partition) for tp in partitions})
         except BaseException as error:
+            if self.stopping.is_set():
+                return {}
             self.fatal(error)
             raise
 
@@ -336,6 +338,7 @@ class Worker:
         waited: tuple[str, float] | None = None
         loop, beats = asyncio.get_running_loop(), 0
         while not self.stopping.is_set():
+            OldestTakesAll.beat()
             self.status.write(self, "running")
             stuck = self.engine.gate.overdue() if self.engine.catching_up is None else None
             if stuck is None or waited is None or waited[0] != stuck:

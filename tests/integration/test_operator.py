@@ -24,27 +24,27 @@ def shop(new_project: Callable[[str], Project]) -> Iterator[Project]:
 
 
 def test_explain_tells_the_rows_and_what_the_sink_holds(shop: Project) -> None:
-    story = json.loads(shop.cdc("explain", "it_operator-orders", "7", "-o", "json").stdout)
+    story = json.loads(shop.cdc("explain", f"{shop.name}-orders", "7", "-o", "json").stdout)
     assert [row["table"] for row in story["rows"]].count("shop.order_lines") == 3
     assert story["document"]["id"] == 7
     assert story["sinks"][0]["equal"] is True and story["sinks"][0]["epoch"] == 1
 
 
 def test_explain_sees_a_document_that_somebody_changed_in_the_sink(shop: Project) -> None:
-    index = f"{shop.endpoints.elasticsearch}/it_operator-orders-v1/_doc/8"
+    index = f"{shop.endpoints.elasticsearch}/{shop.name}-orders-v1/_doc/8"
     stored = httpx.get(index).json()
     wrong = {**stored["_source"], "status": "wrong"}
     params = {"version": stored["_version"] + 1, "version_type": "external"}
     httpx.put(index, json=wrong, params=params).raise_for_status()
-    story = json.loads(shop.cdc("explain", "it_operator-orders", "8", "-o", "json").stdout)
+    story = json.loads(shop.cdc("explain", f"{shop.name}-orders", "8", "-o", "json").stdout)
     assert story["sinks"][0]["equal"] is False
 
 
 def test_doctor_finds_nothing_wrong_here_and_names_what_is(shop: Project) -> None:
     done = shop.cdc("doctor", "-o", "json")
     found = {f["subject"]: f for f in json.loads(done.stdout)}
-    assert found["wal_level"]["level"] == "ok" and found["slot cdc_it_operator"]["level"] == "ok"
-    assert found["connector it_operator"]["level"] == "ok" and found["topic it_operator.shop.orders"]["level"] == "ok"
+    assert found["wal_level"]["level"] == "ok" and found[f"slot cdc_{shop.name}"]["level"] == "ok"
+    assert found[f"connector {shop.name}"]["level"] == "ok" and found[f"topic {shop.name}.shop.orders"]["level"] == "ok"
     shop.sql("ALTER TABLE shop.products REPLICA IDENTITY NOTHING")
     done = shop.cdc("doctor", "-o", "json", check=False)
     shop.sql("ALTER TABLE shop.products REPLICA IDENTITY DEFAULT")
@@ -74,4 +74,4 @@ def test_status_says_that_a_worker_is_gone(shop: Project) -> None:
     shop.workers[0].kill()
     shop.workers[0].wait()
     until(lambda: shop.status()["state"] == "gone", 15, "status sees it")
-    assert shop.cdc("status", "it_operator-orders", check=False).returncode == 4
+    assert shop.cdc("status", f"{shop.name}-orders", check=False).returncode == 4

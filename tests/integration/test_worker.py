@@ -21,7 +21,7 @@ def shop(new_project: Callable[[str], Project]) -> Iterator[Project]:
     project = new_project("it_worker")
     project.create(projections=("orders", "customers"))
     project.start_worker()
-    project.start_worker("it_worker-customers")
+    project.start_worker(f"{project.name}-customers")
     yield project
 
 
@@ -123,7 +123,7 @@ async def _send(bootstrap: str, topic: str, value: bytes) -> None:
 
 
 def test_an_event_that_cannot_be_decoded_is_a_dead_letter_and_the_stream_goes_on(shop: Project) -> None:
-    asyncio.run(_send(shop.endpoints.kafka, "it_worker.shop.orders", b'{"op": "u", "no": "envelope"}'))
+    asyncio.run(_send(shop.endpoints.kafka, f"{shop.name}.shop.orders", b'{"op": "u", "no": "envelope"}'))
     shop.wait_for(shop.sql("UPDATE shop.orders SET status = 'after' WHERE id = 19"))
     order = shop.document(19)
     assert order is not None and order["status"] == "after"
@@ -131,8 +131,8 @@ def test_an_event_that_cannot_be_decoded_is_a_dead_letter_and_the_stream_goes_on
     assert status["dead_letters"] == 1 and status["attention"]
     listed = shop.cdc("deadletters", "list", "-o", "json").stdout
     assert "MalformedEnvelope" in listed and "no" in listed
-    assert shop.cdc("status", "it_worker-orders", check=False).returncode == 4
-    shop.cdc("deadletters", "discard", "it_worker-orders", "1", "--yes")
+    assert shop.cdc("status", f"{shop.name}-orders", check=False).returncode == 4
+    shop.cdc("deadletters", "discard", f"{shop.name}-orders", "1", "--yes")
     assert shop.status()["dead_letters"] == 0
 
 
@@ -159,14 +159,14 @@ def test_sigterm_ends_a_worker_within_seconds(shop: Project) -> None:
 
 def test_a_document_the_authors_code_fails_on_is_quarantined_and_the_others_are_written(shop: Project) -> None:
     text = (shop.folder / "projections" / "customers.py").read_text()
-    text = text.replace("it_worker-customers", "it_worker-fragile").replace(
+    text = text.replace(f"{shop.name}-customers", f"{shop.name}-fragile").replace(
         "        return self.deleted_at is None",
         '        if self.name == "boom":\n            raise ValueError("this name is not allowed")\n        return True',
     )
     shop.write_projection("fragile", text.replace("customers = projection", "fragile = projection"))
     shop.sql("UPDATE shop.customers SET name = 'boom' WHERE id = 3")
     shop.cdc("apply", "--yes")
-    shop.start_worker("it_worker-fragile")
+    shop.start_worker(f"{shop.name}-fragile")
     shop.wait_for(truth.position(shop.dsn), name="fragile")
     assert shop.document(3, "fragile") is None and shop.document(4, "fragile") is not None
     listed = shop.cdc("quarantine", "list", "-o", "json").stdout
