@@ -40,13 +40,12 @@ class Positions(Protocol):
 class Batch:
     """Consecutive records of one partition, `(offset, key, value)` each; `stale()` when a rebalance came in between."""
 
-    __slots__ = ("_app", "generation", "records", "tp")
+    __slots__ = ("_consumer", "_sitting", "records", "tp")
 
-    def __init__(self, app: faust.App, tp: TP, records: Sequence[Any]) -> None:
-        self._app = app
+    def __init__(self, consumer: BatchConsumer, tp: TP, records: Sequence[Any]) -> None:
+        self._consumer, self._sitting = consumer, consumer.sitting
         self.tp = tp
         self.records = [(r.offset, r.key, r.value) for r in records]
-        self.generation = app.consumer_generation_id
 
     @property
     def partition(self) -> str:
@@ -54,7 +53,7 @@ class Batch:
         return f"{self.tp.topic}/{self.tp.partition}"
 
     def stale(self) -> bool:
-        return bool(self._app.consumer_generation_id != self.generation)
+        return self._consumer.sitting != self._sitting
 
 
 class _BatchSchema(faust.Schema):  # type: ignore[misc]
@@ -125,6 +124,9 @@ class _Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
 class BatchConsumer(driver.Consumer):  # type: ignore[misc]
     """Delivers whole polls; acknowledges nothing, for the mirror holds the offsets."""
 
+    sitting = 0
+    """Counts the times that reading began anew or ended: what was read before is read again."""
+
     def _new_consumer_thread(self) -> Any:
         return _Thread(self, loop=self.loop, beacon=self.beacon)
 
@@ -138,6 +140,7 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
     async def perform_seek(self) -> None:
         """Called by Faust once the partitions are assigned: go to where the mirror stands."""
         self._unacked_messages.clear()
+        self.sitting += 1
         assigned = {ensure_TP(tp) for tp in self.assignment()}
         offsets = await self._positions.assigned(assigned)
         for tp, offset in offsets.items():
@@ -150,6 +153,7 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
             await self._positions.assigned(())
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
+        self.sitting += 1
         await self._positions.revoked()
         await super().on_partitions_revoked(revoked)
 
@@ -169,7 +173,7 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
         stopped, fetcher_stopped = self._stopped.is_set, fetcher._stopped.is_set
         try:
             while not (stopped() or fetcher_stopped()):
-                generation = self.app.consumer_generation_id
+                sitting = self.sitting
                 records, active = await self._wait_next_records(1.0)
                 if self.should_stop:
                     return
@@ -178,7 +182,7 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
                     continue
                 for assigned, polled in records.items():
                     tp = ensure_TP(assigned)
-                    if not self.flow_active or self.app.consumer_generation_id != generation:
+                    if not self.flow_active or self.sitting != sitting:
                         break  # a rebalance: everything is read again from the mirror's offsets
                     if active is None or tp in active or tp in self._buffered_partitions:
                         await self._deliver(tp, polled)
@@ -195,7 +199,7 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
         last = polled[-1]
         message = ConsumerMessage(
             tp.topic, tp.partition, last.offset, last.timestamp / 1000.0, last.timestamp_type, (), None,
-            Batch(self.app, tp, polled), None, 0, 0, tp, generation_id=self.app.consumer_generation_id,
+            Batch(self, tp, polled), None, 0, 0, tp, generation_id=self.app.consumer_generation_id,
         )  # fmt: skip
         await self.wait_first(self.callback(message), self.suspend_flow.wait())
         self._read_offset[tp] = last.offset + 1
