@@ -17,15 +17,19 @@ LOG_BITS: Final = 56
 
 
 def position(event: Event, log: int) -> tuple[int, int]:
-    """A streamed event's place: commit order, and order in the transaction.
+    """A streamed event's place: commit order, and order in the transaction; (0, LSN) for a snapshot row.
 
-    (0, its LSN) for what has no place in commit order: a snapshot row, or the first transaction that a connector
-    streams. Kafka's order alone says when it is applied, and it sets no floor.
+    A snapshot row is applied when Kafka's order says so, and sets no floor. A connector's first transaction does not
+    know of a commit before it: there the event's own LSN stands for it, which the row's lock makes right for its row.
     """
-    commit, block = commit_order(event.source), event.transaction
-    if not commit or (block is None and event.source.snapshot not in (None, "false", False)):
-        return 0, event.source.lsn or 0
-    return log << LOG_BITS | commit, block.total_order if block is not None else event.source.lsn or 0
+    source, block = event.source, event.transaction
+    lsn = source.lsn or 0
+    if block is None and source.snapshot not in (None, "false", False):
+        return 0, lsn
+    commit = commit_order(source) or lsn
+    if not commit:
+        return 0, 0
+    return log << LOG_BITS | commit, block.total_order if block is not None else lsn
 
 
 class TableSql:
@@ -267,8 +271,6 @@ class Applier:
         statements, table = self.sql[event.table], self.tables[event.table]
         lsn = event.source.lsn or 0
         commit, order = position(event, self.log)
-        if not commit and lsn:
-            commit, order = self.log << LOG_BITS | lsn, 0
         known = self._floors.get(event.table)
         if known is not None and (commit, order) <= known[:2]:
             self.mirror.count("repeated")

@@ -39,8 +39,10 @@ def assembly_sql(layout: Layout, *, checked: bool) -> str:
     keys = [f"k{i}" for i in range(len(root.key))]
     pending = compiler.pending(layout.shape, "r", 0) if checked else "0"
     present = f"r.{quoted(root.key[0])} IS NOT NULL"
+    # what is unknown is a blob, which no JSON function takes
+    known = f"{present} AND NOT {pending}" if checked else present
     return (
-        f"SELECT {', '.join('d.' + k for k in keys)}, CASE WHEN {present} THEN {body} END,"
+        f"SELECT {', '.join('d.' + k for k in keys)}, CASE WHEN {known} THEN {body} END,"
         f" CASE WHEN {present} THEN {pending} ELSE 0 END"
         f" FROM temp.batch d LEFT JOIN {quoted(root.name)} r ON {equal('r', root.key, 'd', keys)}"
     )

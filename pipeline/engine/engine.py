@@ -218,7 +218,7 @@ class Engine:
         released = self.gate.release(limit)
         if waited:
             self._staged_bytes = self._staged_bytes * self.gate.staged // waited
-        idle = not (released.events or released.ends or released.repeated)
+        idle = not (released.events or released.ends or released.repeated or self._tombstones or self._bad_boundaries)
         if idle and not self._spill_needed() and self.catching_up is None:
             return Progress()
         return self._checkpoint(released)

@@ -29,7 +29,7 @@ CREATE TABLE IF NOT EXISTS partial(txid TEXT PRIMARY KEY, applied INTEGER NOT NU
     expected INTEGER, marks TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS staged(position INTEGER PRIMARY KEY AUTOINCREMENT, partition TEXT NOT NULL,
     offset INTEGER NOT NULL, txid TEXT, number INTEGER NOT NULL, op TEXT NOT NULL, event BLOB NOT NULL);
-CREATE INDEX IF NOT EXISTS staged_by_transaction ON staged(txid, position);
+CREATE INDEX IF NOT EXISTS staged_by_transaction ON staged(txid, number);
 CREATE TABLE IF NOT EXISTS dead_letters(id INTEGER PRIMARY KEY AUTOINCREMENT, topic TEXT NOT NULL, partition INTEGER
     NOT NULL, offset INTEGER NOT NULL, key BLOB, value BLOB, error TEXT NOT NULL, txid TEXT, at REAL NOT NULL,
     UNIQUE(topic, partition, offset));

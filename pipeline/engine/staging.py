@@ -78,13 +78,33 @@ class Staging:
             self.mirror.count("spilled", len(lines))
 
     def take(self, released: Released) -> Iterator[list[tuple[str, Event]]]:
-        """What is staged of the released transactions, in the order of its arrival, a chunk at a time."""
+        """What is staged of the released transactions, a chunk at a time.
+
+        In the source's order; where rows without a transaction are among them, in the order of arrival.
+        """
         if released.dropped & self.txids:
             self.db.executemany("DELETE FROM staged WHERE txid = ?", [(txid,) for txid in released.dropped])
             self._look()
-        if not (released.all_staged or released.going & self.txids or self.txids == {None}):
-            return
-        going = self.txids if released.all_staged else released.going & self.txids
+        going = self.txids if released.all_staged else self.txids & released.going
+        if going:
+            arrival = released.all_staged or None in self.txids
+            yield from self._in_arrival(going) if arrival else self._in_source_order(going, released)
+            self._look()
+
+    def _in_source_order(self, going: set[str | None], released: Released) -> Iterator[list[tuple[str, Event]]]:
+        ranked = [end.txid for end in released.ends if end.txid in going]
+        chunk: list[tuple[str, Event]] = []
+        for txid in (*ranked, *sorted(txid for txid in going.difference(ranked) if txid is not None)):
+            for partition, offset, data in self.db.execute(_OF_TRANSACTION, (txid,)):
+                # a key that changes is a delete and a create: they stay together
+                if len(chunk) >= CHUNK and chunk[-1][1].op != "d":
+                    yield chunk
+                    chunk = []
+                chunk.append((partition, _event(offset, data)))
+        yield chunk
+        self.db.executemany("DELETE FROM staged WHERE txid = ?", [(txid,) for txid in going])
+
+    def _in_arrival(self, going: set[str | None]) -> Iterator[list[tuple[str, Event]]]:
         self.db.execute("DELETE FROM temp.going; DELETE FROM temp.blocked")
         self.db.executemany("INSERT INTO temp.going VALUES(?)", [(txid,) for txid in going if txid is not None])
         self.db.execute(
@@ -92,17 +112,17 @@ class Staging:
             " WHERE txid IS NOT NULL AND txid NOT IN (SELECT txid FROM temp.going) GROUP BY partition"
         )
         last = -1
-        while chunk := rows(self.db, _TAKE, (last, CHUNK)):
+        while chunk := rows(self.db, _IN_ARRIVAL, (last, CHUNK)):
             last = chunk[-1][0]
             yield [(partition, _event(offset, data)) for _, partition, offset, data in chunk]
             self.db.executemany("DELETE FROM staged WHERE position = ?", [(line[0],) for line in chunk])
-        self._look()
 
     def _look(self) -> None:
         self.txids = {txid for (txid,) in rows(self.db, "SELECT DISTINCT txid FROM staged")}
 
 
-_TAKE: Final = (
+_OF_TRANSACTION: Final = "SELECT partition, offset, event FROM staged WHERE txid = ? ORDER BY number"
+_IN_ARRIVAL: Final = (
     "SELECT s.position, s.partition, s.offset, s.event FROM staged s LEFT JOIN temp.blocked b USING(partition)"
     " WHERE s.position > ? AND (s.txid IN (SELECT txid FROM temp.going)"
     " OR s.txid IS NULL AND (b.position IS NULL OR s.position < b.position)) ORDER BY s.position LIMIT ?"

@@ -228,6 +228,7 @@ class Gate:
             end = self.ends[0]
             if end.txid in self._recent or end.lsn <= self.forgotten:
                 self._drop(end.txid, out)
+                self._repeated += 1
             else:
                 known = self.opens.get(end.txid)
                 if (known.seen if known else 0) < end.expected or (limit and events >= limit):
@@ -331,6 +332,9 @@ class Gate:
 
     def give_up(self, txid: str) -> Released:
         """Release a transaction that does not complete, as far as it is here; what comes late of it is let through."""
+        end = self.ends[0] if self.ends and self.ends[0].txid == txid else None
+        if self._released(txid, end.lsn if end is not None else 0):
+            return self.release()
         out = Released(incomplete=1)
         known = self.opens.setdefault(txid, Open())
         known.given_up = True
@@ -339,8 +343,8 @@ class Gate:
                 at.current = known
         self._any_given_up = True
         self.partial.discard(txid)
-        if self.ends and self.ends[0].txid == txid:
-            end = self.ends.popleft()
+        if end is not None:
+            self.ends.popleft()
             known.expected = end.expected
             self._remember(txid, end.lsn)
             out.ends.append(end)
