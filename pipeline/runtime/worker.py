@@ -249,7 +249,7 @@ class Worker:
         """All partitions, or none and this worker stands by."""
         try:
             return await self._assigned({TP(tp.topic, tp.partition) for tp in partitions})
-        except BaseException as error:
+        except Exception as error:  # a cancellation goes on: Faust assigns again
             if self.stopping.is_set():
                 return {}
             self.fatal(error)
