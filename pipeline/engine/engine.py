@@ -93,7 +93,7 @@ class Engine:
         stored = self.mirror.offsets()
         boundary = next((p for p in stored if p.rpartition("/")[0] == self.inputs.boundaries), None)
         offsets = {p: n for p, n in stored.items() if p != boundary}
-        self.staging.restore(self.gate, offsets, stored.get(boundary or "", 0), REMEMBERED)
+        self.staging.restore(self.gate, offsets, stored.get(boundary or "", 0))
         self.loaded = bool(self.mirror.get("loaded"))
         self._hold = bool(self.mirror.get("hold"))
         found = self.mirror.get("catching_up")

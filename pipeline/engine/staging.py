@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, Final
 
 import msgspec
@@ -29,7 +29,7 @@ class Staging:
         self.txids: set[str | None] = {txid for (txid,) in rows(self.db, "SELECT DISTINCT txid FROM staged")}
         self._had_opens = True
 
-    def restore(self, gate: Gate, offsets: dict[str, int], boundary: int, remembered: int) -> None:
+    def restore(self, gate: Gate, offsets: dict[str, int], boundary: int) -> None:
         """Give the gate what the last checkpoint knew."""
         opens: dict[str, Open] = {}
         for txid, applied, given_up, expected, marks in rows(
@@ -38,9 +38,8 @@ class Staging:
             last, truncates = json.loads(marks)
             durable = last, set(truncates)
             opens[txid] = Open(applied, applied, 0, dict(last), set(truncates), bool(given_up), expected, durable)
-        recent = rows(self.db, "SELECT txid, lsn FROM released ORDER BY rowid DESC LIMIT ?", (remembered,))
         gate.forgotten = int(self.mirror.get("forgotten") or 0)
-        gate.restore(offsets, boundary, opens, reversed(recent))
+        gate.restore(offsets, boundary, opens, rows(self.db, "SELECT txid, lsn FROM released ORDER BY rowid"))
         for txid, partition, op, number in rows(
             self.db, "SELECT txid, partition, op, number FROM staged WHERE txid IS NOT NULL ORDER BY position"
         ):
@@ -69,24 +68,33 @@ class Staging:
     def spill(self, gate: Gate) -> None:
         """Move all that waits out of memory."""
         for name in gate.partitions:
-            lines: list[tuple[Any, ...]] = []
-            gate.spill(name, _into(lines, name))
-            self.db.executemany(
-                "INSERT INTO staged(partition, offset, txid, number, op, event) VALUES(?, ?, ?, ?, ?, ?)", lines
-            )
-            self.txids.update(line[2] for line in lines)
-            self.mirror.count("spilled", len(lines))
+            pairs: list[tuple[str, Event]] = []
+            gate.spill(name, lambda event: pairs.append((name, event)))  # noqa: B023 - called at once
+            self._put(pairs)
+            self.mirror.count("spilled", len(pairs))
+
+    def _put(self, pairs: list[tuple[str, Event]]) -> None:
+        self.db.executemany(
+            "INSERT INTO staged(partition, offset, txid, number, op, event) VALUES(?, ?, ?, ?, ?, ?)",
+            [_line(name, event) for name, event in pairs],
+        )
+        self.txids.update(transaction_id(event) for _, event in pairs)
 
     def take(self, released: Released) -> Iterator[list[tuple[str, Event]]]:
         """What is staged of the released transactions, a chunk at a time.
 
-        In the source's order; where rows without a transaction are among them, in the order of arrival.
+        In the source's order; where rows without a transaction are among them, in the order of arrival. What was
+        released from memory comes with it, and is taken out of `released`.
         """
         if released.dropped & self.txids:
             self.db.executemany("DELETE FROM staged WHERE txid = ?", [(txid,) for txid in released.dropped])
             self._look()
         going = self.txids if released.all_staged else self.txids & released.going
         if going:
+            # what comes from memory joins it, so that all of a transaction is read in one order
+            self._put(released.events)
+            released.events = []
+            going = self.txids if released.all_staged else self.txids & (released.going | {None})
             arrival = released.all_staged or None in self.txids
             yield from self._in_arrival(going) if arrival else self._in_source_order(going, released)
             self._look()
@@ -134,15 +142,12 @@ def _stored(known: Open) -> tuple[int, bool, int | None, str]:
     return known.applied, known.given_up, known.expected, json.dumps([last, sorted(truncates)])
 
 
-def _into(lines: list[tuple[Any, ...]], name: str) -> Callable[[Event], None]:
-    def add(event: Event) -> None:
-        order = event.transaction.total_order if event.transaction else 0
-        data = _encode(
-            (event.op, event.source, event.after, event.transaction, event.key, event.table, event.error, event.raw)
-        )
-        lines.append((name, event.offset, transaction_id(event), order, event.op, data))
-
-    return add
+def _line(name: str, event: Event) -> tuple[Any, ...]:
+    order = event.transaction.total_order if event.transaction else 0
+    data = _encode(
+        (event.op, event.source, event.after, event.transaction, event.key, event.table, event.error, event.raw)
+    )
+    return name, event.offset, transaction_id(event), order, event.op, data
 
 
 def _event(offset: int, data: bytes) -> Event:

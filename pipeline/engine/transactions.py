@@ -98,7 +98,8 @@ class Released:
 class Gate:
     """Holds what is not whole. `by_row`: nothing waits, but transactions are still counted (bulk catch-up, row mode).
 
-    `keep_repeats` lets the events of released transactions through, uncounted: in row mode the mirror's rows judge them.
+    `keep_repeats` lets repeated events through, uncounted: in row mode the mirror's rows judge them, for there a Kafka
+    tombstone is a delete, and what it took away wrongly comes back with the repeats after it.
     """
 
     def __init__(self, tables: Iterable[str], *, by_row: bool = False, keep_repeats: bool = False) -> None:
@@ -153,13 +154,12 @@ class Gate:
                 if txid != at.txid:
                     self._turn(at, name, txid, event)
                 current, order = at.current, block.total_order
-                if current is None:
+                if current is None or (
+                    (order <= at.order or event.op == "t") and self._is_repeat(current, event, order)
+                ):
                     self._repeated += 1
                     if not self.keep_repeats:
                         continue
-                elif (order <= at.order or event.op == "t") and self._is_repeat(current, event, order):
-                    self._repeated += 1
-                    continue
                 else:
                     at.order = max(order, at.order)
                     current.seen += 1
@@ -191,6 +191,10 @@ class Gate:
         That is the commit before it, or for the first one of a connector, which has none, where it was written.
         """
         return txid in self._recent or 0 < commit < self.forgotten
+
+    def _ended(self, txid: str, lsn: int) -> bool:
+        """Whether the transaction with this END was released before."""
+        return txid in self._recent or lsn <= self.forgotten
 
     def add_boundary(self, boundary: Boundary, offset: int, connector: str = "") -> None:
         """A BEGIN (which says nothing we need) or an END."""
@@ -226,7 +230,7 @@ class Gate:
         events = 0
         while self.ends:
             end = self.ends[0]
-            if end.txid in self._recent or end.lsn <= self.forgotten:
+            if self._ended(end.txid, end.lsn):
                 self._drop(end.txid, out)
                 self._repeated += 1
             else:
@@ -333,7 +337,7 @@ class Gate:
     def give_up(self, txid: str) -> Released:
         """Release a transaction that does not complete, as far as it is here; what comes late of it is let through."""
         end = self.ends[0] if self.ends and self.ends[0].txid == txid else None
-        if self._released(txid, end.lsn if end is not None else 0):
+        if self._ended(txid, end.lsn if end is not None else 1 << 62):
             return self.release()
         out = Released(incomplete=1)
         known = self.opens.setdefault(txid, Open())
