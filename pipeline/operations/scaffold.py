@@ -44,6 +44,10 @@ kind = "postgres"
 tables = [
     "{table}",
 ]
+
+# For a database that is not the local stack's: the variable in Connect's environment that has the password.
+# [database]
+# password_env = "SOURCE_PASSWORD"
 """
 README = """\
 # Projections
