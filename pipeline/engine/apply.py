@@ -16,8 +16,13 @@ LOG_BITS: Final = 56
 """A row's commit order is the source log's ordinal above the LSN: a restored database starts above all before it."""
 
 
-def position(event: Event, log: int) -> tuple[int, int]:
-    """A streamed event's place: commit order, and order in the transaction; (0, LSN) for a snapshot row.
+Key = tuple[Any, ...]
+Place = tuple[int, int]
+"""Commit order, and order in the transaction."""
+
+
+def position(event: Event, log: int) -> Place:
+    """A streamed event's place; (0, LSN) for a snapshot row.
 
     A snapshot row is applied when Kafka's order says so, and sets no floor. A connector's first transaction does not
     know of a commit before it: there the event's own LSN stands for it, which the row's lock makes right for its row.
@@ -147,13 +152,7 @@ class Applier:
             if plain and not any(e.after is None or e.partial for e in of_table):
                 self._load(number, of_table)
                 continue
-            filled = self._fill(number, of_table)
-            if isinstance(filled, Event):
-                at = next(i for i, event in enumerate(events) if event is filled)
-                self._apply_rows(events[:at], seq, mark)
-                self._apply_rows(events[at:], seq, mark)
-                return
-            if filled:
+            if self._fill(number, of_table):
                 touched.append(number)
         if mark:
             for number in touched:
@@ -168,17 +167,11 @@ class Applier:
         log, generation = self.log, self.generation
         self.db.executemany(self.sql[number].load, [(*e.after, *position(e, log), generation) for e in events])
 
-    def _fill(self, number: int, events: Sequence[Event]) -> bool | Event:
-        """The batch table: the last event of each key, UNCHANGED columns filled in; repeats dropped.
-
-        An event without a place in commit order does not fold with one that has it, for only the latter can be a
-        repeat: where they meet, that event is the answer, and the batch is to be cut before it.
-        """
+    def _fill(self, number: int, events: Sequence[Event]) -> bool:
+        """The batch table: the last event of each key, UNCHANGED columns filled in; repeats dropped."""
         statements, table = self.sql[number], self.tables[number]
-        folded: dict[tuple[Any, ...], tuple[Any, ...]] = {}
-        unordered = self._folded(table, statements.filler, events, folded)
-        if isinstance(unordered, Event):
-            return unordered
+        folded: dict[Key, tuple[Any, ...]] = {}
+        unordered = self._fold(table, statements.filler, events, folded)
         self.db.execute(statements.clear)
         self.db.executemany(statements.fill, folded.values())
         self.db.execute(statements.drop_repeats)
@@ -192,16 +185,13 @@ class Applier:
         self.mirror.count("repeated", dropped)
         return dropped < len(folded)
 
-    def _folded(
-        self,
-        table: Table,
-        filler: tuple[Any, ...],
-        events: Sequence[Event],
-        folded: dict[tuple[Any, ...], tuple[Any, ...]],
-    ) -> bool | Event:
-        """Whether some event has no place in commit order, or the event at which the batch is to be cut."""
+    def _fold(
+        self, table: Table, filler: tuple[Any, ...], events: Sequence[Event], folded: dict[Key, tuple[Any, ...]]
+    ) -> bool:
+        """The last image of each key; whether some event has no place in commit order."""
         width, log, unordered = len(table.key), self.log, False
         moved: dict[tuple[str, int], tuple[Any, ...]] | None = None
+        mixed: dict[Key, Place] = {}
         if any(e.partial and e.op == "c" for e in events):
             moved, events = {}, self._in_order(events)
         for event in events:
@@ -212,10 +202,13 @@ class Applier:
             assert key is not None
             before = folded.get(key)
             if before is not None:
-                if (commit == 0) != (before[-3] == 0):
-                    return event
+                if (commit == 0) != (before[-3] == 0) or key in mixed:
+                    place = self._meet(table, key, (commit, order), before, mixed)
+                    if place is None:
+                        continue
+                    commit, order = place
                 # Kafka's order is the truth within a partition, but a repeat must not undo what follows it
-                if commit and (commit, order) < (before[-3], before[-2]):
+                elif commit and (commit, order) < (before[-3], before[-2]):
                     continue
             if after is None:
                 if moved is not None:
@@ -227,6 +220,34 @@ class Applier:
                 after = tuple((known[i] if known else UNKNOWN) if v is UNCHANGED else v for i, v in enumerate(after))
             folded[key] = (*after, commit, order, 0)
         return unordered
+
+    def _meet(
+        self, table: Table, key: Key, place: Place, before: tuple[Any, ...], mixed: dict[Key, Place]
+    ) -> Place | None:
+        """A snapshot row and a streamed event of one key: the place for the newer image, or None for a repeat.
+
+        Only a streamed event can be a repeat, and only the mirror knows that of it.
+        """
+        stored = self._floor(table, key)
+        floor = max(mixed.get(key, stored), (before[-3], before[-2]) if before[-3] else stored)
+        if place[0]:
+            if place <= floor:
+                mixed[key] = floor
+                return None
+            mixed[key] = place
+            return place
+        mixed[key] = floor
+        return floor if floor > stored else place
+
+    def _floor(self, table: Table, key: Key) -> Place:
+        """The newest streamed event that the mirror knows of this row."""
+        statements = self.sql[table.number]
+        where = " AND ".join(f"{quoted(name)} = ?" for name in table.key)
+        found: Place = self._floors.get(table.number, (0, 0, 0))[:2]
+        for of in (statements.name, statements.gone):
+            for commit, order in self.db.execute(f"SELECT _commit, _order FROM {of} WHERE {where} AND _commit > 0", key):
+                found = max(found, (commit, order))
+        return found
 
     def _in_order(self, events: Sequence[Event]) -> Sequence[Event]:
         """In the source's order, where all have a place in it: a key that changes is a delete and a create, in two

@@ -112,6 +112,9 @@ class Engine:
         """Records of one partition, in order: decoded and put to the gate. Nothing is durable before `step`."""
         if not records:
             return
+        if not self.loaded and self.catching_up is None:
+            # the first records ever: what was sent before them, a snapshot perhaps, may still be to come
+            self.catching_up, self.gate.by_row, self.wants_cut = {}, True, True
         topic = partition.rpartition("/")[0]
         if topic == self.inputs.boundaries:
             for offset, _, data in records:
@@ -157,8 +160,7 @@ class Engine:
         if first.snapshot in SNAPSHOT or last.snapshot in SNAPSHOT:
             if self._snapshot_over:
                 return
-            if self.catching_up is None:
-                self.catching_up, self.gate.by_row = {}, True
+            self.catching_up, self.gate.by_row = self.catching_up or {}, True
             for event in events:
                 if event.source.snapshot in SNAPSHOT:
                     self._snapshot, self._snapshot_ms = True, event.source.ts_ms
@@ -193,20 +195,13 @@ class Engine:
         self.catching_up, self._snapshot_over = None, False
         self.gate.by_row = self.consistency == "row"
         self.mirror.set("catching_up", None)
-        if not self.loaded and self._any_root():
+        if not self.loaded:
             self._finish_load(seq)
-
-    def _any_root(self) -> bool:
-        name, db = self.layout.root.name, self.mirror.db
-        return any(value(db, f'SELECT 1 FROM "{n}" LIMIT 1') is not None for n in (name, name + "/deleted"))
 
     def _finish_load(self, seq: int) -> None:
         self.mirror.create_indexes()
         self.applier.marking.mark_every_root(seq, since=0)
         self.applier.marking.mark_every_deleted_root(seq, since=0)
-        self._set_loaded()
-
-    def _set_loaded(self) -> None:
         self.mirror.set("loaded", 1)
         self.loaded = True
 
@@ -296,11 +291,7 @@ class Engine:
                 events.append(event)
         if not events:
             return
-        mark = self.loaded or self.catching_up is None
-        if mark and not self.loaded:
-            self.mirror.create_indexes()
-            self._set_loaded()
-        self.applier.apply(events, seq, mark=mark)
+        self.applier.apply(events, seq, mark=self.loaded)
         progress.applied += len(events)
         progress.newest_ms = max(progress.newest_ms, *(e.source.ts_ms for e in events))
 
@@ -351,7 +342,7 @@ class Engine:
 
     def _oldest_unwritten(self, sink: int) -> int | None:
         """The oldest change that this sink has not acknowledged; an unfinished fan-out counts."""
-        if self.catching_up is not None and not self.loaded:
+        if not self.loaded:
             return 0  # a first load marks every document at its end
         db = self.mirror.db
         found = [value(db, "SELECT min(since) FROM dirty WHERE sink = ? AND low = ?", (sink, low)) for low in (0, 1)]

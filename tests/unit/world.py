@@ -75,7 +75,7 @@ class World:
         self._oracles: list[Documents] = []
         self.engine: Engine | None = None
         self.given_up = False
-        self.moves_long = not by_row and consistency == "transaction"
+        self.moves_long = False
         """A key changes and a long value is left out: row by row the old value may be gone."""
 
     # ---- the process --------------------------------------------------------------------------------------
@@ -105,6 +105,13 @@ class World:
         if self.engine is not None:
             self.reader.close()
             self.engine.mirror.close()
+
+    def start(self) -> None:
+        """The first transaction is read, so that the first load is over."""
+        self.open()
+        self.commit()
+        self.read_everything()
+        self.moves_long = not self.by_row and self.consistency == "transaction"
 
     # ---- what may happen ----------------------------------------------------------------------------------
 
@@ -138,6 +145,8 @@ class World:
             records = log[name][self.at[name] : self.at[name] + limit]
             self.engine.receive(name, records)
             self.at[name] += len(records)
+            if self.engine.wants_cut and self.random.random() < 0.5:
+                self.cut()
 
     def step(self, limit: int | None = None) -> None:
         self.engine.step(limit)
