@@ -166,8 +166,9 @@ def prepared(say: Console, orders: int, *, own_state: bool) -> Iterator[Demo]:
             )
             folder.chmod(0o755)  # the services' user has to come through
             environment["CDC_STATE_DIR"] = str(folder)
-        os.environ.update(environment)
         settings = load()
+        if own_state:
+            settings = settings.model_copy(update={"state_dir": folder})
         environment["CDC_CATALOG"] = str(settings.state_dir / "catalog.json")
         demo = Demo(settings, say, orders, environment)
         if not stack.status(settings).ready:
