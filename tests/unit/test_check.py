@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +17,12 @@ from pipeline.errors import DefinitionError
 from pipeline.operations.check import CheckReport, check
 from pipeline.operations.sinks import SinkRules
 from pipeline.settings import Settings
+
+
+@pytest.fixture(autouse=True)
+def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("CDC_")]:
+        monkeypatch.delenv(name)
 
 
 def table(name: str, columns: str, key: tuple[str, ...] = ("id",), **more: object) -> Table:
