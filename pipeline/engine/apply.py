@@ -245,7 +245,9 @@ class Applier:
         where = " AND ".join(f"{quoted(name)} = ?" for name in table.key)
         found: Place = self._floors.get(table.number, (0, 0, 0))[:2]
         for of in (statements.name, statements.gone):
-            for commit, order in self.db.execute(f"SELECT _commit, _order FROM {of} WHERE {where} AND _commit > 0", key):
+            for commit, order in self.db.execute(
+                f"SELECT _commit, _order FROM {of} WHERE {where} AND _commit > 0", key
+            ):
                 found = max(found, (commit, order))
         return found
 
