@@ -20,6 +20,8 @@ from pipeline.errors import CdcError
 from pipeline.stack import stack
 
 SERVICES = ("connect", "kafka", "elasticsearch")
+FEWEST_KILLS = 2
+"""However slow the machine is, the run goes on until so many are done."""
 
 
 @dataclass
@@ -73,14 +75,15 @@ class Chaos:
     def run(self) -> None:
         up = self.demo.up
         watcher = Watcher(up.elasticsearch)
-        load = shop.Load(up.postgres, self.rate, self.seconds, seed=self.random.randint(0, 999))
+        load = shop.Load(up.postgres, self.rate, 86_400, seed=self.random.randint(0, 999))
         watcher.start()
         load.start()
         end = time.monotonic() + self.seconds
-        while (left := end - time.monotonic()) > 0 and load.running:
-            time.sleep(min(left, self.random.uniform(4, 12)))
-            if end - time.monotonic() > 2:
+        while load.running and ((left := end - time.monotonic()) > 0 or sum(self.kills.values()) < FEWEST_KILLS):
+            time.sleep(min(max(left, 4), self.random.uniform(4, 12)))
+            if end - time.monotonic() > 2 or sum(self.kills.values()) < FEWEST_KILLS:
                 self._kill(self.random.choice(("worker", "worker", *SERVICES)))
+        load.stop()
         load.join(60)
         self.demo.say.print("The load has ended; waiting for the read models …")
         self._until_running()
