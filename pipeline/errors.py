@@ -7,7 +7,7 @@ CdcError
 ├── DecodeError                                                            one change -> dead letter
 │   ├── MalformedEnvelope  UnsupportedValue
 ├── SourceError
-│   ├── SourceUnavailable*  ConnectorFailed  PositionWentBack
+│   ├── SourceUnavailable*  ConnectorFailed
 ├── SinkError
 │   ├── SinkUnavailable*  TargetMissing
 ├── CheckpointError
@@ -90,10 +90,6 @@ class SourceUnavailable(SourceError, Transient):
 
 class ConnectorFailed(SourceError):
     """A connector or its task has failed."""
-
-
-class PositionWentBack(SourceError):
-    """The source's log position went back: the database was restored or replaced."""
 
 
 class SinkError(CdcError):

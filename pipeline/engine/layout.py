@@ -62,9 +62,6 @@ class Layout:
     def root(self) -> Table:
         return self.tables[self.shape.table]
 
-    def numbered(self, number: int) -> Table:
-        return list(self.tables.values())[number]
-
 
 def lay_out(shape: Shape, keys: Mapping[str, Sequence[str]] | None = None) -> Layout:
     """Lay out the mirror. `keys`: the source's primary keys, where known; else each shape's own key is taken for it."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,7 +10,7 @@ from typing import Any, Final
 import apsw
 
 from pipeline.engine.layout import Layout, Table
-from pipeline.engine.sql import connect, equal, listed, quoted, rows, transaction, value
+from pipeline.engine.sql import connect, listed, quoted, rows, transaction, value
 from pipeline.errors import CheckpointError, Fenced
 
 FORMAT: Final = 1
@@ -187,26 +186,5 @@ class Mirror:
         found = rows(self.db, f"SELECT {listed(names)} FROM {quoted(table.name)} WHERE {where}", key)
         return dict(zip(names, found[0], strict=True)) if found else None
 
-    def mark_source_log(self, connector: str, identity: str) -> int:
-        """The ordinal of this life of the source's log; a new identity gets the next one."""
-        known = value(
-            self.db, "SELECT ordinal FROM source_log WHERE connector = ? AND identity = ?", (connector, identity)
-        )
-        if known is None:
-            self.db.execute(
-                "INSERT INTO source_log(connector, identity, seen_at) VALUES(?, ?, ?)",
-                (connector, identity, time.time()),
-            )
-            known = self.db.last_insert_rowid()
-        return int(known)
-
     def close(self) -> None:
         self.db.close()
-
-
-def key_text(key: tuple[Any, ...]) -> str:
-    """A key as JSON text, for tables that hold keys of several tables."""
-    return json.dumps(key, ensure_ascii=False, separators=(",", ":"))
-
-
-__all__ = ["UNKNOWN", "Mirror", "equal", "key_text"]

@@ -132,11 +132,6 @@ class Gate:
         for txid, lsn in recent:
             self._remember(txid, lsn)
 
-    def forget(self) -> None:
-        """Another source log begins: its transactions' ids and positions say nothing of those before."""
-        self._recent.clear()
-        self.forgotten = 0
-
     def partition(self, name: str) -> Partition:
         found = self.partitions.get(name)
         if found is None:

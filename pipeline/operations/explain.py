@@ -65,7 +65,7 @@ async def explain(
     keys: Mapping[str, Sequence[str]],
 ) -> DocumentStory:
     """`keys`: the source's primary keys, as the worker has them. Raises OperationError where there is no mirror."""
-    path = mirror_file(settings, projection)
+    path = mirror_file(settings, projection.id)
     if not path.exists():
         raise OperationError(f"{projection.name} has no mirror yet: start it with cdc run.")
     layout = lay_out(shape_of(projection.shape), keys)

@@ -45,7 +45,7 @@ class Quarantined(BaseModel):
 
 
 def _open(settings: Settings, projection: Projection[Any], *, readonly: bool = True) -> apsw.Connection | None:
-    path = mirror_file(settings, projection)
+    path = mirror_file(settings, projection.id)
     return connect(str(path), readonly=readonly) if path.exists() else None
 
 

@@ -70,13 +70,19 @@ def status(settings: Settings, projections: Iterable[Projection[Any]], *, fail_b
     return StatusReport(projections=[_projection(settings, p, fail_behind) for p in projections])
 
 
-def mirror_file(settings: Settings, projection: Projection[Any]) -> Path:
-    return settings.state_dir.resolve() / "mirrors" / f"{projection.id}.db"
+def mirror_file(settings: Settings, projection_id: str) -> Path:
+    """The mirror of a projection version (`orders-v3`)."""
+    return settings.state_dir.resolve() / "mirrors" / f"{projection_id}.db"
+
+
+def worker_file(settings: Settings, projection_id: str) -> Path:
+    """What its worker last said of itself."""
+    return settings.state_dir.resolve() / "workers" / f"{projection_id}.json"
 
 
 def _projection(settings: Settings, projection: Projection[Any], fail_behind: float) -> ProjectionStatus:
     said = _said(settings, projection)
-    path = mirror_file(settings, projection)
+    path = mirror_file(settings, projection.id)
     if not path.exists():
         return _new(projection, said)
     db = connect(str(path), readonly=True)
@@ -87,9 +93,8 @@ def _projection(settings: Settings, projection: Projection[Any], fail_behind: fl
 
 
 def _said(settings: Settings, projection: Projection[Any]) -> dict[str, Any]:
-    path = settings.state_dir.resolve() / "workers" / f"{projection.id}.json"
     try:
-        return dict(json.loads(path.read_text()))
+        return dict(json.loads(worker_file(settings, projection.id).read_text()))
     except (FileNotFoundError, ValueError):
         return {}
 

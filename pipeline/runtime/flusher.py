@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any
 
 from pipeline.engine.dirty import Reader, Taken
 from pipeline.engine.engine import Engine
@@ -16,7 +16,6 @@ from pipeline.runtime.faults import passing
 from pipeline.runtime.pacing import Backoff
 
 log = logging.getLogger("cdc.flusher")
-Result = TypeVar("Result")
 InThread = Callable[..., Awaitable[Any]]
 
 

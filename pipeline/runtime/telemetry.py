@@ -6,24 +6,20 @@ import json
 import os
 import resource
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.operations.status import worker_file
 from pipeline.settings import Settings
 
 if TYPE_CHECKING:
     from pipeline.runtime.worker import Worker
 
 
-def status_path(settings: Settings, projection_id: str) -> Path:
-    return settings.state_dir.resolve() / "workers" / f"{projection_id}.json"
-
-
 class StatusFile:
     """Written by rename, so that a reader never sees half of it."""
 
     def __init__(self, settings: Settings, projection_id: str) -> None:
-        self.path = status_path(settings, projection_id)
+        self.path = worker_file(settings, projection_id)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.started = time.time()
         self.error: str | None = None

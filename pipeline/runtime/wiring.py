@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
@@ -32,10 +31,6 @@ class Wired:
     definition: ConnectorDefinition
     inputs: Inputs
     sinks: list[Sink] = field(default_factory=list)
-
-
-def mirror_path(settings: Settings, projection_id: str) -> Path:
-    return settings.state_dir.resolve() / "mirrors" / f"{projection_id}.db"
 
 
 def wire(settings: Settings, projection: Projection[Any]) -> Wired:

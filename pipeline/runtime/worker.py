@@ -11,7 +11,6 @@ import signal
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import faust
@@ -22,6 +21,7 @@ from pipeline.engine.dirty import Reader
 from pipeline.engine.engine import Engine, Progress
 from pipeline.engine.mirror import Mirror
 from pipeline.errors import CdcError, Fenced, LogTruncated, SettingsError, Transient
+from pipeline.operations.status import mirror_file
 from pipeline.runtime import wiring
 from pipeline.runtime.batches import Batch, OldestTakesAll, batch_topic, install
 from pipeline.runtime.faults import passing
@@ -56,7 +56,6 @@ class Worker:
         self.engine: Engine
         self.app: faust.App
         self.assigned_partitions: set[TP] = set()
-        self._starts: dict[TP, int] = {}
         self.standby = ""
         self.totals = Progress()
 
@@ -67,7 +66,7 @@ class Worker:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stopping.set)
-        path = wiring.mirror_path(self.settings, self.id)
+        path = mirror_file(self.settings, self.id)
         path.parent.mkdir(parents=True, exist_ok=True)
         self.status = StatusFile(self.settings, self.id)
         with path.with_suffix(".lock").open("a") as lock:
@@ -274,7 +273,7 @@ class Worker:
         if behind > CATCH_UP_LAG or (behind > 0 and not self.engine.loaded) or self.engine.wants_cut:
             log.info("%s: %d records behind: catching up", self.id, behind)
             await self.in_engine(self.engine.catch_up, cut)
-        self._starts, self.assigned_partitions = starts, partitions
+        self.assigned_partitions = partitions
         log.info("%s: reads %d partitions", self.id, len(partitions))
         return starts
 
@@ -366,9 +365,9 @@ class Worker:
 def run(settings: Settings, name: str) -> int:
     """`cdc worker NAME`: run one projection's worker until it is told to stop; the process's exit code."""
     wired = wiring.wire(settings, find(settings, name))
-    wiring_problem = _unwritable(settings.state_dir)
-    if wiring_problem:
-        raise SettingsError(wiring_problem)
+    settings.state_dir.mkdir(parents=True, exist_ok=True)
+    if not os.access(settings.state_dir, os.W_OK):
+        raise SettingsError(f"The state folder {settings.state_dir} can't be written to.")
 
     async def main() -> int:
         wiring.open_sinks(settings, wired)
@@ -377,8 +376,3 @@ def run(settings: Settings, name: str) -> int:
     code = asyncio.run(main())
     logging.shutdown()
     return code
-
-
-def _unwritable(folder: Path) -> str:
-    folder.mkdir(parents=True, exist_ok=True)
-    return "" if os.access(folder, os.W_OK) else f"The state folder {folder} can't be written to."
