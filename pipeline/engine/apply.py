@@ -140,6 +140,11 @@ class Applier:
                 self._apply_rows(events[start:i], seq, mark)
                 self._truncate(event, seq, mark)
                 start = i + 1
+            elif event.op == "d" and event.transaction is None and event.source.lsn is None:
+                # a Kafka tombstone alone: a row it takes away comes back with the repeats that follow it
+                self._apply_rows(events[start:i], seq, mark)
+                self._apply_rows(events[i : i + 1], seq, mark)
+                start = i + 1
         self._apply_rows(events[start:] if start else events, seq, mark)
 
     def _apply_rows(self, events: Sequence[Event], seq: int, mark: bool) -> None:
@@ -190,10 +195,10 @@ class Applier:
     ) -> bool:
         """The last image of each key; whether some event has no place in commit order."""
         width, log, unordered = len(table.key), self.log, False
-        moved: dict[tuple[str, int], tuple[Any, ...]] | None = None
+        moved: dict[Pair, tuple[Any, ...]] | None = None
         mixed: dict[Key, Place] = {}
         if any(e.partial and e.op == "c" for e in events):
-            moved, events = {}, self._in_order(events)
+            moved, events = {}, self._in_order(table, events)
         for event in events:
             commit, order = position(event, log)
             unordered = unordered or not commit
@@ -211,12 +216,13 @@ class Applier:
                 elif commit and (commit, order) < (before[-3], before[-2]):
                     continue
             if after is None:
-                if moved is not None:
-                    moved[_place(event, 1)] = self._known(table, key, before)
+                if moved is not None and event.transaction is not None:
+                    moved[_pair(event, 1)] = self._known(table, key, before)
                 folded[key] = (*key, *filler, commit, order, 1)
                 continue
             if event.partial:
-                known = (moved or {}).get(_place(event, 0)) or self._known(table, key, before)
+                known = moved.get(_pair(event, 0), ()) if moved and event.op == "c" else ()
+                known = known or self._known(table, key, before)
                 after = tuple((known[i] if known else UNKNOWN) if v is UNCHANGED else v for i, v in enumerate(after))
             folded[key] = (*after, commit, order, 0)
         return unordered
@@ -229,15 +235,11 @@ class Applier:
         Only a streamed event can be a repeat, and only the mirror knows that of it.
         """
         stored = self._floor(table, key)
-        floor = max(mixed.get(key, stored), (before[-3], before[-2]) if before[-3] else stored)
-        if place[0]:
-            if place <= floor:
-                mixed[key] = floor
-                return None
-            mixed[key] = place
-            return place
-        mixed[key] = floor
-        return floor if floor > stored else place
+        floor = mixed[key] if key in mixed else max(stored, (before[-3], before[-2]) if before[-3] else stored)
+        mixed[key] = max(place, floor)
+        if not place[0]:
+            return floor if floor > stored else place
+        return place if place > floor else None
 
     def _floor(self, table: Table, key: Key) -> Place:
         """The newest streamed event that the mirror knows of this row."""
@@ -251,12 +253,15 @@ class Applier:
                 found = max(found, (commit, order))
         return found
 
-    def _in_order(self, events: Sequence[Event]) -> Sequence[Event]:
-        """In the source's order, where all have a place in it: a key that changes is a delete and a create, in two
-        partitions, and the create leaves out what did not change."""
-        places = [position(event, self.log) for event in events]
-        if not all(commit for commit, _ in places):
-            return events
+    def _in_order(self, table: Table, events: Sequence[Event]) -> Sequence[Event]:
+        """In the source's order: a key that changes is a delete and a create, in two partitions, and the create
+        leaves out what did not change. What has no place in that order stays behind the event before it of its row."""
+        width, places, last = len(table.key), [], dict[Any, Place]()
+        for event in events:
+            key = event.key if event.after is None else event.after[:width]
+            place = position(event, self.log)
+            last[key] = place if place[0] else last.get(key, (0, 0))
+            places.append(last[key])
         return [events[i] for i in sorted(range(len(events)), key=places.__getitem__)]
 
     def _known(self, table: Table, key: tuple[Any, ...], before: tuple[Any, ...] | None) -> tuple[Any, ...]:
@@ -313,10 +318,15 @@ class Applier:
         self.mirror.count("truncates")
 
 
-def _place(event: Event, ahead: int) -> tuple[str, int]:
-    """The place in its transaction of the event `ahead` of this one."""
+Pair = tuple[str, int, int | None]
+
+
+def _pair(event: Event, ahead: int) -> Pair:
+    """What the delete and the create of a key that changes have in common: one LSN, and neighbouring orders."""
     block = event.transaction
-    return ("", 0) if block is None else (block.id.partition(":")[0], block.total_order + ahead)
+    if block is None:
+        return "", 0, None
+    return block.id.partition(":")[0], block.total_order + ahead, event.source.lsn
 
 
 __all__ = ["Applier", "position"]

@@ -195,7 +195,7 @@ class Engine:
         self.catching_up, self._snapshot_over = None, False
         self.gate.by_row = self.consistency == "row"
         self.mirror.set("catching_up", None)
-        if not self.loaded:
+        if not self.loaded and (self.gate.boundary_next or any(at.next for at in self.gate.partitions.values())):
             self._finish_load(seq)
 
     def _finish_load(self, seq: int) -> None:

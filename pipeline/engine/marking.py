@@ -25,6 +25,7 @@ class Marking:
             " since = min(since, excluded.since), low = min(low, excluded.low)"
         )
         self._statements: dict[tuple[int, bool], str] = {}
+        self._oldest: int | None = value(self.db, "SELECT min(seq) FROM fanout")
 
     def mark(self, changed: str, occurrence: Occurrence, seq: int, *, old: bool) -> None:
         """Mark what the rows in `changed` touch at this place: through their old links, or through their new ones."""
@@ -37,7 +38,7 @@ class Marking:
             statement = self._statements[occurrence.number, old] = self._mark_sql(changed, occurrence, through_key, old)
         widens = any(step.widens for step in occurrence.steps)
         sinks = len(self.mirror.sinks())
-        self.db.execute(statement, (seq, *((FANOUT_INLINE * sinks,) if widens else ())))
+        self.db.execute(statement, (seq, self._since(seq), *((FANOUT_INLINE * sinks,) if widens else ())))
         if widens and self.db.changes() >= FANOUT_INLINE * sinks:
             self._start_fanout(changed, occurrence, through_key, seq)
 
@@ -48,9 +49,9 @@ class Marking:
             start += f" CROSS JOIN {quoted(occurrence.table)} n ON {equal('n', key, 'c', key)}"
             alias = "n"
         climb, root = _climb(occurrence.steps, alias)
-        limit = " LIMIT ?2" if any(step.widens for step in occurrence.steps) else ""
+        limit = " LIMIT ?3" if any(step.widens for step in occurrence.steps) else ""
         return (
-            f"{self._into}{listed(self.layout.root.key, root + '.')}, ?1, ?1, 0 {start}{climb}"
+            f"{self._into}{listed(self.layout.root.key, root + '.')}, ?1, ?2, 0 {start}{climb}"
             f" CROSS JOIN sinks s WHERE true{limit}{self._conflict}"
         )
 
@@ -67,14 +68,15 @@ class Marking:
             " ON CONFLICT(occurrence, key) DO UPDATE SET seq = min(seq, excluded.seq), cursor = NULL",
             (occurrence.number, seq),
         )
+        self._oldest = self._since(seq)
 
     def mark_all_through(self, occurrence: Occurrence, seq: int) -> None:
         """Mark every root that has any row at this place (before a truncate)."""
         climb, root = _climb(occurrence.steps, "c")
         self.db.execute(
-            f"{self._into}{listed(self.layout.root.key, root + '.')}, ?1, ?1, 0 FROM {quoted(occurrence.table)} c{climb}"
+            f"{self._into}{listed(self.layout.root.key, root + '.')}, ?1, ?2, 0 FROM {quoted(occurrence.table)} c{climb}"
             f" CROSS JOIN sinks s WHERE true{self._conflict}",
-            (seq,),
+            (seq, self._since(seq)),
         )
 
     def mark_every_root(self, seq: int, sink: int | None = None, *, since: int | None = None) -> int:
@@ -83,7 +85,7 @@ class Marking:
         self.db.execute(
             f"{self._into}{listed(self.layout.root.key, 'r.')}, ?1, ?2, 1 FROM {quoted(self.layout.root.name)} r"
             f" CROSS JOIN sinks s{only or ' WHERE true'}{self._conflict}",
-            (seq, seq if since is None else since),
+            (seq, self._since(seq) if since is None else since),
         )
         return self.db.changes()
 
@@ -125,6 +127,7 @@ class Marking:
             self.db.execute("UPDATE fanout SET cursor = ? WHERE id = ?", (json.dumps(last[0]), number))
         else:
             self.db.execute("DELETE FROM fanout WHERE id = ?", (number,))
+            self._oldest = value(self.db, "SELECT min(seq) FROM fanout")
         return True
 
     def _chunk_sql(self, occurrence: Occurrence, at: int, resumed: bool) -> str:
@@ -142,8 +145,11 @@ class Marking:
 
     def oldest(self) -> int | None:
         """The lowest sequence of an unfinished fan-out."""
-        found = value(self.db, "SELECT min(seq) FROM fanout")
-        return None if found is None else int(found)
+        return self._oldest
+
+    def _since(self, seq: int) -> int:
+        """A document may leave the path of an unfinished fan-out before its turn: it owes what the fan-out owes."""
+        return seq if self._oldest is None else min(seq, self._oldest)
 
 
 def _climb(steps: tuple[Step, ...], alias: str) -> tuple[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 import msgspec
@@ -11,9 +11,11 @@ import msgspec
 from pipeline.engine.mirror import Mirror
 from pipeline.engine.sql import rows
 from pipeline.engine.transactions import Gate, Open, Released
-from pipeline.events.envelope import UNCHANGED, Event, Source, TransactionBlock, transaction_id
+from pipeline.events.envelope import UNCHANGED, Event, Source, TransactionBlock, commit_order, transaction_id
 
 CHUNK: Final = 5000
+ALONE: Final = "-"
+"""The staged `op` of an event without a transaction."""
 
 _encode: Final = msgspec.msgpack.Encoder(enc_hook=lambda _: {"unchanged": True}).encode
 _decode: Final = msgspec.msgpack.Decoder(tuple[str, Any, Any, Any, Any, int, str | None, Any]).decode
@@ -24,10 +26,10 @@ class Staging:
 
     def __init__(self, mirror: Mirror) -> None:
         self.mirror, self.db = mirror, mirror.db
-        self.db.execute("CREATE TEMP TABLE IF NOT EXISTS going(txid TEXT PRIMARY KEY) WITHOUT ROWID")
-        self.db.execute("CREATE TEMP TABLE IF NOT EXISTS blocked(partition TEXT PRIMARY KEY, position) WITHOUT ROWID")
-        self.txids: set[str | None] = {txid for (txid,) in rows(self.db, "SELECT DISTINCT txid FROM staged")}
+        self.txids: set[str] = {txid for (txid,) in rows(self.db, "SELECT DISTINCT txid FROM staged")}
         self._had_opens = True
+        self._last: dict[str, tuple[str, int]] = {}
+        """Each partition's last staged place: a row without a transaction goes where the event before it goes."""
 
     def restore(self, gate: Gate, offsets: dict[str, int], boundary: int) -> None:
         """Give the gate what the last checkpoint knew."""
@@ -37,13 +39,25 @@ class Staging:
         ):
             last, truncates = json.loads(marks)
             durable = last, set(truncates)
-            opens[txid] = Open(applied, applied, 0, dict(last), set(truncates), bool(given_up), expected, durable)
+            opens[txid] = Open(
+                seen=applied,
+                applied=applied,
+                last=dict(last),
+                truncates=set(truncates),
+                given_up=bool(given_up),
+                expected=expected,
+                durable=durable,
+            )
         gate.forgotten = int(self.mirror.get("forgotten") or 0)
         gate.restore(offsets, boundary, opens, rows(self.db, "SELECT txid, lsn FROM released ORDER BY rowid"))
-        for txid, partition, op, number in rows(
-            self.db, "SELECT txid, partition, op, number FROM staged WHERE txid IS NOT NULL ORDER BY position"
-        ):
-            known = gate.opens.setdefault(txid, Open())
+        staged = self.db.execute("SELECT txid, partition, op, number, event FROM staged ORDER BY position")
+        for txid, partition, op, number, data in staged:
+            self._last[partition] = txid, number
+            if op == ALONE:
+                continue
+            known = gate.opens.get(txid)
+            if known is None:
+                known = gate.opens[txid] = Open(commit=commit_order(_event(0, data).source))
             known.seen += 1
             known.spilled += 1
             known.last[partition] = max(number, known.last.get(partition, 0))
@@ -73,81 +87,68 @@ class Staging:
             self._put(pairs)
             self.mirror.count("spilled", len(pairs))
 
-    def _put(self, pairs: list[tuple[str, Event]]) -> None:
+    def _put(self, pairs: list[tuple[str, Event]], first: str = "") -> None:
+        """Stage events; one without a transaction and nothing before it comes before the transaction `first`."""
+        lines = [self._line(name, event, first) for name, event in pairs]
         self.db.executemany(
-            "INSERT INTO staged(partition, offset, txid, number, op, event) VALUES(?, ?, ?, ?, ?, ?)",
-            [_line(name, event) for name, event in pairs],
+            "INSERT INTO staged(partition, offset, txid, number, op, event) VALUES(?, ?, ?, ?, ?, ?)", lines
         )
-        self.txids.update(transaction_id(event) for _, event in pairs)
+        self.txids.update(line[2] for line in lines)
+
+    def _line(self, name: str, event: Event, first: str) -> tuple[Any, ...]:
+        op, txid = event.op, transaction_id(event)
+        if event.transaction is not None and txid is not None:
+            self._last[name] = txid, event.transaction.total_order
+        else:
+            op = ALONE
+            self._last.setdefault(name, (first, -1))
+        data = _encode(
+            (event.op, event.source, event.after, event.transaction, event.key, event.table, event.error, event.raw)
+        )
+        return name, event.offset, *self._last[name], op, data
 
     def take(self, released: Released) -> Iterator[list[tuple[str, Event]]]:
         """What is staged of the released transactions, a chunk at a time.
 
-        In the source's order; where rows without a transaction are among them, in the order of arrival. What was
-        released from memory comes with it, and is taken out of `released`.
+        It comes in the source's order; all that is staged, transactions that are not whole too, in the order of its
+        arrival. What was released from memory comes with it, and is taken out of `released`.
         """
         if released.dropped & self.txids:
-            self.db.executemany("DELETE FROM staged WHERE txid = ?", [(txid,) for txid in released.dropped])
-            self._look()
-        going = self.txids if released.all_staged else self.txids & released.going
-        if going:
-            # what comes from memory joins it, so that all of a transaction is read in one order
-            self._put(released.events)
+            self._gone(released.dropped)
+        if released.all_staged:
+            yield from self._chunks(self.db.execute("SELECT partition, offset, event FROM staged ORDER BY position"))
+            self._gone(self.txids)
+        elif released.going & self.txids:
+            going = [end.txid for end in released.ends]
+            going += sorted(released.going.difference(going))
+            self._put(released.events, going[0])
             released.events = []
-            going = self.txids if released.all_staged else self.txids & (released.going | {None})
-            arrival = released.all_staged or None in self.txids
-            yield from self._in_arrival(going) if arrival else self._in_source_order(going, released)
-            self._look()
+            yield from self._chunks(line for txid in going for line in self.db.execute(_OF_TRANSACTION, (txid,)))
+            self._gone(set(going))
 
-    def _in_source_order(self, going: set[str | None], released: Released) -> Iterator[list[tuple[str, Event]]]:
-        ranked = [end.txid for end in released.ends if end.txid in going]
+    def _gone(self, txids: set[str]) -> None:
+        self.db.executemany("DELETE FROM staged WHERE txid = ?", [(txid,) for txid in txids])
+        self.txids = self.txids - txids
+        self._last = {name: place for name, place in self._last.items() if place[0] in self.txids}
+
+    def _chunks(self, lines: Iterable[tuple[Any, ...]]) -> Iterator[list[tuple[str, Event]]]:
         chunk: list[tuple[str, Event]] = []
-        for txid in (*ranked, *sorted(txid for txid in going.difference(ranked) if txid is not None)):
-            for partition, offset, data in self.db.execute(_OF_TRANSACTION, (txid,)):
-                # a key that changes is a delete and a create: they stay together
-                if len(chunk) >= CHUNK and chunk[-1][1].op != "d":
-                    yield chunk
-                    chunk = []
-                chunk.append((partition, _event(offset, data)))
-        yield chunk
-        self.db.executemany("DELETE FROM staged WHERE txid = ?", [(txid,) for txid in going])
-
-    def _in_arrival(self, going: set[str | None]) -> Iterator[list[tuple[str, Event]]]:
-        self.db.execute("DELETE FROM temp.going; DELETE FROM temp.blocked")
-        self.db.executemany("INSERT INTO temp.going VALUES(?)", [(txid,) for txid in going if txid is not None])
-        self.db.execute(
-            "INSERT INTO temp.blocked SELECT partition, min(position) FROM staged"
-            " WHERE txid IS NOT NULL AND txid NOT IN (SELECT txid FROM temp.going) GROUP BY partition"
-        )
-        last = -1
-        while chunk := rows(self.db, _IN_ARRIVAL, (last, CHUNK)):
-            last = chunk[-1][0]
-            yield [(partition, _event(offset, data)) for _, partition, offset, data in chunk]
-            self.db.executemany("DELETE FROM staged WHERE position = ?", [(line[0],) for line in chunk])
-
-    def _look(self) -> None:
-        self.txids = {txid for (txid,) in rows(self.db, "SELECT DISTINCT txid FROM staged")}
+        for partition, offset, data in lines:
+            # a key that changes is a delete and a create: they stay together
+            if len(chunk) >= CHUNK and chunk[-1][1].op != "d":
+                yield chunk
+                chunk = []
+            chunk.append((partition, _event(offset, data)))
+        if chunk:
+            yield chunk
 
 
-_OF_TRANSACTION: Final = "SELECT partition, offset, event FROM staged WHERE txid = ? ORDER BY number"
-_IN_ARRIVAL: Final = (
-    "SELECT s.position, s.partition, s.offset, s.event FROM staged s LEFT JOIN temp.blocked b USING(partition)"
-    " WHERE s.position > ? AND (s.txid IN (SELECT txid FROM temp.going)"
-    " OR s.txid IS NULL AND (b.position IS NULL OR s.position < b.position)) ORDER BY s.position LIMIT ?"
-)
+_OF_TRANSACTION: Final = "SELECT partition, offset, event FROM staged WHERE txid = ? ORDER BY number, position"
 
 
 def _stored(known: Open) -> tuple[int, bool, int | None, str]:
     last, truncates = known.durable
     return known.applied, known.given_up, known.expected, json.dumps([last, sorted(truncates)])
-
-
-def _line(name: str, event: Event) -> tuple[Any, ...]:
-    order = event.transaction.total_order if event.transaction else 0
-    data = _encode(
-        (event.op, event.source, event.after, event.transaction, event.key, event.table, event.error, event.raw)
-    )
-    return name, event.offset, transaction_id(event), order, event.op, data
 
 
 def _event(offset: int, data: bytes) -> Event:

@@ -44,6 +44,8 @@ class Open:
     """The last order seen in each partition: one not above it is a repeat."""
     truncates: set[int] = field(default_factory=set)
     """The orders of truncates: they have no key, so a repeat may come in another partition."""
+    commit: int = 0
+    """Not after its commit, and above all commits before it: the order of transactions whose END did not come."""
     given_up: bool = False
     expected: int | None = None
     """What its END said, where it was given up."""
@@ -169,8 +171,10 @@ class Gate:
         if at.current is not None:
             at.current.last[name] = at.order
         at.txid, at.current = txid, self.opens.get(txid)
-        if at.current is None and not self._released(txid, commit_order(event.source) or event.source.lsn or 0):
-            at.current = self.opens[txid] = Open()
+        if at.current is None:
+            commit = commit_order(event.source) or event.source.lsn or 0
+            if not self._released(txid, commit):
+                at.current = self.opens[txid] = Open(commit=commit)
         at.order = at.current.last.get(name, 0) if at.current is not None else 0
 
     @staticmethod
@@ -319,15 +323,16 @@ class Gate:
     # ---- what does not complete ---------------------------------------------------------------------------
 
     def overdue(self) -> str | None:
-        """The transaction that holds up others or the documents: the first END's, or one that has none yet."""
+        """The transaction that holds up others or the documents: the first END's, or the oldest that has none yet."""
         if self.ends:
             return self.ends[0].txid
+        stuck = set(self.partial)
         for at in self.partitions.values():
+            stuck.update(at.spilled)
             if at.waiting and (block := at.waiting[0].transaction) is not None:
-                return block.id.partition(":")[0]
-            if at.spilled:
-                return next(iter(at.spilled))
-        return next(iter(self.partial), None)
+                stuck.add(block.id.partition(":")[0])
+        stuck &= self.opens.keys()
+        return min(stuck, key=lambda txid: (self.opens[txid].commit, txid), default=None)
 
     def give_up(self, txid: str) -> Released:
         """Release a transaction that does not complete, as far as it is here; what comes late of it is let through."""
@@ -359,7 +364,7 @@ class Gate:
         if not self._any_given_up:
             return
         late = {txid: known for txid, known in self.opens.items() if known.given_up}
-        done = [t for t, k in late.items() if k.expected is not None and k.seen >= k.expected]
+        done = [t for t, k in late.items() if k.expected is not None and k.applied >= k.expected]
         for txid in (*done, *list(late)[: max(0, len(late) - GIVEN_UP)]):
             self._close(txid)
         self._any_given_up = len(done) < len(late)

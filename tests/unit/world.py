@@ -111,7 +111,7 @@ class World:
         self.open()
         self.commit()
         self.read_everything()
-        self.moves_long = not self.by_row and self.consistency == "transaction"
+        self.moves_long = not (self.by_row or self.gives_up) and self.consistency == "transaction"
 
     # ---- what may happen ----------------------------------------------------------------------------------
 

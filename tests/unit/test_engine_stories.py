@@ -1,0 +1,63 @@
+"""Random stories of a source, its connector, crashes and sinks, each step checked against SQL over the source's rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from random import Random
+
+import pytest
+from world import World, act
+
+from pipeline.engine import engine, marking, staging, transactions
+
+EACH = 50
+
+
+@pytest.mark.edge_case(3, 6, 9, 10, 11, 13, 14, 17, 18, 38, 40, 41, 43, 44, 53)
+@pytest.mark.parametrize("first", range(0, 400, EACH))
+def test_any_story_ends_in_the_source_and_never_claims_too_much(
+    first: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seed in range(first, first + EACH):
+        tell(seed, tmp_path / str(seed), monkeypatch)
+
+
+def tell(seed: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One story: small bounds, so that few rows meet fan-outs, spilling and forgetting."""
+    random = Random(seed)
+    monkeypatch.setattr(marking, "FANOUT_INLINE", random.choice((1, 2, 1000)))
+    monkeypatch.setattr(engine, "FANOUT_CHUNK", random.choice((1, 2, 2000)))
+    monkeypatch.setattr(staging, "CHUNK", random.choice((1, 3, 5000)))
+    remembered = random.choice((2, 50_000))
+    monkeypatch.setattr(transactions, "REMEMBERED", remembered)
+    monkeypatch.setattr(engine, "REMEMBERED", remembered)
+    folder.mkdir()
+    world = World(
+        folder,
+        random=random,
+        kind=random.choice(("orders", "trees", "cards")),
+        consistency=random.choice(("transaction", "transaction", "transaction", "row")),
+        partitions=random.choice((1, 2, 3)),
+        sinks=random.choice((1, 2)),
+        staged_bytes=random.choice((64_000_000, 300, 2000)),
+        by_row=random.random() < 0.5,
+        gives_up=random.random() < 0.15,
+    )
+    snapshot = random.random() < 0.4
+    if snapshot:
+        for _ in range(random.randint(1, 6)):
+            world.commit(3)
+        world.source.snapshot()
+    try:
+        if not snapshot and random.random() < 0.7:
+            world.start()
+        else:
+            world.open()
+        for _ in range(random.randint(5, 150)):
+            act(world, random)
+        world.check_end()
+    except Exception as error:
+        error.add_note(f"story {seed}")
+        raise
+    finally:
+        world.close()
