@@ -11,6 +11,8 @@ from world import World, act
 from pipeline.engine import engine, marking, staging, transactions
 
 EACH = 50
+FAILED_ONCE = (324, 832, 1125, 1196, 1743, 1870)
+"""Stories that found a defect, now mended."""
 
 
 @pytest.mark.edge_case(3, 6, 9, 10, 11, 13, 14, 17, 18, 38, 40, 41, 43, 44, 53)
@@ -20,6 +22,12 @@ def test_any_story_ends_in_the_source_and_never_claims_too_much(
 ) -> None:
     for seed in range(first, first + EACH):
         tell(seed, tmp_path / str(seed), monkeypatch)
+
+
+@pytest.mark.edge_case(44, 53)
+@pytest.mark.parametrize("seed", FAILED_ONCE)
+def test_a_story_that_found_a_defect_ends_well(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tell(seed, tmp_path / str(seed), monkeypatch)
 
 
 def tell(seed: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
