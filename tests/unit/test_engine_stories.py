@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 from world import World, act
@@ -39,19 +40,18 @@ def tell(seed: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     remembered = random.choice((2, 50_000))
     monkeypatch.setattr(transactions, "REMEMBERED", remembered)
     monkeypatch.setattr(engine, "REMEMBERED", remembered)
-    folder.mkdir()
-    world = World(
-        folder,
-        random=random,
-        kind=random.choice(("orders", "trees", "cards")),
-        consistency=random.choice(("transaction", "transaction", "transaction", "row")),
-        partitions=random.choice((1, 2, 3)),
-        sinks=random.choice((1, 2)),
-        staged_bytes=random.choice((64_000_000, 300, 2000)),
-        by_row=random.random() < 0.5,
-        gives_up=random.random() < 0.15,
-    )
+    options: dict[str, Any] = {
+        "kind": random.choice(("orders", "trees", "cards")),
+        "consistency": random.choice(("transaction", "transaction", "transaction", "row")),
+        "partitions": random.choice((1, 2, 3)),
+        "sinks": random.choice((1, 2)),
+        "staged_bytes": random.choice((64_000_000, 300, 2000)),
+        "by_row": random.random() < 0.5,
+        "gives_up": random.random() < 0.15,
+    }
     snapshot = random.random() < 0.4
+    folder.mkdir()
+    world = World(folder, random=random, **options)
     if snapshot:
         for _ in range(random.randint(1, 6)):
             world.commit(3)
