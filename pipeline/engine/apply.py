@@ -135,6 +135,9 @@ class Applier:
     def apply(self, events: Sequence[Event], seq: int, *, mark: bool) -> None:
         """Apply the events in their order. `mark=False` is for a first load: every root is marked at its end instead."""
         start = 0
+        if any(e.op == "t" for e in events) and any(e.partial and e.op == "c" for e in events):
+            # a key that changes leaves out what its delete knows, and the truncate parts batches: all in its place first
+            events = self._in_order(events)
         for i, event in enumerate(events):
             if event.op == "t":
                 self._apply_rows(events[start:i], seq, mark)
@@ -198,7 +201,7 @@ class Applier:
         moved: dict[Pair, tuple[Any, ...]] | None = None
         mixed: dict[Key, Place] = {}
         if any(e.partial and e.op == "c" for e in events):
-            moved, events = {}, self._in_order(table, events)
+            moved, events = {}, self._in_order(events)
         for event in events:
             commit, order = position(event, log)
             unordered = unordered or not commit
@@ -253,15 +256,18 @@ class Applier:
                 found = max(found, (commit, order))
         return found
 
-    def _in_order(self, table: Table, events: Sequence[Event]) -> Sequence[Event]:
+    def _in_order(self, events: Sequence[Event]) -> Sequence[Event]:
         """In the source's order: a key that changes is a delete and a create, in two partitions, and the create
-        leaves out what did not change. What has no place in that order stays behind the event before it of its row."""
-        width, places, last = len(table.key), [], dict[Any, Place]()
+        leaves out what did not change. What has no place in that order stays behind the event of its row, or the
+        truncate, before it."""
+        places, last, none = [], dict[Any, Place](), (0, 0)
         for event in events:
-            key = event.key if event.after is None else event.after[:width]
+            key = event.key if event.after is None else event.after[: len(self.tables[event.table].key)]
             place = position(event, self.log)
-            last[key] = place if place[0] else last.get(key, (0, 0))
-            places.append(last[key])
+            if not place[0]:
+                place = max(last.get((event.table, key), none), last.get((event.table, None), none))
+            last[event.table, key] = place
+            places.append(place)
         return [events[i] for i in sorted(range(len(events)), key=places.__getitem__)]
 
     def _known(self, table: Table, key: tuple[Any, ...], before: tuple[Any, ...] | None) -> tuple[Any, ...]:
