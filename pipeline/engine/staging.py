@@ -133,12 +133,17 @@ class Staging:
 
     def _chunks(self, lines: Iterable[tuple[Any, ...]]) -> Iterator[list[tuple[str, Event]]]:
         chunk: list[tuple[str, Event]] = []
+        deleted = False
         for partition, offset, data in lines:
-            # a key that changes is a delete and a create: they stay together
-            if len(chunk) >= CHUNK and chunk[-1][1].op != "d":
+            event = _event(offset, data)
+            alone = event.transaction is None
+            # a key that changes is a delete and a create, which may need it: they stay together
+            if len(chunk) >= CHUNK and not (deleted if alone else event.partial and event.op == "c"):
                 yield chunk
                 chunk = []
-            chunk.append((partition, _event(offset, data)))
+            if not alone:
+                deleted = event.op == "d"
+            chunk.append((partition, event))
         if chunk:
             yield chunk
 
