@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 
 from rich.console import Console
@@ -19,6 +20,8 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=30, help="of load, with --check")
     given = parser.parse_args()
     say = Console(stderr=True, highlight=False)
+    # what the demo started goes with it, however it is ended
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         if given.check:
             return run.check(say, orders=given.orders, rate=given.rate or 50, seconds=given.seconds)
