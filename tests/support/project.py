@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,17 +49,36 @@ class Project:
     # ---- making it ----------------------------------------------------------------------------------------
 
     def create(self, *, orders: int = 200, projections: tuple[str, ...] = ("orders",)) -> None:
+        """The sample shop with the repository's own projections."""
+        self._database()
+        shop.create(self.dsn)
+        shop.seed(self.dsn, customers=max(5, orders // 5), products=max(5, orders // 20), orders=orders)
+        texts = {name: (REPOSITORY / "projections" / f"{name}.py").read_text() for name in projections}
+        self._deploy(
+            {
+                name: text.replace(f'elasticsearch("{name}"', f'elasticsearch("{self.name}-{name}"')
+                for name, text in texts.items()
+            },
+            shop.TABLES,
+        )
+
+    def create_with(self, schema: str, tables: Sequence[str], projections: Mapping[str, str]) -> None:
+        """Tables and projections of one's own; `ALIAS` in a projection stands for the project's prefix of an alias."""
+        self._database()
+        self.sql(schema)
+        self._deploy({name: text.replace("ALIAS", self.name) for name, text in projections.items()}, tables)
+
+    def _database(self) -> None:
         with psycopg.connect(self.endpoints.postgres, autocommit=True) as db:
             db.execute(f"DROP DATABASE IF EXISTS {self.name} WITH (FORCE)".encode())
             db.execute(f"CREATE DATABASE {self.name}".encode())
-        shop.create(self.dsn)
-        shop.seed(self.dsn, customers=max(5, orders // 5), products=max(5, orders // 20), orders=orders)
+
+    def _deploy(self, projections: Mapping[str, str], captured: Sequence[str]) -> None:
         for part in ("projections", "connectors/debezium"):
             (self.folder / part).mkdir(parents=True)
-        for name in projections:
-            text = (REPOSITORY / "projections" / f"{name}.py").read_text()
-            self.write_projection(name, text.replace(f'elasticsearch("{name}"', f'elasticsearch("{self.name}-{name}"'))
-        tables = ", ".join(f'"{table}"' for table in shop.TABLES)
+        for name, text in projections.items():
+            self.write_projection(name, text)
+        tables = ", ".join(f'"{table}"' for table in captured)
         (self.folder / "connectors/debezium" / f"{self.name}.toml").write_text(
             f'name = "{self.name}"\nkind = "postgres"\ntables = [{tables}]\n[database]\ndbname = "{self.name}"\npassword = "{self.password}"\n'
         )
