@@ -151,6 +151,11 @@ class ConnectorDefinition(_Section):
     def heartbeat_topic(self) -> str:
         return f"{HEARTBEAT_TOPICS}.{self.topic_prefix}"
 
+    @property
+    def notification_topic(self) -> str:
+        """What the connector says of its snapshots."""
+        return f"{self.topic_prefix}.notifications"
+
     def topic(self, table: str) -> str:
         """The topic of a table's changes."""
         return f"{self.topic_prefix}.{table}"
@@ -221,13 +226,18 @@ class ConnectorDefinition(_Section):
         return {
             "signal.enabled.channels": "source",
             "signal.data.collection": self.signal_table,
+            # a window's row is deleted at its end, so that the signal table stays empty
+            "incremental.snapshot.watermarking.strategy": "insert_delete",
+            "notification.enabled.channels": "sink",
+            "notification.sink.topic.name": self.notification_topic,
             "heartbeat.interval.ms": str(self.heartbeat_ms),
             "heartbeat.action.query": heartbeat_query(self.heartbeat_table),
         }
 
     def _topics(self) -> dict[str, str]:
         """Compaction is nowhere: it drops what a replay needs and refuses the keyless truncate."""
-        single = (self.transaction_topic, self.topic(self.heartbeat_table), self.topic(self.signal_table))
+        own = (self.topic(self.heartbeat_table), self.topic(self.signal_table), self.notification_topic)
+        single = (self.transaction_topic, *own)
         return {
             "topic.heartbeat.prefix": HEARTBEAT_TOPICS,
             "topic.transaction": "transaction",

@@ -82,25 +82,36 @@ def scrubbed(text: str, dsn: str) -> str:
 
 
 @contextmanager
-def connected(dsn: str) -> Iterator[psycopg.Connection[dict[str, Any]]]:
+def connected(dsn: str, *, autocommit: bool = False) -> Iterator[psycopg.Connection[dict[str, Any]]]:
     """A connection that commits at the end; what goes wrong is a SourceError without the password."""
     place = where(dsn)
     try:
         connection = psycopg.connect(
-            dsn, row_factory=dict_row, connect_timeout=CONNECT_TIMEOUT, application_name="cdc-pipeline"
+            dsn,
+            autocommit=autocommit,
+            row_factory=dict_row,
+            connect_timeout=CONNECT_TIMEOUT,
+            application_name="cdc-pipeline",
         )
     except psycopg.OperationalError as error:
         raise SourceUnavailable(
-            f"The source database {place} can't be reached ({_reason(error, dsn)}): check source.dsn and that it is up."
+            f"The source database {place} can't be reached ({reason(error, dsn)}): check source.dsn and that it is up."
         ) from None
+    with explained(dsn), connection:
+        yield connection
+
+
+@contextmanager
+def explained(dsn: str) -> Iterator[None]:
+    """What psycopg raises becomes a SourceError without the password."""
+    place = where(dsn)
     try:
-        with connection:
-            yield connection
+        yield
     except psycopg.OperationalError as error:
-        raise SourceUnavailable(f"The source database {place} broke off ({_reason(error, dsn)}): try again.") from None
+        raise SourceUnavailable(f"The source database {place} broke off ({reason(error, dsn)}): try again.") from None
     except psycopg.Error as error:
         raise SourceError(
-            f"The source database {place} refused ({_reason(error, dsn)}): check the rights of the user in source.dsn."
+            f"The source database {place} refused ({reason(error, dsn)}): check the rights of the user in source.dsn."
         ) from None
 
 
@@ -228,6 +239,7 @@ def _catalog(heads: list[dict[str, Any]], columns: list[dict[str, Any]], indexes
     )
 
 
-def _reason(error: psycopg.Error, dsn: str) -> str:
+def reason(error: psycopg.Error, dsn: str) -> str:
+    """The database's own words, without the password."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return scrubbed(lines[0].rstrip("."), dsn) if lines else type(error).__name__

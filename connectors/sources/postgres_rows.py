@@ -93,19 +93,20 @@ def open_rows(dsn: str) -> Iterator[Rows]:
 
 def _expression(column: Column) -> sql.Composable:
     name = sql.Identifier(column.name)
-    plain = _plain(column.base if column.base and column.base not in ("enum", "composite") else column.type)
-    if plain.endswith("[]"):
-        return name if plain in _ARRAYS else sql.SQL("{0}::text[] AS {0}").format(name)
-    if plain in _AS_THEY_ARE:
+    kind = plain(column.base if column.base and column.base not in ("enum", "composite") else column.type)
+    if kind.endswith("[]"):
+        return name if kind in _ARRAYS else sql.SQL("{0}::text[] AS {0}").format(name)
+    if kind in _AS_THEY_ARE:
         return name
     if column.base == "composite":
         text = sql.SQL("translate(encode(convert_to({0}::text, 'UTF8'), 'base64'), E'\\n', '') AS {0}")
         return text.format(name)
-    written = _EXPRESSIONS.get(plain, "{0}::text")
+    written = _EXPRESSIONS.get(kind, "{0}::text")
     return sql.SQL(written + " AS {0}").format(name)
 
 
-def _plain(written: str) -> str:
+def plain(written: str) -> str:
+    """A type's name without its modifiers: `timestamp(3) without time zone` is `timestamp without time zone`."""
     if written.startswith("interval"):
         return "interval[]" if written.endswith("[]") else "interval"
     if written in ("bit", "bit(1)"):

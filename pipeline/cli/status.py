@@ -12,7 +12,7 @@ from pipeline.cli.output import As, as_json, err, load_settings, print_json, pri
 from pipeline.operations.status import ProjectionStatus, StatusReport
 from pipeline.operations.status import status as read
 
-COLUMNS = ("PROJECTION", "VERSION", "STATE", "DOCUMENTS", "BEHIND", "DIRTY", "QUARANTINED", "DEAD LETTERS")
+COLUMNS = ("PROJECTION", "VERSION", "STATE", "DOCUMENTS", "BEHIND", "DIRTY", "PENDING", "QUARANTINED", "DEAD LETTERS")
 
 
 def status(
@@ -49,6 +49,6 @@ def _print(report: StatusReport, json: bool) -> None:
 def _line(p: ProjectionStatus) -> tuple[str, ...]:
     behind = "-" if p.behind is None else f"{p.behind:.1f} s"
     return (
-        p.name, str(p.version), p.state, f"{p.documents:,}", behind, f"{p.dirty:,}", f"{p.quarantined:,}",
+        p.name, str(p.version), p.state, f"{p.documents:,}", behind, f"{p.dirty:,}", f"{p.pending:,}", f"{p.quarantined:,}",
         f"{p.dead_letters:,}",
     )  # fmt: skip

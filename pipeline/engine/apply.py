@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from pipeline.engine.layout import Table
 from pipeline.engine.marking import Marking
 from pipeline.engine.mirror import UNKNOWN, Mirror
 from pipeline.engine.sql import equal, listed, quoted, value
-from pipeline.events.envelope import UNCHANGED, Event, commit_order
+from pipeline.events.envelope import UNCHANGED, Event, Source, commit_order
 
 LOG_BITS: Final = 56
 """A row's commit order is the source log's ordinal above the LSN: a restored database starts above all before it."""
@@ -87,6 +87,8 @@ class TableSql:
         unknown = " OR ".join(f"typeof(m.{quoted(c)}) = 'blob'" for c in rest) or "0"
         self.unknown = f"SELECT count(*) FROM {self.batch} b CROSS JOIN {name} m ON {same_key} WHERE {unknown}"
         self.all_unknown = f"SELECT count(*) FROM {name} m WHERE {unknown}"
+        self.find_unknown = f"SELECT {key} FROM {name} m WHERE {unknown}"
+        self.touch = f"INSERT OR IGNORE INTO {self.changed} VALUES({', '.join('?' * len(table.key))}, 0)"
         self.find_changed = (
             f"INSERT INTO {self.changed} SELECT {listed(table.key, 'b.')}, b._gone FROM {self.batch} b"
             f" LEFT JOIN {name} m ON {same_key}"
@@ -127,6 +129,8 @@ class Applier:
                 self._floors[table.number] = commit, order, lsn
         self.unknown = int(mirror.counters().get("unknown", 0))
         """How many rows hold a value that the source never sent."""
+        self.fresh_unknown: set[tuple[int, Key]] = set()
+        """Rows that came to hold one since this was last looked at: table and key."""
         self._any_gone = {
             t.number: value(self.db, f"SELECT 1 FROM {self.sql[t.number].gone} LIMIT 1") is not None
             for t in self.tables
@@ -227,6 +231,8 @@ class Applier:
                 known = moved.get(_pair(event, 0), ()) if moved and event.op == "c" else ()
                 known = known or self._known(table, key, before)
                 after = tuple((known[i] if known else UNKNOWN) if v is UNCHANGED else v for i, v in enumerate(after))
+                if UNKNOWN in after:
+                    self.fresh_unknown.add((table.number, key))
             folded[key] = (*after, commit, order, 0)
         return unordered
 
@@ -300,6 +306,21 @@ class Applier:
         for number in numbers:
             for occurrence in self.tables[number].occurrences:
                 self.marking.mark(self.sql[number].changed, occurrence, seq, old=old)
+
+    def remove(self, number: int, places: Mapping[Key, Place], seq: int) -> None:
+        """Delete these rows as if the source had said so where each stands."""
+        statements = self.sql[number]
+        self.db.execute(statements.clear)
+        self.db.executemany(statements.fill, [(*key, *statements.filler, *place, 1) for key, place in places.items()])
+        self.db.execute(statements.find_changed)
+        self._mark([number], seq, old=True)
+        self._write(statements, [Event(op="d", source=Source(), key=key, table=number) for key in places])
+
+    def touch(self, number: int, keys: Sequence[Key], seq: int) -> None:
+        """Have the documents that these rows are part of written again."""
+        self.db.execute(self.sql[number].clear)
+        self.db.executemany(self.sql[number].touch, keys)
+        self._mark([number], seq, old=False)
 
     def _truncate(self, event: Event, seq: int, mark: bool) -> None:
         statements, table = self.sql[event.table], self.tables[event.table]

@@ -13,6 +13,7 @@ from pipeline.engine.apply import Applier
 from pipeline.engine.dirty import Reader, Settling, Taken
 from pipeline.engine.layout import Layout
 from pipeline.engine.mirror import UNKNOWN, Mirror
+from pipeline.engine.refresh import Refreshing
 from pipeline.engine.sql import rows, value
 from pipeline.engine.staging import Staging
 from pipeline.engine.transactions import REMEMBERED, Gate, Released
@@ -65,6 +66,7 @@ class Engine:
         self.staged_limit = staged_bytes
         self._staged_bytes = 0
         self.applier, self.settling, self.staging = Applier(mirror), Settling(mirror), Staging(mirror)
+        self.refreshing = Refreshing(mirror, self.applier)
         self.decoders = {
             topic: TableDecoder(table, t.number, t.columns, t.key)
             for topic, table in inputs.topics.items()
@@ -287,11 +289,17 @@ class Engine:
                 self.mirror.add_dead_letter(
                     partition, event.offset, event.raw, event.error or "", transaction_id(event)
                 )
+                if self.refreshing.awaited:
+                    self.refreshing.undecodable(event, self.decoders[partition.rpartition("/")[0]].read_key)
             elif event.op != "m":
                 events.append(event)
         if not events:
             return
         self.applier.apply(events, seq, mark=self.loaded)
+        if self.applier.fresh_unknown:
+            self.refreshing.ask_for_unknown()
+        if self.refreshing.awaited:
+            self.refreshing.answered(events, seq)
         progress.applied += len(events)
         progress.newest_ms = max(progress.newest_ms, *(e.source.ts_ms for e in events))
 
@@ -361,6 +369,7 @@ class Engine:
                 (oldest,),
             )
             self._forget_released()
+            self.refreshing.find_unknown()
             week_ago = time.time() - 7 * 86400
             for table in self.layout.tables.values():
                 self.mirror.db.execute(f'DELETE FROM "{table.name}/deleted" WHERE _at < ?', (week_ago,))

@@ -37,6 +37,10 @@ CREATE TABLE IF NOT EXISTS sinks(id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQ
 CREATE TABLE IF NOT EXISTS counters(name TEXT PRIMARY KEY, n INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS fanout(id INTEGER PRIMARY KEY AUTOINCREMENT, occurrence INTEGER NOT NULL, key TEXT NOT NULL,
     seq INTEGER NOT NULL, cursor TEXT, UNIQUE(occurrence, key));
+CREATE TABLE IF NOT EXISTS refresh(source_table TEXT NOT NULL, key TEXT NOT NULL, request TEXT NOT NULL, asked REAL NOT NULL,
+    attempts INTEGER NOT NULL DEFAULT 0, due REAL NOT NULL DEFAULT 0, outcome TEXT, error TEXT, seq INTEGER,
+    PRIMARY KEY(source_table, key, request)) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS refresh_open ON refresh(due) WHERE outcome IS NULL;
 """
 
 
@@ -147,6 +151,11 @@ class Mirror:
 
     def counters(self) -> dict[str, int]:
         return dict(rows(self.db, "SELECT name, n FROM counters"))
+
+    def newest_commit(self, connector: str) -> int:
+        """The source's position up to which everything is applied; 0 before the first."""
+        found = value(self.db, "SELECT lsn FROM marks WHERE connector = ? ORDER BY seq DESC LIMIT 1", (connector,))
+        return int(found or 0)
 
     # ---- dead letters -------------------------------------------------------------------------------------
 

@@ -180,9 +180,10 @@ class TableDecoder:
         return tuple(values)
 
     def _tombstone(self, key: bytes | None) -> Event:
-        return Event(op="d", source=Source(), key=self._read_key(key), table=self.number)
+        return Event(op="d", source=Source(), key=self.read_key(key), table=self.number)
 
-    def _read_key(self, key: bytes | None) -> tuple[Any, ...]:
+    def read_key(self, key: bytes | None) -> tuple[Any, ...]:
+        """The key of a record by itself; raises MalformedEnvelope."""
         if key is None:
             raise MalformedEnvelope(f"{self.table}: a delete without a key; the table needs a primary key.")
         try:
@@ -197,7 +198,7 @@ class TableDecoder:
         envelope = self._open(value)
         event = Event(op=envelope.op, source=envelope.source, transaction=envelope.transaction, table=self.number)
         if event.op == "d":
-            event.key = self._read_key(key)
+            event.key = self.read_key(key)
         elif event.op in _UPSERTS:
             if envelope.after is None:
                 raise MalformedEnvelope(f"{self.table}: an event of operation {event.op!r} without an image after.")

@@ -16,6 +16,8 @@ from pipeline.authoring.projection import Projection
 from pipeline.engine.sql import connect, rows, value
 from pipeline.settings import Settings
 
+TRIED_OFTEN = 4
+"""Attempts to read a row again after which somebody should know."""
 SILENT_AFTER = 5.0
 """Seconds after which a worker that says nothing is taken for gone."""
 
@@ -45,6 +47,10 @@ class ProjectionStatus(BaseModel):
     dirty: int
     fanouts: int
     staged: int
+    pending: int
+    """Documents that wait for a row or a value that is not known yet."""
+    refreshing: int
+    """Rows that are to be read again from the source."""
     quarantined: int
     dead_letters: int
     released_incomplete: int
@@ -115,7 +121,7 @@ def _new(projection: Projection[Any], said: dict[str, Any]) -> ProjectionStatus:
     state = _state(said)
     return ProjectionStatus(
         name=projection.name, version=projection.version, state=state, documents=0, behind=None, dirty=0, fanouts=0,
-        staged=0, quarantined=0, dead_letters=0, released_incomplete=0, pid=said.get("pid"), error=said.get("error"),
+        staged=0, pending=0, refreshing=0, quarantined=0, dead_letters=0, released_incomplete=0, pid=said.get("pid"), error=said.get("error"),
         sinks=[], attention=[f"{projection.name} is not running: cdc run"] if state != "running" else [],
     )  # fmt: skip
 
@@ -136,6 +142,8 @@ def _from_mirror(
         dirty=sum(s.dirty for s in sinks),
         fanouts=fanouts,
         staged=int(said.get("staged") or 0),
+        pending=sum(s.pending for s in sinks),
+        refreshing=_refreshing(db)[0],
         quarantined=sum(s.quarantined for s in sinks),
         dead_letters=int(value(db, "SELECT count(*) FROM dead_letters") or 0),
         released_incomplete=int(counters.get("incomplete", 0)),
@@ -145,7 +153,16 @@ def _from_mirror(
         attention=[],
     )
     found.attention = _attention(found, fail_behind)
+    waiting, tried, error = _refreshing(db)
+    if tried >= TRIED_OFTEN:
+        found.attention.append(f"{found.name}: {waiting} rows wait to be read again from the source: {error}")
     return found
+
+
+def _refreshing(db: apsw.Connection) -> tuple[int, int, str]:
+    """Rows to be read again; how often one of them was tried, and what was said then."""
+    found = rows(db, "SELECT count(*), max(attempts), error FROM refresh WHERE outcome IS NULL")[0]
+    return int(found[0]), int(found[1] or 0), str(found[2] or "no answer yet")
 
 
 def _sink(db: apsw.Connection, number: int, name: str, said: dict[str, Any]) -> SinkStatus:

@@ -11,12 +11,12 @@ from aiokafka.errors import KafkaError, TopicAlreadyExistsError
 
 from connectors.sinks import open_sink
 from connectors.sources.debezium import ConnectorDefinition, load_definitions
-from pipeline.authoring.catalog import Catalog
 from pipeline.authoring.projection import Projection
 from pipeline.authoring.shape import Shape, shape_of
 from pipeline.engine.engine import Inputs
-from pipeline.engine.layout import Layout, lay_out
+from pipeline.engine.layout import Layout
 from pipeline.errors import DefinitionError, SourceUnavailable
+from pipeline.operations.layouts import layout_of
 from pipeline.ports import Sink
 from pipeline.settings import Settings
 
@@ -36,9 +36,7 @@ class Wired:
 def wire(settings: Settings, projection: Projection[Any]) -> Wired:
     """Find the connector that captures all its tables; raises DefinitionError where none does."""
     shape = shape_of(projection.shape)
-    catalog = Catalog.load(settings.catalog) if settings.catalog.exists() else None
-    keys = {name: table.primary_key for name, table in catalog.tables.items() if table.primary_key} if catalog else {}
-    layout = lay_out(shape, keys)
+    layout = layout_of(settings, projection)
     definition = _definition(settings, projection, layout.tables)
     topics = {definition.topic(table): table for table in layout.tables}
     inputs = Inputs(topics, definition.transaction_topic, definition.name)

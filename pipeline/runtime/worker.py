@@ -27,6 +27,7 @@ from pipeline.runtime.batches import Batch, OldestTakesAll, batch_topic, install
 from pipeline.runtime.faults import passing
 from pipeline.runtime.flusher import Flusher
 from pipeline.runtime.pacing import Backoff
+from pipeline.runtime.refresher import Refresher
 from pipeline.runtime.telemetry import StatusFile
 from pipeline.settings import Settings
 
@@ -114,10 +115,13 @@ class Worker:
         self.app.finalize()
         await self.app.start()
         tasks = [asyncio.create_task(self._guarded(f.run()), name=f.sink.name) for f in self.flushers]
+        refresher = self._refresher()
         tasks += [asyncio.create_task(self._guarded(self._watch()), name="watch")]
+        tasks += [asyncio.create_task(self._guarded(refresher.run()), name="refresh")]
         crash = asyncio.create_task(self._crashed(), name="crash")
         await asyncio.wait({crash, asyncio.create_task(self.stopping.wait())}, return_when=asyncio.FIRST_COMPLETED)
         self.stopping.set()
+        refresher.stopping.set()
         await self._stop_intake()
         for flusher in self.flushers:
             flusher.stopping = True
@@ -164,6 +168,16 @@ class Worker:
                     may_write=lambda: bool(self.assigned_partitions),
                 )
             )  # fmt: skip
+
+    def _refresher(self) -> Refresher:
+        return Refresher(
+            engine=lambda: self.engine,
+            in_engine=self.in_engine,
+            definition=self.wired.definition,
+            settings=self.settings,
+            may_ask=lambda: bool(self.assigned_partitions) and self.engine.catching_up is None,
+            applied=lambda: self._add(Progress()),
+        )
 
     async def _close(self) -> None:
         self.status.write(self, "stopped")

@@ -62,18 +62,23 @@ class Project:
             shop.TABLES,
         )
 
-    def create_with(self, schema: str, tables: Sequence[str], projections: Mapping[str, str]) -> None:
-        """Tables and projections of one's own; `ALIAS` in a projection stands for the project's prefix of an alias."""
+    def create_with(
+        self, schema: str, tables: Sequence[str], projections: Mapping[str, str], definition: str = ""
+    ) -> None:
+        """Tables and projections of one's own; `ALIAS` in a projection stands for the project's prefix of an alias.
+
+        `definition` is TOML added to the connector's.
+        """
         self._database()
         self.sql(schema)
-        self._deploy({name: text.replace("ALIAS", self.name) for name, text in projections.items()}, tables)
+        self._deploy({name: text.replace("ALIAS", self.name) for name, text in projections.items()}, tables, definition)
 
     def _database(self) -> None:
         with psycopg.connect(self.endpoints.postgres, autocommit=True) as db:
             db.execute(f"DROP DATABASE IF EXISTS {self.name} WITH (FORCE)".encode())
             db.execute(f"CREATE DATABASE {self.name}".encode())
 
-    def _deploy(self, projections: Mapping[str, str], captured: Sequence[str]) -> None:
+    def _deploy(self, projections: Mapping[str, str], captured: Sequence[str], definition: str = "") -> None:
         for part in ("projections", "connectors/debezium"):
             (self.folder / part).mkdir(parents=True)
         for name, text in projections.items():
@@ -81,6 +86,7 @@ class Project:
         tables = ", ".join(f'"{table}"' for table in captured)
         (self.folder / "connectors/debezium" / f"{self.name}.toml").write_text(
             f'name = "{self.name}"\nkind = "postgres"\ntables = [{tables}]\n[database]\ndbname = "{self.name}"\npassword = "{self.password}"\n'
+            + definition
         )
         self.cdc("connector", "apply", self.name, "--yes")
         self.cdc("tables", "pull", "--from", self.dsn)
