@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import types
 from collections.abc import Iterator
@@ -128,16 +127,6 @@ class Shape:
                 for name in (*relation.remote, *relation.order_by):
                     remote.setdefault(name, None)
         return used
-
-    def fingerprint(self) -> str:
-        """A digest of the declaration and its Python code: another one means other documents."""
-        parts = []
-        for shape in self.walk():
-            try:
-                parts.append(inspect.getsource(shape.document))
-            except (OSError, TypeError):
-                parts.append(repr([(m.name, str(m)) for m in shape.members]))
-        return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
 def shape_of(document: type[Document]) -> Shape:

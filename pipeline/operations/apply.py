@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from pipeline.authoring.fingerprint import fingerprint
 from pipeline.authoring.projection import Projection, Target
 from pipeline.authoring.shape import shape_of
 from pipeline.errors import OperationError
@@ -122,7 +123,7 @@ async def apply(
             before = entries.get(projection.id)
             known = before.targets if before is not None else ()
             entries[projection.id] = _Entry(
-                fingerprint=shape_of(projection.shape).fingerprint(),
+                fingerprint=fingerprint(shape_of(projection.shape)),
                 targets=tuple(sorted({*known, _named(target)})),
             )
             applied.write(entries)
@@ -150,7 +151,7 @@ async def _decide(
     projection: Projection[Any], target: Target, open_sink: Opener, entries: Mapping[str, _Entry]
 ) -> tuple[Action, str]:
     known = entries.get(projection.id)
-    if known is not None and known.fingerprint != shape_of(projection.shape).fingerprint():
+    if known is not None and known.fingerprint != fingerprint(shape_of(projection.shape)):
         return "refuse", (
             f"{projection.name} was changed, and version {projection.version} of it is applied already: raise its "
             f"version to {projection.version + 1} (projection(…, version={projection.version + 1}))"

@@ -17,6 +17,7 @@ import faust
 from faust.types import TP
 
 from pipeline.authoring.discovery import find
+from pipeline.authoring.fingerprint import fingerprint
 from pipeline.engine.dirty import Reader
 from pipeline.engine.engine import Engine, Progress
 from pipeline.engine.mirror import Mirror
@@ -95,7 +96,7 @@ class Worker:
 
     def _open(self, path: str) -> None:
         self.standby = ""
-        self.mirror = Mirror(path, self.wired.layout, owner=self.owner, fingerprint=self.wired.shape.fingerprint())
+        self.mirror = Mirror(path, self.wired.layout, owner=self.owner, fingerprint=fingerprint(self.wired.shape))
         with self.mirror.checkpoint():
             self.sink_ids = [self.mirror.sink_id(sink.name) for sink in self.wired.sinks]
         self._new_engine()
