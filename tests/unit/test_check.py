@@ -196,6 +196,7 @@ def test_findings_come_in_the_same_order_every_time(checked: Checked) -> None:
     assert [f.line for f in first.findings] == sorted(f.line for f in first.findings)
 
 
+@pytest.mark.edge_case(2)
 def test_what_the_events_do_not_carry_is_refused(checked: Checked) -> None:
     report = checked(
         notes="""
