@@ -1,12 +1,13 @@
-"""Column types: which kinds of field can hold the values of a source column, as they come in the events."""
+"""Column types: which kinds of field can hold a source column's values, and how those come in the events."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Final, Literal
 
 from pipeline.authoring.catalog import Column
-from pipeline.authoring.shape import Kind
+from pipeline.authoring.shape import FieldShape, Kind
 
 _KINDS: dict[str, tuple[Kind, ...]] = {
     "smallint": ("int", "float"),
@@ -108,3 +109,69 @@ def _plain(written: str) -> str:
     """`numeric(12,2)` → `numeric`, `timestamp(3) with time zone` → `timestamp with time zone`."""
     name = re.sub(r"\([^)]*\)", "", written)
     return "interval" if name.startswith("interval ") else name
+
+
+# ---- in the events ----------------------------------------------------------------------------------------
+
+WireKind = Kind | Literal["timestamp", "timetz", "jsonb"]
+"""A kind, told apart further: `datetime` is in UTC and `timestamp` has no zone, `jsonb` is JSON in one line."""
+
+PLACEHOLDER: Final = b"__debezium_unavailable_value"
+"""Debezium's word for "the source did not send this column" (TOAST)."""
+_TEXT: Final = b'"%b"' % PLACEHOLDER
+_BYTES64: Final = b'"X19kZWJleml1bV91bmF2YWlsYWJsZV92YWx1ZQ=="'
+_HSTORE: Final = rb'"{\"%b\":\"%b\"}"' % (PLACEHOLDER, PLACEHOLDER)
+_ITEMS: Final = {
+    **dict.fromkeys(("text", "character varying", "json", "jsonb"), b"[%b]" % _TEXT),
+    **dict.fromkeys(("integer", "bigint"), b"[%b]" % ",".join(map(str, PLACEHOLDER)).encode()),
+    "bytea": b"[%b]" % _BYTES64,
+    "uuid": b'["b68a35a7-17ad-35b3-af2a-ae46edb4545a"]',
+}
+_TEXTS: Final = ("text", "character varying", "character", "citext", "xml", "tsvector")
+_NAMED: Final = ("enum", "range", "multirange", "composite")
+
+
+@dataclass(frozen=True, slots=True)
+class Wire:
+    """How a column's values come in events; `unchanged` are the JSON tokens that stand for UNCHANGED."""
+
+    kind: WireKind | None
+    """None: not known, a join column without a catalog."""
+    array: bool = False
+    unchanged: tuple[bytes, ...] = ()
+
+
+def wire_of(column: Column) -> Wire:
+    """How this column's values come in events."""
+    written = column.type if column.base is None or column.base in _NAMED else column.base
+    array, item = written.endswith("[]"), _plain(written.rstrip("[]"))
+    kinds: dict[str, WireKind] = {
+        "timestamp without time zone": "timestamp",
+        "time with time zone": "timetz",
+        "jsonb": "jsonb",
+        "hstore": "jsonb",
+    }
+    kind = kinds.get(item) or kinds_of(column).kinds[0]
+    if not column.toastable:
+        return Wire(kind, array)
+    if array:
+        token = _ITEMS.get(item)
+        return Wire(kind, array, (token,) if token else ())
+    if column.base in _NAMED or item not in (*_TEXTS, *_KINDS):
+        return Wire(kind, array, (_TEXT, _BYTES64))
+    return Wire(kind, array, (_HSTORE if item == "hstore" else _BYTES64 if kind == "bytes" else _TEXT,))
+
+
+def declared_wire(field: FieldShape | None) -> Wire:
+    """The same where there is no catalog, by what a field declares (None: no field has the column)."""
+    if field is None:
+        return Wire(None, False, (_TEXT,))
+    if field.repeated:
+        return Wire(field.kind, True, (_TEXT, _HSTORE, *dict.fromkeys(_ITEMS.values())))
+    unchanged: dict[Kind, tuple[bytes, ...]] = {
+        "text": (_TEXT,),
+        "decimal": (_TEXT,),
+        "bytes": (_BYTES64,),
+        "json": (_TEXT, _HSTORE, *dict.fromkeys(_ITEMS.values())),
+    }
+    return Wire(field.kind, False, unchanged.get(field.kind, ()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
@@ -165,22 +165,21 @@ def _member(
 ) -> FieldShape | RelationShape:
     computed = document.model_computed_fields.get(name)
     if computed is not None:
-        return _field(document, name, computed.return_type, None, None, False)
+        return _field(document, name, computed.return_type, None, _marks(computed.return_type))
     info = document.model_fields[name]
-    marks = info.metadata
+    marks = [*info.metadata, *_marks(hints[name])]
     join = next((m for m in marks if isinstance(m, (One, Many))), None)
     if join is not None:
         return _relation(document, name, hints[name], join, above)
     alias = info.validation_alias
     column = alias if isinstance(alias, str) else name
-    text = next((m for m in marks if isinstance(m, Text)), None)
-    return _field(document, name, hints[name], column, text, any(isinstance(m, Hidden) for m in marks))
+    return _field(document, name, hints[name], column, marks)
 
 
 def _relation(
     document: type[Document], name: str, annotation: Any, join: One | Many, above: tuple[type[Document], ...]
 ) -> RelationShape:
-    plain, nullable = _unwrapped(annotation)
+    plain, nullable = unwrapped(annotation)
     many = isinstance(join, Many)
     where = f"{_where(document)}: {document.__name__}.{name}"
     if many:
@@ -201,30 +200,39 @@ def _relation(
 
 
 def _field(
-    document: type[Document], name: str, annotation: Any, column: str | None, text: Text | None, is_hidden: bool
+    document: type[Document], name: str, annotation: Any, column: str | None, marks: Sequence[Any]
 ) -> FieldShape:
-    plain, nullable = _unwrapped(annotation)
+    plain, nullable = unwrapped(annotation)
     repeated = get_origin(plain) in (tuple, list, frozenset, set)
     item = plain
     if repeated and get_args(plain):
-        item, _ = _unwrapped(get_args(plain)[0])
+        item, _ = unwrapped(get_args(plain)[0])
     kind = _kind(item)
     if kind is None:
         raise BadShape(
             f"{_where(document)}: {document.__name__}.{name} has the type {annotation}, which no column can hold; "
             f"known are {', '.join(sorted(t.__name__ for t in SCALARS))}, Literal, Enum, dict, list, tuple and Any."
         )
+    text = next((m for m in marks if isinstance(m, Text)), None)
+    is_hidden = any(isinstance(m, Hidden) for m in marks)
     return FieldShape(name, kind, column, nullable, is_hidden, repeated, text, annotation)
 
 
-def _unwrapped(annotation: Any) -> tuple[Any, bool]:
+def _marks(annotation: Any) -> list[Any]:
+    """What Annotated adds, wherever it stands: pydantic does not look into `Annotated[str, Text()] | None`."""
+    found = list(getattr(annotation, "__metadata__", ()))
+    inner = (annotation.__origin__,) if found else get_args(annotation)
+    return found + [mark for item in inner if get_origin(annotation) is not Literal for mark in _marks(item)]
+
+
+def unwrapped(annotation: Any) -> tuple[Any, bool]:
     """The type without Annotated and None, and whether None was allowed."""
     while hasattr(annotation, "__metadata__"):
         annotation = annotation.__origin__
     if get_origin(annotation) in (Union, types.UnionType):
         rest = [a for a in get_args(annotation) if a is not type(None)]
         if len(rest) == 1:
-            return _unwrapped(rest[0])[0], len(rest) < len(get_args(annotation))
+            return unwrapped(rest[0])[0], len(rest) < len(get_args(annotation))
         return Any, True
     return annotation, annotation is Any
 

@@ -27,8 +27,7 @@ def explain(
     async def run() -> DocumentStory:
         wiring.open_sinks(own, wired)
         try:
-            keys = {name: table.key for name, table in wired.layout.tables.items()}
-            return await tell(own, wired.projection, [_parsed(k) for k in key], wired.sinks, keys)
+            return await tell(own, wired.projection, [_parsed(k) for k in key], wired.sinks, wired.layout)
         finally:
             for sink in wired.sinks:
                 await sink.close()

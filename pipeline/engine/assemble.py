@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from pipeline.authoring.shape import FieldShape, RelationShape, Shape
-from pipeline.engine.layout import Layout
-from pipeline.engine.sql import equal, listed, literal, quoted
+from pipeline.engine.layout import Layout, Table
+from pipeline.engine.ordering import order_key
+from pipeline.engine.sql import equal, literal, quoted
 
 LONGEST_ID: Final = 512
 """Elasticsearch's bound of `_id`, in bytes; a longer key is hashed."""
@@ -33,7 +34,7 @@ def assembly_sql(layout: Layout, *, checked: bool) -> str:
     `checked` is the careful variant for a mirror that holds unknown values or lacks required parents: a further column
     tells (not 0) that the document can't be built yet.
     """
-    compiler = _Compiler(checked)
+    compiler = _Compiler(layout)
     root = layout.root
     body = compiler.object(layout.shape, "r", 0)
     keys = [f"k{i}" for i in range(len(root.key))]
@@ -49,8 +50,8 @@ def assembly_sql(layout: Layout, *, checked: bool) -> str:
 
 
 class _Compiler:
-    def __init__(self, checked: bool) -> None:
-        self.checked = checked
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
 
     def object(self, shape: Shape, alias: str, depth: int) -> str:
         """An SQL expression whose value is the JSON object's text; plain concatenation, so nothing is parsed again."""
@@ -59,7 +60,7 @@ class _Compiler:
             if isinstance(member, FieldShape) and member.column is None:
                 continue  # derived: Python adds it
             expression = (
-                self._field(member, alias)
+                self._field(member, alias, self.layout.tables[shape.table])
                 if isinstance(member, FieldShape)
                 else self._relation(member, alias, depth + 1)
             )
@@ -67,21 +68,17 @@ class _Compiler:
             parts.append(f"{literal(('{' if not parts else ',') + name + ':')} || {expression}")
         return f"({' || '.join(parts) or literal('{')} || '}}')"
 
-    def _field(self, field: FieldShape, alias: str) -> str:
+    def _field(self, field: FieldShape, alias: str, table: Table) -> str:
         assert field.column is not None
         column = f"{alias}.{quoted(field.column)}"
-        if field.repeated or field.kind in ("json", "float"):
+        wire = table.wires[field.column]
+        if field.repeated or wire.array or field.kind in ("json", "float", "int"):
             return f"coalesce({column}, 'null')"
         if field.kind == "bool":
             return f"(CASE {column} WHEN 1 THEN 'true' WHEN 0 THEN 'false' ELSE 'null' END)"
-        if field.kind == "int":
-            return f"coalesce({column}, 'null')"
-        if field.kind == "datetime":
-            # Python writes no fraction where it is zero; both roads to a document have to give the same text
-            return f"json_quote(replace({column}, '.000000', ''))"
-        if field.kind in ("decimal", "uuid", "date", "time", "interval", "bytes"):
-            return f"coalesce('\"' || {column} || '\"', 'null')"
-        return f"json_quote({column})"
+        if field.kind == "text":
+            return f"json_quote({column})"
+        return f"coalesce('\"' || {column} || '\"', 'null')"
 
     def _relation(self, relation: RelationShape, above: str, depth: int) -> str:
         child = relation.shape
@@ -91,13 +88,21 @@ class _Compiler:
         table = quoted(child.table)
         if not relation.many:
             return f"coalesce((SELECT {body} FROM {table} {alias} WHERE {where}), 'null')"
-        order = listed(relation.order_by, alias + ".")
-        key = [f"{alias}.{quoted(k)}" for k in child.key if k not in relation.order_by]
-        order = ", ".join([order, *key]) if key else order
+        order = ", ".join(self._ordered(relation, alias))
         return (
             f"'[' || coalesce((SELECT group_concat({body}, ',' ORDER BY {order}) FROM {table} {alias}"
             f" WHERE {where}), '') || ']'"
         )
+
+    def _ordered(self, relation: RelationShape, alias: str) -> list[str]:
+        """As the source orders the values, nulls last; text by its code points (Postgres's collation "C")."""
+        table = self.layout.tables[relation.shape.table]
+        terms = []
+        for name in dict.fromkeys((*relation.order_by, *relation.shape.key)):
+            wire = table.wires.get(name)
+            term = order_key(f"{alias}.{quoted(name)}", None if wire is None or wire.array else wire.kind)
+            terms.append(term if name in table.key else f"{term} NULLS LAST")
+        return terms
 
     # ---- the careful variant: is anything unknown, or is a required parent missing? ------------------------
 
@@ -115,6 +120,7 @@ class _Compiler:
         alias = f"{'m' if relation.many else 'o'}{depth}"
         where = equal(alias, relation.remote, above, relation.local)
         below = self.pending(relation.shape, alias, depth)
+        below += "".join(f" + (typeof({alias}.{quoted(c)}) = 'blob')" for c in relation.order_by)
         missing = "0" if relation.many or relation.nullable else "1"
         return f"coalesce((SELECT sum({below}) FROM {quoted(relation.shape.table)} {alias} WHERE {where}), {missing})"
 

@@ -68,7 +68,7 @@ class Engine:
         self.applier, self.settling, self.staging = Applier(mirror), Settling(mirror), Staging(mirror)
         self.refreshing = Refreshing(mirror, self.applier)
         self.decoders = {
-            topic: TableDecoder(table, t.number, t.columns, t.key)
+            topic: TableDecoder(table, t.number, t.wires, t.key)
             for topic, table in inputs.topics.items()
             if (t := self.layout.tables[table]) is not None
         }

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from pipeline.authoring.catalog import Catalog
+from pipeline.authoring.column_types import Wire, declared_wire, wire_of
 from pipeline.authoring.shape import Kind, RelationShape, Shape
 
 
@@ -43,6 +44,8 @@ class Table:
     name: str
     key: tuple[str, ...]
     columns: dict[str, Kind | None]
+    wires: dict[str, Wire]
+    """How each column's values come in events."""
     occurrences: list[Occurrence] = field(default_factory=list)
     indexes: set[tuple[str, ...]] = field(default_factory=set)
 
@@ -63,15 +66,21 @@ class Layout:
         return self.tables[self.shape.table]
 
 
-def lay_out(shape: Shape, keys: Mapping[str, Sequence[str]] | None = None) -> Layout:
-    """Lay out the mirror. `keys`: the source's primary keys, where known; else each shape's own key is taken for it."""
+def lay_out(shape: Shape, catalog: Catalog | None = None) -> Layout:
+    """Lay out the mirror. Where the catalog does not know a table, its key and types are what the shape says."""
     declared = {level.table: level.key for level in shape.walk()}
+    known = catalog.tables if catalog is not None else {}
     tables: dict[str, Table] = {}
     for name, used in shape.columns().items():
-        key = tuple((keys or {}).get(name, declared[name]))
+        source = known.get(name)
+        key = (source.primary_key if source is not None else ()) or declared[name]
         columns: dict[str, Kind | None] = {column: used.get(column) for column in key}
         columns.update(used)
-        tables[name] = Table(len(tables), name, key, columns)
+        fields = {f.column: f for level in shape.walk() if level.table == name for f in level.copied}
+        wires = {column: declared_wire(fields.get(column)) for column in columns}
+        if source is not None:
+            wires.update({c.name: wire_of(c) for c in source.columns if c.name in columns})
+        tables[name] = Table(len(tables), name, key, columns, wires)
     layout = Layout(shape, tables)
     _place(layout, shape, ())
     return layout

@@ -8,6 +8,8 @@ from typing import Any
 
 import apsw
 
+from pipeline.engine.ordering import register
+
 
 def quoted(name: str) -> str:
     """An identifier as SQL text."""
@@ -50,6 +52,7 @@ def connect(path: str, *, readonly: bool = False) -> apsw.Connection:
         *(("query_only=ON",) if readonly else ()),
     ):
         db.execute(f"PRAGMA {pragma}").fetchall()
+    register(db)
     return db
 
 

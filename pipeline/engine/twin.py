@@ -1,19 +1,33 @@
-"""A Document's twin: a msgspec Struct with the author's functions, on which derived fields are computed at speed."""
+"""A Document's twin: a msgspec Struct with the author's functions, on which derived fields are computed at speed.
+
+A copied value keeps its JSON text and becomes a Python object only where the author's code reads it. So both roads to a
+document give the same text, and what Python can't hold (the year 44 BC, a month) hurts only code that reads it.
+"""
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Callable
-from typing import Any, Final, get_args, get_origin
+from datetime import timedelta
+from decimal import Decimal
+from functools import partial
+from operator import attrgetter
+from typing import Any, Final, get_origin
 
 import msgspec
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Raw, Struct, UnsetType
+from pydantic import BaseModel
 
 from pipeline.authoring.documents import Document
-from pipeline.authoring.shape import FieldShape, RelationShape, Shape
+from pipeline.authoring.shape import FieldShape, RelationShape, Shape, unwrapped
+from pipeline.errors import UnsupportedValue
 
 _RESERVED: Final = frozenset(vars(Document)) | frozenset(
     {"__module__", "__doc__", "__qualname__", "__dict__", "__weakref__"}
 )
+_EAGER: Final = (int, bool, str)
+_PERIOD: Final = re.compile(r"P(-?\d+)Y(-?\d+)M(-?\d+)DT(-?\d+)H(-?\d+)M(-?[\d.]+)S")
 
 
 class Twin:
@@ -24,11 +38,13 @@ class Twin:
         self.struct = _struct(shape)
         self._decode = msgspec.json.Decoder(self.struct).decode
         self._encode = msgspec.json.Encoder().encode
-        self._finish = _finisher(shape)
+        self._leave_out, self._finish = _keeper(shape), _finisher(shape)
 
     def finish(self, document: str) -> str | None:
         """The document to write; None where `keep()` says no. Raises what the author's code raises."""
         data: Any = self._decode(document)
+        if self._leave_out is not None:
+            self._leave_out(data)
         if self.shape.keeps and not data.keep():
             return None
         self._finish(data)
@@ -43,23 +59,97 @@ def _struct(shape: Shape) -> type[Struct]:
             child: Any = _struct(member.shape)
             kind = tuple[child, ...] if member.many else child | None
             fields.append((member.name, kind | UnsetType if member.hidden else kind, msgspec.field(default=UNSET)))
-        elif member.column is not None:
-            plain = _plain(member.annotation)
-            if member.kind == "json" and not member.repeated:
-                plain = Any
-            kind = plain | None if member.nullable else plain
-            fields.append(
-                (
-                    member.name,
-                    kind | UnsetType if member.hidden and kind is not Any else kind,
-                    msgspec.field(default=UNSET),
-                )
-            )
-        else:
-            stored = f"_derived_{member.name}"
+            continue
+        stored = _stored(member)
+        if member.column is None:
             fields.append((stored, Any, msgspec.field(name=member.name, default=UNSET)))
             namespace[member.name] = property(_once(namespace[member.name].fget, stored))
+        elif stored == member.name:
+            fields.append((stored, _plain(member.annotation) | None | UnsetType, msgspec.field(default=UNSET)))
+        else:
+            fields.append((stored, _held(member), msgspec.field(name=member.name, default=UNSET)))
+            namespace[member.name] = property(_read(shape, member, stored))
     return msgspec.defstruct(shape.name, fields, namespace=namespace, gc=False, kw_only=True)
+
+
+def _stored(field: FieldShape) -> str:
+    """The name by which the twin holds a field's value."""
+    if field.column is None:
+        return f"_derived_{field.name}"
+    return field.name if _plain(field.annotation) in _EAGER else f"_raw_{field.name}"
+
+
+def _held(field: FieldShape) -> Any:
+    """What the twin holds of a value that is read later: its text, or its JSON."""
+    return Raw if field.repeated or field.kind in ("float", "json") else str | None | UnsetType
+
+
+def _read(shape: Shape, field: FieldShape, stored: str) -> Callable[[Any], Any]:
+    """Reads a copied value as the Python type that the author declared."""
+    plain, held = _plain(field.annotation), attrgetter(stored)
+    convert = _converter(field, plain)
+
+    def get(self: Any) -> Any:
+        value = held(self)
+        try:
+            return None if value is None else convert(value)
+        except (msgspec.MsgspecError, ValueError, ArithmeticError) as error:
+            text = value if isinstance(value, str) else bytes(value).decode(errors="replace")
+            raise UnsupportedValue(
+                f"{shape.name}.{field.name}: {text[:60]} is no {_name(plain)} of Python"
+                f" ({error}); declare the field as str to read its text."
+            ) from None
+
+    return get
+
+
+def _converter(field: FieldShape, plain: Any) -> Callable[[Any], Any]:
+    """From what the twin holds to what the author's code gets."""
+    if field.kind == "decimal" and plain is Decimal:
+        return Decimal
+    if field.repeated and field.kind in ("interval", "float"):
+        one = _period if field.kind == "interval" else _float
+        return _list(get_origin(plain) or tuple, one)
+    if field.repeated or field.kind == "json":
+        # a number of JSON that is no int is a Decimal, unless the author says float
+        return msgspec.json.Decoder(plain | None, float_hook=Decimal, dec_hook=_made).decode
+    if field.kind == "float":
+        return lambda raw: None if bytes(raw) == b"null" else _float(bytes(raw).strip(b'"').decode())
+    if field.kind == "interval":
+        return _period
+    return partial(msgspec.convert, type=plain, strict=False, dec_hook=_made)
+
+
+def _float(text: Any) -> float:
+    return float(text)
+
+
+def _list(holder: Callable[[Any], Any], one: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def convert(raw: Any) -> Any:
+        items = msgspec.json.decode(raw)
+        return None if items is None else holder(None if item is None else one(item) for item in items)
+
+    return convert
+
+
+def _made(kind: Any, value: Any) -> Any:
+    """A value of the author's own type, which msgspec does not know."""
+    return kind.model_validate(value) if issubclass(kind, BaseModel) else kind(value)
+
+
+def _name(plain: Any) -> str:
+    return plain.__name__ if isinstance(plain, type) else str(plain)
+
+
+def _period(text: str) -> timedelta:
+    """Raises ValueError for an interval of months: how long that is only a calendar knows."""
+    found = _PERIOD.fullmatch(text)
+    if found is None:
+        raise ValueError("it has another form")
+    years, months, days, hours, minutes = map(int, found.groups()[:5])
+    if years or months:
+        raise ValueError("a timedelta has no months")
+    return timedelta(days, 0, int(Decimal(found[6]) * 1_000_000), 0, minutes, hours)
 
 
 def _once(function: Callable[[Any], Any], stored: str) -> Callable[[Any], Any]:
@@ -91,18 +181,44 @@ def _functions(shape: Shape) -> dict[str, Any]:
     return found
 
 
+def _keeper(shape: Shape) -> Callable[[Any], None] | None:
+    """Leaves out, from below, the rows whose own `keep()` says no; None where no level has one."""
+    below = [(r.name, r.many, r.shape.keeps, _keeper(r.shape)) for r in shape.relations]
+    below = [level for level in below if level[2] or level[3] is not None]
+    if not below:
+        return None
+
+    def leave_out(data: Any) -> None:
+        for name, many, keeps, inner in below:
+            rows = getattr(data, name)
+            items = rows if many else () if rows is None else (rows,)
+            if inner is not None:
+                for item in items:
+                    inner(item)
+            kept = tuple(item for item in items if item.keep()) if keeps else items
+            if len(kept) < len(items):
+                setattr(data, name, kept if many else None)
+
+    return leave_out
+
+
 def _finisher(shape: Shape) -> Callable[[Any], None]:
-    """Computes the derived fields of a level after those below it, and hides the hidden."""
-    derived = [f.name for f in shape.derived]
-    hidden = [m.name for m in shape.members if m.hidden]
+    """Computes a level's derived fields, then those below it, which it has read by then; and hides the hidden."""
+    derived = [(f.name, _stored(f), f.repeated or f.kind in _SPELLED) for f in shape.derived]
+    hidden = [_stored(m) if isinstance(m, FieldShape) else m.name for m in shape.members if m.hidden]
     below = [(r.name, r.many, _finisher(r.shape)) for r in shape.relations if r.shape.python and not r.hidden]
     hides_below = [
-        (r.name, r.many, _finisher(r.shape)) for r in shape.relations if not r.shape.python and _hides(r.shape)
+        (r.name, r.many, _finisher(r.shape))
+        for r in shape.relations
+        if not r.shape.python and not r.hidden and _hides(r.shape)
     ]
 
     def finish(data: Any) -> None:
-        for name in derived:
+        for name, _, _ in derived:
             getattr(data, name)
+        for _, stored, spelled in derived:
+            if spelled:
+                setattr(data, stored, _spelled(getattr(data, stored)))
         for name, many, inner in (*below, *hides_below):
             item = getattr(data, name)
             if many:
@@ -116,17 +232,30 @@ def _finisher(shape: Shape) -> Callable[[Any], None]:
     return finish
 
 
+_SPELLED: Final = ("decimal", "float", "json")
+
+
+def _spelled(value: Any) -> Any:
+    """Numbers as the source writes them: no exponent, and NaN by its name, where JSON would have null."""
+    if isinstance(value, Decimal):
+        text = str(value)
+        return text if "E" not in text else format(value, "f")
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if isinstance(value, dict):
+        return {key: _spelled(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
+        return [_spelled(item) for item in value]
+    return value
+
+
 def _hides(shape: Shape) -> bool:
     return any(m.hidden for level in shape.walk() for m in level.members)
 
 
 def _plain(annotation: Any) -> Any:
-    """The type without Annotated: msgspec would take pydantic's marks for its own."""
-    while hasattr(annotation, "__metadata__"):
-        annotation = annotation.__origin__
-    if get_origin(annotation) in (list, tuple, set, frozenset) and get_args(annotation):
-        return annotation
-    return annotation
+    """The type without Annotated and None: msgspec would take pydantic's marks for its own."""
+    return unwrapped(annotation)[0]
 
 
 def needs_python(shape: Shape) -> bool:

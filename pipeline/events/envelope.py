@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, cast
 
 import msgspec
 from msgspec import Raw, Struct
 
-from pipeline.authoring.shape import Kind
+from pipeline.authoring.column_types import PLACEHOLDER, Wire
 from pipeline.errors import DecodeError, MalformedEnvelope, UnsupportedValue
+from pipeline.events.values import converter, field_type, row_reader
 
-PLACEHOLDER: Final = b"__debezium_unavailable_value"
-"""Debezium's word for "the source did not send this column" (TOAST)."""
-PLACEHOLDER_BASE64: Final = b"X19kZWJleml1bV91bmF2YWlsYWJsZV92YWx1ZQ"
+_SIGNS: Final = (
+    PLACEHOLDER,
+    b"X19kZWJleml1bV91bmF2YWlsYWJsZV92YWx1ZQ",
+    b"95,95,100,101,98,101,122,105,117,109",
+    b"b68a35a7-17ad-35b3-af2a-ae46edb4545a",
+)
+"""What a record with an UNCHANGED value has somewhere."""
 
 
 class Unchanged:
@@ -66,17 +71,6 @@ class _Wrapped(Struct, gc=False):
     payload: Raw
 
 
-_TYPES: Final[dict[str | None, Any]] = {
-    "int": int | None,
-    "decimal": str | None,
-    "float": Raw,
-    "bool": bool | None,
-    "json": Raw,
-    None: int | str | bool | None,
-}
-_TOASTABLE: Final = frozenset({"text", "decimal", "json", "bytes", None})
-
-
 def transaction_id(event: Event) -> str | None:
     """The transaction's id as in its END: only the part before the colon is the same from event to event."""
     block = event.transaction
@@ -94,40 +88,19 @@ def commit_order(source: Source) -> int:
     return int(sequence[2 : sequence.index('"', 2)])
 
 
-def _json_token(raw: Raw) -> str | None:
-    """jsonb comes as a string that holds JSON, an array as JSON: either way its JSON text."""
-    token = bytes(raw)
-    if token == b"null":
-        return None
-    if token[:1] == b'"':
-        return str(msgspec.json.decode(token, type=str))
-    return token.decode()
-
-
-def _float_token(raw: Raw) -> str | None:
-    token = bytes(raw)
-    return None if token == b"null" else token.decode()
-
-
-_CONVERT: Final[dict[str | None, Callable[[Raw], str | None]]] = {"json": _json_token, "float": _float_token}
-
-
 class TableDecoder:
     """Decodes the records of one source table.
 
-    `columns` are the used ones in the mirror's order, with the kind that the document declares (None: a join column).
+    `wires` are the used columns in the mirror's order, with how their values come.
     """
 
-    def __init__(self, table: str, number: int, columns: Mapping[str, Kind | None], key: Sequence[str]) -> None:
+    def __init__(self, table: str, number: int, wires: Mapping[str, Wire], key: Sequence[str]) -> None:
         self.table, self.number = table, number
-        self.columns, self.key = dict(columns), tuple(key)
-        names = list(self.columns)
+        self.wires, self.key = dict(wires), tuple(key)
+        names = list(self.wires)
         row = msgspec.defstruct(
             f"Row_{table}",
-            [
-                (f"f{i}", _TYPES.get(kind, str | None), msgspec.field(name=name))
-                for i, (name, kind) in enumerate(self.columns.items())
-            ],
+            [(f"f{i}", field_type(wire), msgspec.field(name=name)) for i, (name, wire) in enumerate(wires.items())],
             gc=False,
         )
         envelope = msgspec.defstruct(
@@ -142,42 +115,37 @@ class TableDecoder:
             gc=False,
         )
         self._decode = msgspec.json.Decoder(envelope).decode
-        self._row = row
         self._unwrap = msgspec.json.Decoder(_Wrapped).decode
-        self._converters = [(i, _CONVERT[k]) for i, k in enumerate(self.columns.values()) if k in _CONVERT]
-        self._has_bytes = any(kind in ("bytes", None, "json") for kind in self.columns.values())
+        self._converters = {name: converter(wire) for name, wire in wires.items()}
+        self._stored = row_reader(wires.values())
+        tokens = b"".join(token for wire in wires.values() for token in wire.unchanged)
+        signs = [sign for sign in _SIGNS if sign in tokens]
+        self._sign = signs[0] if signs else b"\0"  # no JSON has that byte
+        self._signs = signs[1:]
         self._key_index = [names.index(name) for name in self.key]
         key_type = msgspec.defstruct(
             f"Key_{table}",
-            [(f"f{i}", _TYPES.get(self.columns[n], str), msgspec.field(name=n)) for i, n in enumerate(self.key)],
+            [(f"f{i}", field_type(self.wires[n]), msgspec.field(name=n)) for i, n in enumerate(self.key)],
             gc=False,
         )
         self._decode_key = msgspec.json.Decoder(key_type).decode
         self._wrapped = False
 
     def decode(self, key: bytes | None, value: bytes | None) -> Event:
-        """One record's event, its `after` a tuple in the order of `columns`; raises DecodeError."""
+        """One record's event, its `after` a tuple in the order of the columns; raises DecodeError."""
         if value is None:
             return self._tombstone(key)
-        if PLACEHOLDER in value or (self._has_bytes and PLACEHOLDER_BASE64 in value):
+        if self._sign in value or (self._signs and any(sign in value for sign in self._signs)):
             return self._careful(key, value)
         try:
             event: Any = self._decode(self._unwrap(value).payload if self._wrapped else value)
             if event.after is not None and event.op in _UPSERTS:
-                event.after = msgspec.structs.astuple(event.after)
-                if self._converters:
-                    event.after = self._converted(event.after)
+                event.after = self._stored(event.after)
                 event.table = self.number
                 return cast(Event, event)
-        except (msgspec.MsgspecError, ValueError, AttributeError):
+        except (msgspec.MsgspecError, DecodeError, ValueError, AttributeError):
             pass
         return self._careful(key, value)
-
-    def _converted(self, row: tuple[Any, ...]) -> tuple[Any, ...]:
-        values = list(row)
-        for i, convert in self._converters:
-            values[i] = convert(values[i])
-        return tuple(values)
 
     def _tombstone(self, key: bytes | None) -> Event:
         return Event(op="d", source=Source(), key=self.read_key(key), table=self.number)
@@ -189,9 +157,12 @@ class TableDecoder:
         try:
             data = self._unwrap(key).payload if self._wrapped or b'"payload"' in key else key
             values = msgspec.structs.astuple(self._decode_key(data))
-        except msgspec.MsgspecError as error:
+            return tuple(
+                value if value is None or convert is None else convert(value)
+                for value, convert in zip(values, map(self._converters.get, self.key), strict=True)
+            )
+        except (msgspec.MsgspecError, DecodeError, ValueError) as error:
             raise MalformedEnvelope(f"{self.table}: the record's key can't be read: {error}") from None
-        return tuple(_float_token(v) if isinstance(v, Raw) else v for v in values)
 
     def _careful(self, key: bytes | None, value: bytes) -> Event:
         """The slow road: deletes, truncates, schemas in the message, placeholders, missing columns; says what is wrong."""
@@ -202,7 +173,12 @@ class TableDecoder:
         elif event.op in _UPSERTS:
             if envelope.after is None:
                 raise MalformedEnvelope(f"{self.table}: an event of operation {event.op!r} without an image after.")
-            event.after = tuple(self._value(envelope.after, n, kind) for n, kind in self.columns.items())
+            after = [self._value(envelope.after, name, wire) for name, wire in self.wires.items()]
+            if key is not None and any(after[i] is UNCHANGED for i in self._key_index):
+                # a key is never kept out of line: it is text like the placeholder, or not in the row's image
+                for i, part in zip(self._key_index, self.read_key(key), strict=True):
+                    after[i] = part
+            event.after = tuple(after)
             event.partial = UNCHANGED in event.after
             if any(event.after[i] is UNCHANGED or event.after[i] is None for i in self._key_index):
                 raise MalformedEnvelope(f"{self.table}: the image after lacks a column of the key {self.key}.")
@@ -221,17 +197,17 @@ class TableDecoder:
             self._wrapped = True
             return opened
 
-    def _value(self, after: Mapping[str, Raw], name: str, kind: Kind | None) -> Any:
+    def _value(self, after: Mapping[str, Raw], name: str, wire: Wire) -> Any:
         token = after.get(name)
-        if token is None or (kind in _TOASTABLE and _is_placeholder(bytes(token))):
+        if token is None or bytes(token).replace(b" ", b"") in wire.unchanged:
             return UNCHANGED
-        if kind in _CONVERT:
-            return _CONVERT[kind](token)
+        convert = self._converters[name]
         try:
-            return msgspec.json.decode(token, type=_TYPES.get(kind, str | None))
-        except msgspec.MsgspecError as error:
+            found = msgspec.json.decode(token, type=field_type(wire))
+            return found if found is None or convert is None else convert(found)
+        except (msgspec.MsgspecError, UnsupportedValue, ValueError) as error:
             raise UnsupportedValue(
-                f"{self.table}.{name} is declared {kind}, and the event has something else: {error}"
+                f"{self.table}.{name} is read as {wire.kind}, and the event has something else: {error}"
             ) from None
 
 
@@ -246,11 +222,6 @@ class LooseEnvelope(Struct, gc=False):
 
 _loose: Final = msgspec.json.Decoder(LooseEnvelope).decode
 _UPSERTS: Final = frozenset({"c", "u", "r"})
-
-
-def _is_placeholder(token: bytes) -> bool:
-    inner = token.strip(b'[]" ')
-    return inner == PLACEHOLDER or inner.rstrip(b"=") == PLACEHOLDER_BASE64
 
 
 class _OnlyTransaction(Struct):

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import apsw
 from pydantic import BaseModel
 
 from pipeline.authoring.projection import Projection
-from pipeline.authoring.shape import Shape, shape_of
+from pipeline.authoring.shape import Shape
 from pipeline.engine.apply import LOG_BITS
 from pipeline.engine.assemble import document_id
 from pipeline.engine.dirty import Reader
-from pipeline.engine.layout import Layout, lay_out
+from pipeline.engine.layout import Layout
 from pipeline.engine.revision import split
 from pipeline.engine.sql import connect, listed, quoted, rows
 from pipeline.errors import CdcError, OperationError
@@ -62,13 +62,12 @@ async def explain(
     projection: Projection[Any],
     key: Sequence[Any],
     sinks: Sequence[Sink],
-    keys: Mapping[str, Sequence[str]],
+    layout: Layout,
 ) -> DocumentStory:
-    """`keys`: the source's primary keys, as the worker has them. Raises OperationError where there is no mirror."""
+    """`layout`: the mirror's, as the worker has it. Raises OperationError where there is no mirror."""
     path = mirror_file(settings, projection.id)
     if not path.exists():
         raise OperationError(f"{projection.name} has no mirror yet: start it with cdc run.")
-    layout = lay_out(shape_of(projection.shape), keys)
     root = tuple(key)
     if len(root) != len(layout.root.key):
         raise OperationError(

@@ -1,4 +1,4 @@
-"""A projection's mirror tables, keyed as the source's catalog says."""
+"""A projection's mirror tables, keyed and typed as the source's catalog says."""
 
 from __future__ import annotations
 
@@ -14,5 +14,4 @@ from pipeline.settings import Settings
 def layout_of(settings: Settings, projection: Projection[Any]) -> Layout:
     """The mirror's layout as the worker has it."""
     catalog = Catalog.load(settings.catalog) if settings.catalog.exists() else None
-    keys = {name: table.primary_key for name, table in catalog.tables.items() if table.primary_key} if catalog else {}
-    return lay_out(shape_of(projection.shape), keys)
+    return lay_out(shape_of(projection.shape), catalog)

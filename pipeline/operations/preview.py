@@ -69,8 +69,7 @@ def preview(
 ) -> list[Previewed]:
     """The documents of these root keys (`10`, or `10,1` where the key has two columns), or of the first rows."""
     shape = shape_of(projection.shape)
-    primary = {name: catalog.table(name).primary_key for name in shape.columns()}
-    fetched = _Fetched(catalog, lay_out(shape, {name: key for name, key in primary.items() if key}))
+    fetched = _Fetched(catalog, lay_out(shape, catalog))
     wanted = [_split(text, shape) for text in keys]
     table = catalog.table(shape.table)
     if wanted:

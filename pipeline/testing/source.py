@@ -15,7 +15,8 @@ from random import Random
 from typing import Any, Final
 from uuid import UUID
 
-from pipeline.events.envelope import PLACEHOLDER, UNCHANGED
+from pipeline.authoring.column_types import PLACEHOLDER
+from pipeline.events.envelope import UNCHANGED
 
 Key = tuple[Any, ...]
 Row = dict[str, Any]
