@@ -42,6 +42,27 @@ def show(projection: Name, number: Annotated[int, typer.Argument(metavar="ID")])
 
 
 @app.command()
+def retry(
+    projection: Name,
+    ids: Annotated[list[int] | None, typer.Argument(metavar="ID", show_default=False)] = None,
+    every: Annotated[bool, typer.Option("--all", help="All of them.")] = False,
+    output: As = None,
+) -> None:
+    """Read the rows behind them again from the source, and forget them; an old message is never applied again."""
+    if every == bool(ids):
+        raise OperationError("Which ones? Give their ids, or --all.")
+    own = load_settings()
+    done = refused.retry_dead_letters(own, find(own, projection), ids or None)
+    if as_json(output):
+        print_json(done)
+    for letter in done.left:
+        err().print(f"{letter.id}: {letter.reason}", style="yellow")
+    err().print(f"{len(done.retried)} retried, {len(done.left)} left")
+    if done.left:
+        raise typer.Exit(1)
+
+
+@app.command()
 def discard(projection: Name, ids: Ids, yes: Yes = False) -> None:
     """Forget them; what they said is lost to the read model until the row changes again."""
     own = load_settings()

@@ -68,6 +68,11 @@ class Refreshing:
             [(table, key_text(key), BY_ITSELF, now) for table, key in wanted],
         )
 
+    def begin_anew(self) -> None:
+        """A worker that starts does not wait for the next attempt of the one before it."""
+        with self.mirror.checkpoint():
+            self.db.execute("UPDATE refresh SET attempts = 0, due = 0 WHERE outcome IS NULL")
+
     # ---- attempts -----------------------------------------------------------------------------------------
 
     def next(self, limit: int) -> Due:

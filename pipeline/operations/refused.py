@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,8 +12,12 @@ import apsw
 from pydantic import BaseModel
 
 from pipeline.authoring.projection import Projection
+from pipeline.engine.refresh import key_text
 from pipeline.engine.sql import connect, rows, transaction
-from pipeline.errors import OperationError
+from pipeline.errors import MalformedEnvelope, OperationError
+from pipeline.events.envelope import TableDecoder
+from pipeline.operations.layouts import layout_of
+from pipeline.operations.refresh import PATIENCE, refresh
 from pipeline.operations.status import mirror_file
 from pipeline.settings import Settings
 
@@ -30,6 +35,21 @@ class DeadLetter(BaseModel):
     at: datetime
     key: str | None
     value: str | None
+
+
+class Unretried(BaseModel):
+    """A dead letter whose row could not be read again, and why; it is kept."""
+
+    id: int
+    reason: str
+
+
+class Retried(BaseModel):
+    """What a retry of dead letters did: `retried` are gone, for their rows are right now."""
+
+    projection: str
+    retried: list[int]
+    left: list[Unretried]
 
 
 class Quarantined(BaseModel):
@@ -88,6 +108,55 @@ def discard_dead_letters(settings: Settings, projection: Projection[Any], ids: l
         gone = db.total_changes()
     db.close()
     return int(gone)
+
+
+def retry_dead_letters(
+    settings: Settings, projection: Projection[Any], ids: Sequence[int] | None = None, *, patience: float = PATIENCE
+) -> Retried:
+    """Have the rows behind these letters, or behind all, read again from the source; the letters themselves never are.
+
+    Raises OperationError where there is no such letter, or no worker runs.
+    """
+    letters = {n: (table, key) for n, table, key in _letters(settings, projection)}
+    if unknown := sorted(set(ids or ()) - letters.keys()):
+        raise OperationError(f"{projection.name} has no dead letter {unknown[0]}; see cdc deadletters list.")
+    wanted = {n: letters[n] for n in ids or letters}
+    reasons = {n: key for n, (_, key) in wanted.items() if isinstance(key, str)}
+    rows_behind = {n: (table, key) for n, (table, key) in wanted.items() if not isinstance(key, str)}
+    keys: dict[str, list[tuple[Any, ...]]] = {}
+    for table, key in rows_behind.values():
+        keys.setdefault(table, []).append(key)
+    report = refresh(settings, projection, keys, patience=patience)
+    failed = {(row.table, key_text(row.key)): row.reason for row in report.left}
+    for n, (table, key) in rows_behind.items():
+        if (reason := failed.get((table, key_text(key)))) is not None:
+            reasons[n] = reason
+    retried = [n for n in wanted if n not in reasons]
+    discard_dead_letters(settings, projection, retried)
+    left = [Unretried(id=n, reason=reason) for n, reason in sorted(reasons.items())]
+    return Retried(projection=projection.name, retried=retried, left=left)
+
+
+def _letters(settings: Settings, projection: Projection[Any]) -> Iterator[tuple[int, str, tuple[Any, ...] | str]]:
+    """Each letter's table and the key of its row; or why there is none to be read."""
+    tables = layout_of(settings, projection).tables
+    db = _open(settings, projection)
+    if db is None:
+        return
+    try:
+        found = rows(db, "SELECT id, topic, key FROM dead_letters ORDER BY id")
+    finally:
+        db.close()
+    for n, topic, data in found:
+        name = ".".join(topic.split(".")[-2:])
+        table = tables.get(name)
+        if table is None:
+            yield n, name, f"{topic} has no rows: discard it"
+            continue
+        try:
+            yield n, name, TableDecoder(name, table.number, table.columns, table.key).read_key(data)
+        except MalformedEnvelope as error:
+            yield n, name, f"{error} Read the whole table again, cdc backfill {name}, then discard it."
 
 
 def quarantined(settings: Settings, projection: Projection[Any]) -> list[Quarantined]:

@@ -100,6 +100,7 @@ class Worker:
         with self.mirror.checkpoint():
             self.sink_ids = [self.mirror.sink_id(sink.name) for sink in self.wired.sinks]
         self._new_engine()
+        self.engine.refreshing.begin_anew()
 
     def _new_engine(self) -> None:
         worker = self.settings.worker

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import apsw
 import httpx
 import pytest
 
@@ -37,22 +36,13 @@ def refreshed(shop: Project, keys: dict[str, list[tuple[Any, ...]]], **options: 
     return refresh(own, find(own, f"{shop.name}-orders"), keys, **options)
 
 
-def damage(shop: Project, *statements: str) -> None:
-    """Make the mirror wrong behind the worker's back."""
-    db = apsw.Connection(str(shop.folder / ".cdc" / "mirrors" / f"{shop.name}-orders-v1.db"))
-    db.set_busy_timeout(10_000)
-    for statement in statements:
-        db.execute(statement)
-    db.close()
-
-
 def written(shop: Project) -> None:
     shop.wait_for(truth.position(shop.dsn))
 
 
 def test_rows_that_were_made_wrong_are_as_in_the_source_again(shop: Project) -> None:
-    damage(
-        shop,
+    shop.damage(
+        "orders",
         """UPDATE "shop.orders" SET status = 'wrong' WHERE id IN (10, 11)""",
         """UPDATE "shop.order_lines" SET quantity = 99 WHERE order_id = 12""",
         """DELETE FROM "shop.order_lines" WHERE order_id = 13 AND line_no = 2""",
@@ -79,8 +69,8 @@ def test_a_document_that_only_the_sink_has_wrong_is_written_again(shop: Project)
 
 @pytest.mark.edge_case(12)
 def test_rows_that_the_source_has_not_leave_the_mirror_and_the_sink(shop: Project) -> None:
-    damage(
-        shop,
+    shop.damage(
+        "orders",
         """CREATE TEMP TABLE o AS SELECT * FROM "shop.orders" WHERE id = 1; UPDATE o SET id = 900001;
         INSERT INTO "shop.orders" SELECT * FROM o""",
         """CREATE TEMP TABLE l AS SELECT * FROM "shop.order_lines" WHERE order_id = 30 AND line_no = 1;

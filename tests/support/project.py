@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import apsw
 import httpx
 import psycopg
 from psycopg.conninfo import make_conninfo
@@ -165,12 +166,24 @@ class Project:
 
     # ---- looking at it ------------------------------------------------------------------------------------
 
+    def connection(self) -> psycopg.Connection[Any]:
+        """A connection to the source that commits at the end of its block."""
+        return psycopg.connect(self.dsn)
+
     def sql(self, *statements: str) -> int:
         """Run statements in one transaction; the source's position after its commit."""
         with psycopg.connect(self.dsn) as db:
             for statement in statements:
                 db.execute(statement.encode())
         return truth.position(self.dsn)
+
+    def damage(self, name: str, *statements: str) -> None:
+        """Make a mirror wrong behind its worker's back."""
+        db = apsw.Connection(str(self.folder / ".cdc" / "mirrors" / f"{self.name}-{name}-v1.db"))
+        db.set_busy_timeout(10_000)
+        for statement in statements:
+            db.execute(statement)
+        db.close()
 
     def watermark(self, name: str = "orders") -> int:
         """The position up to which the read model says that it is complete, as stored with it."""
