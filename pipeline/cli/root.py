@@ -51,6 +51,7 @@ COMMANDS = (
     Entry("connector", "pipeline.cli.connector:app", "Operate", "Debezium's connectors: what they read, and whether they do."),
     Entry("deadletters", "pipeline.cli.deadletters:app", "Operate", "Changes that could not be decoded."),
     Entry("quarantine", "pipeline.cli.quarantine:app", "Operate", "Documents that could not be built or were refused."),
+    Entry("backfill", "pipeline.cli.backfill:backfill", "Operate", "Read a table's rows again from the source."),
     Entry("explain", "pipeline.cli.explain:explain", "Trust", "Why a document looks as it does."),
     Entry("doctor", "pipeline.cli.doctor:doctor", "Trust", "What is wrong around the pipeline, each with its fix."),
     Entry("config", "pipeline.cli.config:app", "Operate", "The settings in force."),

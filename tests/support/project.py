@@ -49,7 +49,7 @@ class Project:
 
     # ---- making it ----------------------------------------------------------------------------------------
 
-    def create(self, *, orders: int = 200, projections: tuple[str, ...] = ("orders",)) -> None:
+    def create(self, *, orders: int = 200, projections: tuple[str, ...] = ("orders",), definition: str = "") -> None:
         """The sample shop with the repository's own projections."""
         self._database()
         shop.create(self.dsn)
@@ -61,6 +61,7 @@ class Project:
                 for name, text in texts.items()
             },
             shop.TABLES,
+            definition,
         )
 
     def create_with(

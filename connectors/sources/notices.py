@@ -1,0 +1,80 @@
+"""What a connector says of its incremental snapshots, and where its topics end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Final
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from connectors.sources.debezium import ConnectorDefinition
+from pipeline.errors import SourceUnavailable
+
+AGGREGATE: Final = "Incremental Snapshot"
+
+
+class Notice(BaseModel):
+    """One notification of Debezium."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    id: str
+    """The id of the signal that asked for it."""
+    type: str
+    """STARTED, IN_PROGRESS, TABLE_SCAN_COMPLETED, COMPLETED, ABORTED, …"""
+    aggregate_type: str = ""
+    additional_data: dict[str, str] = {}
+
+
+@asynccontextmanager
+async def notices(
+    bootstrap: str, definition: ConnectorDefinition
+) -> AsyncIterator[Callable[[], Awaitable[list[Notice]]]]:
+    """A function that gives what the connector has said of incremental snapshots since; waits up to half a second."""
+    partition = TopicPartition(definition.notification_topic, 0)
+    consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, auto_offset_reset="earliest", client_id="cdc-backfill")
+    async with _started(consumer, bootstrap):
+        consumer.assign([partition])
+        async with asyncio.timeout(15):
+            await consumer.seek_to_end(partition)
+            await consumer.position(partition)
+
+        async def more() -> list[Notice]:
+            found = await consumer.getmany(partition, timeout_ms=500)
+            return [n for record in found.get(partition, ()) if (n := _notice(record.value)) is not None]
+
+        yield more
+
+
+async def end_offsets(bootstrap: str, topic: str) -> Mapping[str, int]:
+    """Where a topic's partitions end now, `{"topic/0": 17}`."""
+    consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, client_id="cdc-ends")
+    async with _started(consumer, bootstrap):
+        await consumer.topics()
+        numbers = consumer.partitions_for_topic(topic) or set()
+        found = await consumer.end_offsets([TopicPartition(topic, n) for n in numbers]) if numbers else {}
+    return {f"{tp.topic}/{tp.partition}": int(offset) for tp, offset in found.items()}
+
+
+@asynccontextmanager
+async def _started(consumer: AIOKafkaConsumer, bootstrap: str) -> AsyncIterator[None]:
+    try:
+        await consumer.start()
+        yield
+    except (KafkaError, OSError) as error:
+        raise SourceUnavailable(f"Kafka at {bootstrap} can't be read: {error or 'no answer'}; is it up?") from None
+    finally:
+        await consumer.stop()
+
+
+def _notice(data: bytes | None) -> Notice | None:
+    """A notification, with or without a schema around it; None where it is of something else."""
+    try:
+        found = Notice.model_validate_json(data or b"")
+    except ValidationError:
+        return None
+    return found if found.aggregate_type == AGGREGATE else None
