@@ -154,7 +154,7 @@ def _letters(settings: Settings, projection: Projection[Any]) -> Iterator[tuple[
             yield n, name, f"{topic} has no rows: discard it"
             continue
         try:
-            yield n, name, TableDecoder(name, table.number, table.columns, table.key).read_key(data)
+            yield n, name, TableDecoder(name, table.number, table.wires, table.key).read_key(data)
         except MalformedEnvelope as error:
             yield n, name, f"{error} Read the whole table again, cdc backfill {name}, then discard it."
 
