@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 from pipeline.engine.layout import Table
 from pipeline.engine.marking import Marking
 from pipeline.engine.mirror import UNKNOWN, Mirror
+from pipeline.engine.sourcelog import LOG_BITS
 from pipeline.engine.sql import equal, listed, quoted, value
 from pipeline.events.envelope import UNCHANGED, Event, Source, commit_order
-
-LOG_BITS: Final = 56
-"""A row's commit order is the source log's ordinal above the LSN: a restored database starts above all before it."""
-
 
 Key = tuple[Any, ...]
 Place = tuple[int, int]
@@ -22,7 +19,7 @@ Place = tuple[int, int]
 
 
 def position(event: Event, log: int) -> Place:
-    """A streamed event's place; (0, LSN) for a snapshot row.
+    """A streamed event's place, its log's ordinal above the LSN; (0, LSN) for a snapshot row.
 
     A snapshot row is applied when Kafka's order says so, and sets no floor. A connector's first transaction does not
     know of a commit before it: there the event's own LSN stands for it, which the row's lock makes right for its row.
@@ -30,7 +27,7 @@ def position(event: Event, log: int) -> Place:
     source, block = event.source, event.transaction
     lsn = source.lsn or 0
     if block is None and source.snapshot not in (None, "false", False):
-        return 0, lsn
+        return 0, log << LOG_BITS | lsn if lsn else 0
     commit = commit_order(source) or lsn
     if not commit:
         return 0, 0
@@ -102,10 +99,15 @@ class TableSql:
         self.remember = f"INSERT OR REPLACE INTO {gone} SELECT {key}, _commit, _order, ? FROM {self.batch} WHERE _gone AND _commit > 0"
         self.revive = f"DELETE FROM {gone} WHERE ({key}) IN (SELECT {key} FROM {self.batch} WHERE NOT _gone)"
         self.truncate = (
-            f"DELETE FROM {name} WHERE CASE WHEN _commit = 0 THEN _order < ?3 ELSE (_commit, _order) < (?1, ?2) END"
+            f"DELETE FROM {name} WHERE _generation <= ?1 >> {LOG_BITS}"
+            f" AND CASE WHEN _commit = 0 THEN _order < ?3 ELSE (_commit, _order) < (?1, ?2) END"
         )
         self.empty = f"DELETE FROM {name}"
         self.filler = (None,) * (len(table.columns) - len(table.key))
+        self.fill_old = (
+            f"INSERT INTO {self.batch} SELECT {key}{', NULL' * len(self.filler)}, ?1 << {LOG_BITS}, 0, 1 FROM {name}"
+            f" WHERE _generation < ?1"
+        )
 
 
 class Applier:
@@ -119,14 +121,10 @@ class Applier:
             self.db.execute(statements.create)
         self.marking = Marking(mirror)
         self.log = 1
-        self.generation = 0
+        """The ordinal of the source log that the events come from; also the generation of the rows they touch."""
         self._floors: dict[int, tuple[int, int, int]] = {}
-        """The newest truncate of a table: commit order, order in the transaction, LSN."""
-        for table in self.tables:
-            floor = mirror.get(f"truncated/{table.name}")
-            if floor:
-                commit, order, lsn = map(int, str(floor).split(":"))
-                self._floors[table.number] = commit, order, lsn
+        """The newest truncate of a table: commit order, order in the transaction, and what a snapshot row is held against."""
+        self.read_floors()
         self.unknown = int(mirror.counters().get("unknown", 0))
         """How many rows hold a value that the source never sent."""
         self.fresh_unknown: set[tuple[int, Key]] = set()
@@ -135,6 +133,13 @@ class Applier:
             t.number: value(self.db, f"SELECT 1 FROM {self.sql[t.number].gone} LIMIT 1") is not None
             for t in self.tables
         }
+
+    def read_floors(self) -> None:
+        for table in self.tables:
+            floor = self.mirror.get(f"truncated/{table.name}")
+            if floor:
+                commit, order, lsn = map(int, str(floor).split(":"))
+                self._floors[table.number] = commit, order, lsn
 
     def apply(self, events: Sequence[Event], seq: int, *, mark: bool) -> None:
         """Apply the events in their order. `mark=False` is for a first load: every root is marked at its end instead."""
@@ -169,15 +174,15 @@ class Applier:
         if mark:
             for number in touched:
                 self.db.execute(self.sql[number].find_changed)
-            self._mark(touched, seq, old=True)
+            self.mark(touched, seq, old=True)
         for number in touched:
             self._write(self.sql[number], by_table[number])
         if mark:
-            self._mark(touched, seq, old=False)
+            self.mark(touched, seq, old=False)
 
     def _load(self, number: int, events: Iterable[Event]) -> None:
-        log, generation = self.log, self.generation
-        self.db.executemany(self.sql[number].load, [(*e.after, *position(e, log), generation) for e in events])
+        log = self.log
+        self.db.executemany(self.sql[number].load, [(*e.after, *position(e, log), log) for e in events])
 
     def _fill(self, number: int, events: Sequence[Event]) -> bool:
         """The batch table: the last event of each key, UNCHANGED columns filled in; repeats dropped."""
@@ -283,12 +288,24 @@ class Applier:
         row = self.mirror.row(table, key)
         return tuple(row.values()) if row is not None else ()
 
+    def take_away(self, number: int) -> int:
+        """Delete the rows that are gone in the batch table, and remember them; how many."""
+        statements, had = self.sql[number], self.db.total_changes()
+        before = value(self.db, statements.unknown) if self.unknown else 0
+        self.db.execute(statements.delete)
+        gone = self.db.total_changes() - had
+        self.db.execute(statements.remember, (time.time(),))
+        self._any_gone[number] = self._any_gone[number] or gone > 0
+        if before:
+            self._count_unknown(-before)
+        return gone
+
     def _write(self, statements: TableSql, events: Sequence[Event]) -> None:
         number = statements.table.number
         deletes = any(e.after is None for e in events)
         counted = self.unknown or any(e.partial for e in events)
         before = value(self.db, statements.unknown) if counted else 0
-        self.db.execute(statements.upsert, (self.generation,))
+        self.db.execute(statements.upsert, (self.log,))
         if deletes:
             self.db.execute(statements.delete)
             self.db.execute(statements.remember, (time.time(),))
@@ -302,7 +319,7 @@ class Applier:
         self.unknown += more
         self.mirror.count("unknown", more)
 
-    def _mark(self, numbers: Iterable[int], seq: int, *, old: bool) -> None:
+    def mark(self, numbers: Iterable[int], seq: int, *, old: bool) -> None:
         for number in numbers:
             for occurrence in self.tables[number].occurrences:
                 self.marking.mark(self.sql[number].changed, occurrence, seq, old=old)
@@ -313,18 +330,18 @@ class Applier:
         self.db.execute(statements.clear)
         self.db.executemany(statements.fill, [(*key, *statements.filler, *place, 1) for key, place in places.items()])
         self.db.execute(statements.find_changed)
-        self._mark([number], seq, old=True)
+        self.mark([number], seq, old=True)
         self._write(statements, [Event(op="d", source=Source(), key=key, table=number) for key in places])
 
     def touch(self, number: int, keys: Sequence[Key], seq: int) -> None:
         """Have the documents that these rows are part of written again."""
         self.db.execute(self.sql[number].clear)
         self.db.executemany(self.sql[number].touch, keys)
-        self._mark([number], seq, old=False)
+        self.mark([number], seq, old=False)
 
     def _truncate(self, event: Event, seq: int, mark: bool) -> None:
         statements, table = self.sql[event.table], self.tables[event.table]
-        lsn = event.source.lsn or 0
+        lsn = self.log << LOG_BITS | (event.source.lsn or 0)
         commit, order = position(event, self.log)
         known = self._floors.get(event.table)
         if known is not None and (commit, order) <= known[:2]:
@@ -353,7 +370,7 @@ def _pair(event: Event, ahead: int) -> Pair:
     block = event.transaction
     if block is None:
         return "", 0, None
-    return block.id.partition(":")[0], block.total_order + ahead, event.source.lsn
+    return block.id, block.total_order + ahead, event.source.lsn
 
 
 __all__ = ["Applier", "position"]

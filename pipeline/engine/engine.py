@@ -3,50 +3,28 @@
 from __future__ import annotations
 
 import json
-import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from pipeline.engine.apply import Applier
 from pipeline.engine.dirty import Reader, Settling, Taken
+from pipeline.engine.inputs import Inputs, Progress, Record
 from pipeline.engine.layout import Layout
+from pipeline.engine.marks import Marks
 from pipeline.engine.mirror import UNKNOWN, Mirror
 from pipeline.engine.refresh import Refreshing
-from pipeline.engine.sql import rows, value
+from pipeline.engine.sourcelog import SourceLogs, bare, in_log
+from pipeline.engine.sql import value
 from pipeline.engine.staging import Staging
+from pipeline.engine.sweep import Beginnings
 from pipeline.engine.transactions import REMEMBERED, Gate, Released
 from pipeline.errors import DecodeError
-from pipeline.events.envelope import Boundary, Event, TableDecoder, dead_letter, decode_boundary, transaction_id
+from pipeline.events.envelope import Boundary, Event, TableDecoder, dead_letter, decode_boundary
 from pipeline.ports import Outcome
-
-Record = tuple[int, bytes | None, bytes | None]
-"""Offset, key and value of one Kafka record."""
 
 FANOUT_CHUNK: Final = 2000
 SNAPSHOT: Final = frozenset({"true", "first", "first_in_data_collection", "last_in_data_collection", "last", True})
-
-
-@dataclass(frozen=True, slots=True)
-class Inputs:
-    """What the engine is fed: `topics` maps each data topic to its source table."""
-
-    topics: Mapping[str, str]
-    boundaries: str | None
-    """The transaction topic; None where there is none (then `consistency` must be `row`)."""
-    connector: str = ""
-
-
-@dataclass(slots=True)
-class Progress:
-    """What one step did."""
-
-    applied: int = 0
-    transactions: int = 0
-    newest_ms: int = 0
-    """Source time of the newest event applied, in ms since 1970."""
-    offsets: dict[str, int] = field(default_factory=dict)
 
 
 class Engine:
@@ -59,6 +37,7 @@ class Engine:
         *,
         consistency: Literal["transaction", "row"] = "transaction",
         staged_bytes: int = 64_000_000,
+        sweep_limit: float = 0.2,
     ) -> None:
         self.mirror, self.inputs = mirror, inputs
         self.layout: Layout = mirror.layout
@@ -67,6 +46,9 @@ class Engine:
         self._staged_bytes = 0
         self.applier, self.settling, self.staging = Applier(mirror), Settling(mirror), Staging(mirror)
         self.refreshing = Refreshing(mirror, self.applier)
+        self.logs = SourceLogs(mirror, inputs.connector, self.applier.read_floors)
+        self.beginnings = Beginnings(self.applier, self.logs, sweep_limit)
+        self.marks = Marks(mirror, self.applier.marking, self.logs)
         self.decoders = {
             topic: TableDecoder(table, t.number, t.wires, t.key)
             for topic, table in inputs.topics.items()
@@ -80,6 +62,8 @@ class Engine:
         self._snapshot_ms = 0
         self._snapshot_over = False
         """The snapshot has ended, and the rows of it that still come lie before the cut."""
+        self._snapshot_log = 0
+        """The newest log of which a snapshot was seen; an older one's is over."""
         self._tombstones = 0
         self._boundary_partition = ""
         self._bad_boundaries: list[tuple[str, int, bytes, str]] = []
@@ -96,13 +80,15 @@ class Engine:
         boundary = next((p for p in stored if p.rpartition("/")[0] == self.inputs.boundaries), None)
         offsets = {p: n for p, n in stored.items() if p != boundary}
         self.staging.restore(self.gate, offsets, stored.get(boundary or "", 0))
-        self.loaded = bool(self.mirror.get("loaded"))
+        self.loaded = self.marks.loaded = bool(self.mirror.get("loaded"))
         self._hold = bool(self.mirror.get("hold"))
         found = self.mirror.get("catching_up")
         if found is not None:
             state = json.loads(found)
             self.catching_up, self.wants_cut, self.gate.by_row = state["cut"], True, True
             self._snapshot, self._snapshot_ms, self._snapshot_over = state["snapshot"], state["ms"], state["over"]
+            self._snapshot_log = state.get("log", 0)
+        self.beginnings.log = self.gate.log
 
     def start_offset(self, partition: str) -> int:
         """Where to read a partition from, `topic/number`."""
@@ -110,10 +96,14 @@ class Engine:
 
     # ---- in -----------------------------------------------------------------------------------------------
 
-    def receive(self, partition: str, records: Sequence[Record]) -> None:
-        """Records of one partition, in order: decoded and put to the gate. Nothing is durable before `step`."""
+    def receive(self, partition: str, records: Sequence[Record], label: str = "") -> None:
+        """Records of one partition and one source log (its label), in order: decoded and put to the gate.
+
+        Nothing is durable before `step`.
+        """
         if not records:
             return
+        log = self.logs.see(label) if label else 0
         if not self.loaded and self.catching_up is None:
             # the first records ever: what was sent before them, a snapshot perhaps, may still be to come
             self.catching_up, self.gate.by_row, self.wants_cut = {}, True, True
@@ -122,13 +112,13 @@ class Engine:
             for offset, _, data in records:
                 if data is not None:
                     boundary = self._boundary(data, partition, offset)
-                    self.gate.add_boundary(boundary, offset, self.inputs.connector)
-                    if self._snapshot and boundary.ts_ms > self._snapshot_ms:
+                    self.gate.add_boundary(boundary, offset, self.inputs.connector, log)
+                    if self._snapshot and (log, boundary.ts_ms) > (self._snapshot_log, self._snapshot_ms):
                         self._end_snapshot()
             self.gate.boundary_next = records[-1][0] + 1
             self._boundary_partition = partition
             return
-        events = self._decoded(self.decoders[topic], records)
+        events = self._decoded(self.decoders[topic], records, log)
         if events:
             self._look_for_snapshot(events)
         self._staged_bytes += sum(len(r[2]) for r in records if r[2] is not None)
@@ -141,9 +131,10 @@ class Engine:
             self._bad_boundaries.append((partition, offset, data, str(error)))
             return Boundary(status="?", id="")
 
-    def _decoded(self, decoder: TableDecoder, records: Sequence[Record]) -> list[Event]:
+    def _decoded(self, decoder: TableDecoder, records: Sequence[Record], log: int) -> list[Event]:
         decode, by_row = decoder.decode, self.consistency == "row"
         events: list[Event] = []
+        txid = own = ""
         for offset, key, data in records:
             try:
                 event = decode(key, data)
@@ -153,15 +144,23 @@ class Engine:
             if data is None and not (by_row and _alone(event, events)):
                 self._tombstones += 1
                 continue
+            event.log = log
+            if (block := event.transaction) is not None:
+                # only the part before the colon is the same from event to event
+                found = block.id.partition(":")[0]
+                if found != txid:
+                    txid, own = found, in_log(found, log)
+                block.id = own
             events.append(event)
         return events
 
     def _look_for_snapshot(self, events: Sequence[Event]) -> None:
         """Snapshot rows: catch up until the connector says which is the last, or streams again."""
-        first, last = events[0].source, events[-1].source
+        first, last, log = events[0].source, events[-1].source, events[0].log
         if first.snapshot in SNAPSHOT or last.snapshot in SNAPSHOT:
-            if self._snapshot_over:
+            if log < self._snapshot_log or (log == self._snapshot_log and self._snapshot_over):
                 return
+            self._snapshot_log, self._snapshot_over = log, False
             self.catching_up, self.gate.by_row = self.catching_up or {}, True
             for event in events:
                 if event.source.snapshot in SNAPSHOT:
@@ -169,7 +168,11 @@ class Engine:
                     if event.source.snapshot == "last":
                         self._end_snapshot()
                         return
-        elif self._snapshot and last.snapshot in ("false", False) and last.ts_ms > self._snapshot_ms:
+        elif (
+            self._snapshot
+            and last.snapshot in ("false", False)
+            and (log, last.ts_ms) > (self._snapshot_log, self._snapshot_ms)
+        ):
             self._end_snapshot()
 
     def _end_snapshot(self) -> None:
@@ -196,16 +199,34 @@ class Engine:
                 return
         self.catching_up, self._snapshot_over = None, False
         self.gate.by_row = self.consistency == "row"
+        self.beginnings.settle(self.gate.log, seq, mark=self.loaded)
         self.mirror.set("catching_up", None)
         if not self.loaded and (self.gate.boundary_next or any(at.next for at in self.gate.partitions.values())):
             self._finish_load(seq)
+
+    def _new_log(self, seq: int) -> None:
+        """The first END of a new log was released: its snapshot is over, and all of it lies before a cut made now."""
+        if not self.beginnings.begin(self.gate.log, seq):
+            return
+        if self.gate.log >= self._snapshot_log:
+            self._snapshot_log = self.gate.log
+            self._end_snapshot()
+        self.wants_cut = True
+        self.catching_up, self.gate.by_row = self.catching_up or {}, True
+
+    def sweep_held(self) -> int:
+        """Sweep what was held back, if somebody has said so (`cdc sweep`); how many rows."""
+        if not self.beginnings.may_go:
+            return 0
+        with self.mirror.checkpoint() as seq:
+            return self.beginnings.sweep_held(seq, mark=self.loaded)
 
     def _finish_load(self, seq: int) -> None:
         self.mirror.create_indexes()
         self.applier.marking.mark_every_root(seq, since=0)
         self.applier.marking.mark_every_deleted_root(seq, since=0)
         self.mirror.set("loaded", 1)
-        self.loaded = True
+        self.loaded = self.marks.loaded = True
 
     # ---- one checkpoint -----------------------------------------------------------------------------------
 
@@ -228,6 +249,8 @@ class Engine:
         progress = Progress()
         with self.mirror.checkpoint() as seq:
             self._apply(released, seq, progress)
+            if self.gate.log > self.beginnings.log:
+                self._new_log(seq)
             for end in released.ends:
                 progress.newest_ms = max(progress.newest_ms, end.ts_ms)
             if released.ends:
@@ -267,6 +290,7 @@ class Engine:
                 "snapshot": self._snapshot,
                 "ms": self._snapshot_ms,
                 "over": self._snapshot_over,
+                "log": self._snapshot_log,
             }
             self.mirror.set("catching_up", json.dumps(state))
         if self._hold == self.may_flush:
@@ -286,16 +310,20 @@ class Engine:
         for partition, event in pairs:
             if event.op == "!":
                 assert event.raw is not None
-                self.mirror.add_dead_letter(
-                    partition, event.offset, event.raw, event.error or "", transaction_id(event)
-                )
+                txid = None if event.transaction is None else bare(event.transaction.id)
+                self.mirror.add_dead_letter(partition, event.offset, event.raw, event.error or "", txid)
                 if self.refreshing.awaited:
                     self.refreshing.undecodable(event, self.decoders[partition.rpartition("/")[0]].read_key)
             elif event.op != "m":
                 events.append(event)
         if not events:
             return
-        self.applier.apply(events, seq, mark=self.loaded)
+        logs = {event.log for event in events}
+        for log in sorted(logs):
+            # within a partition an older log comes first
+            self.applier.log = self.logs.ordinal(log)
+            own = events if len(logs) == 1 else [e for e in events if e.log == log]
+            self.applier.apply(own, seq, mark=self.loaded)
         if self.applier.fresh_unknown:
             self.refreshing.ask_for_unknown()
         if self.refreshing.awaited:
@@ -334,55 +362,20 @@ class Engine:
 
     def watermark(self, sink: int) -> dict[str, dict[str, Any]]:
         """Per connector the last END before which everything is applied and acknowledged by this sink."""
-        bound = self._oldest_unwritten(sink)
-        found = rows(
-            self.mirror.db,
-            "SELECT connector, max(seq), lsn, txid, ts_ms FROM marks WHERE seq < ? GROUP BY connector",
-            (bound if bound is not None else 1 << 62,),
-        )
-        return {c: {"lsn": lsn, "txid": txid, "ts_ms": ts} for c, _, lsn, txid, ts in found}
+        return self.marks.watermark(sink)
 
     def acknowledged(self, sink: int) -> tuple[dict[str, int], dict[str, dict[str, Any]]]:
         """The input offsets of which everything is written to this sink, and the watermark; monotone."""
-        bound = self._oldest_unwritten(sink)
+        bound = self.marks.oldest_unwritten(sink)
         past = [offsets for seq, offsets in self._history if bound is None or seq < bound]
         return (past[-1] if past else {}), self.watermark(sink)
-
-    def _oldest_unwritten(self, sink: int) -> int | None:
-        """The oldest change that this sink has not acknowledged; an unfinished fan-out counts."""
-        if not self.loaded:
-            return 0  # a first load marks every document at its end
-        db = self.mirror.db
-        found = [value(db, "SELECT min(since) FROM dirty WHERE sink = ? AND low = ?", (sink, low)) for low in (0, 1)]
-        found.append(self.applier.marking.oldest())
-        return min((n for n in found if n is not None), default=None)
 
     def prune(self) -> None:
         """Forget marks below each connector's published one, and old tombstones."""
         with self.mirror.checkpoint():
-            oldest = min(
-                (s for s in map(self._oldest_unwritten, self.mirror.sinks().values()) if s is not None),
-                default=self.mirror.seq,
-            )
-            self.mirror.db.execute(
-                "DELETE FROM marks WHERE seq < (SELECT max(seq) FROM marks m WHERE m.connector = marks.connector AND m.seq < ?)",
-                (oldest,),
-            )
-            self._forget_released()
+            self.marks.prune()
+            self.staging.forget_released(REMEMBERED)
             self.refreshing.find_unknown()
-            week_ago = time.time() - 7 * 86400
-            for table in self.layout.tables.values():
-                self.mirror.db.execute(f'DELETE FROM "{table.name}/deleted" WHERE _at < ?', (week_ago,))
-
-    def _forget_released(self) -> None:
-        """Only the newest released transactions are remembered by id; the others by their commit order."""
-        db = self.mirror.db
-        last = value(db, "SELECT rowid FROM released ORDER BY rowid DESC LIMIT 1 OFFSET ?", (REMEMBERED,))
-        if last is None:
-            return
-        newest = int(value(db, "SELECT max(lsn) FROM released WHERE rowid <= ?", (last,)))
-        self.mirror.set("forgotten", max(newest, int(self.mirror.get("forgotten") or 0)))
-        db.execute("DELETE FROM released WHERE rowid <= ?", (last,))
 
     def reader(self) -> Reader:
         return Reader(self.mirror.path, self.layout)

@@ -26,6 +26,8 @@ class Marking:
         )
         self._statements: dict[tuple[int, bool], str] = {}
         self._oldest: int | None = value(self.db, "SELECT min(seq) FROM fanout")
+        self.owed: int | None = None
+        """The sequence at which a source log began whose sweep is still to come."""
 
     def mark(self, changed: str, occurrence: Occurrence, seq: int, *, old: bool) -> None:
         """Mark what the rows in `changed` touch at this place: through their old links, or through their new ones."""
@@ -149,7 +151,7 @@ class Marking:
 
     def _since(self, seq: int) -> int:
         """A document may leave the path of an unfinished fan-out before its turn: it owes what the fan-out owes."""
-        return seq if self._oldest is None else min(seq, self._oldest)
+        return min(n for n in (seq, self._oldest, self.owed) if n is not None)
 
 
 def _climb(steps: tuple[Step, ...], alias: str) -> tuple[str, str]:

@@ -9,7 +9,8 @@ from typing import Any, Final
 import msgspec
 
 from pipeline.engine.mirror import Mirror
-from pipeline.engine.sql import rows
+from pipeline.engine.sourcelog import log_of
+from pipeline.engine.sql import rows, value
 from pipeline.engine.transactions import Gate, Open, Released
 from pipeline.events.envelope import UNCHANGED, Event, Source, TransactionBlock, commit_order, transaction_id
 
@@ -18,7 +19,7 @@ ALONE: Final = "-"
 """The staged `op` of an event without a transaction."""
 
 _encode: Final = msgspec.msgpack.Encoder(enc_hook=lambda _: {"unchanged": True}).encode
-_decode: Final = msgspec.msgpack.Decoder(tuple[str, Any, Any, Any, Any, int, str | None, Any]).decode
+_decode: Final = msgspec.msgpack.Decoder(tuple[str, Any, Any, Any, Any, int, str | None, Any, int]).decode
 
 
 class Staging:
@@ -28,6 +29,7 @@ class Staging:
         self.mirror, self.db = mirror, mirror.db
         self.txids: set[str] = {txid for (txid,) in rows(self.db, "SELECT DISTINCT txid FROM staged")}
         self._had_opens = True
+        self._log = 0
         self._last: dict[str, tuple[str, int]] = {}
         """Each partition's last staged place: a row without a transaction goes where the event before it goes."""
 
@@ -47,8 +49,10 @@ class Staging:
                 given_up=bool(given_up),
                 expected=expected,
                 durable=durable,
+                log=log_of(txid),
             )
-        gate.forgotten = int(self.mirror.get("forgotten") or 0)
+        gate.log, gate.forgotten = int(self.mirror.get("log") or 0), int(self.mirror.get("forgotten") or 0)
+        self._log = gate.log
         gate.restore(offsets, boundary, opens, rows(self.db, "SELECT txid, lsn FROM released ORDER BY rowid"))
         staged = self.db.execute("SELECT txid, partition, op, number, event FROM staged ORDER BY position")
         for txid, partition, op, number, data in staged:
@@ -57,7 +61,7 @@ class Staging:
                 continue
             known = gate.opens.get(txid)
             if known is None:
-                known = gate.opens[txid] = Open(commit=commit_order(_event(0, data).source))
+                known = gate.opens[txid] = Open(commit=commit_order(_event(0, data).source), log=log_of(txid))
             known.seen += 1
             known.spilled += 1
             known.last[partition] = max(number, known.last.get(partition, 0))
@@ -67,10 +71,14 @@ class Staging:
 
     def save(self, gate: Gate, released: Released, seq: int) -> None:
         """Store what a restart has to know of transactions."""
+        if gate.log != self._log:
+            self._log = gate.log
+            self.mirror.set("log", gate.log)
+            self.mirror.set("forgotten", 0)
+            self.db.execute("DELETE FROM released")
         if released.ends:
-            self.db.executemany(
-                "INSERT INTO released VALUES(?, ?, ?)", [(end.txid, end.lsn, seq) for end in released.ends]
-            )
+            lines = [(end.txid, end.lsn, seq) for end in released.ends if end.log == gate.log]
+            self.db.executemany("INSERT INTO released VALUES(?, ?, ?)", lines)
         opens = [(txid, known) for txid, known in gate.opens.items() if known.applied or known.given_up]
         if opens or self._had_opens:
             self.db.execute("DELETE FROM partial")
@@ -78,6 +86,15 @@ class Staging:
                 "INSERT INTO partial VALUES(?, ?, ?, ?, ?)", [(txid, *_stored(known)) for txid, known in opens]
             )
         self._had_opens = bool(opens)
+
+    def forget_released(self, remembered: int) -> None:
+        """Only the newest released transactions are remembered by id; the others by their commit order."""
+        last = value(self.db, "SELECT rowid FROM released ORDER BY rowid DESC LIMIT 1 OFFSET ?", (remembered,))
+        if last is None:
+            return
+        newest = int(value(self.db, "SELECT max(lsn) FROM released WHERE rowid <= ?", (last,)))
+        self.mirror.set("forgotten", max(newest, int(self.mirror.get("forgotten") or 0)))
+        self.db.execute("DELETE FROM released WHERE rowid <= ?", (last,))
 
     def spill(self, gate: Gate) -> None:
         """Move all that waits out of memory."""
@@ -103,8 +120,9 @@ class Staging:
             op = ALONE
             self._last.setdefault(name, (first, -1))
         data = _encode(
-            (event.op, event.source, event.after, event.transaction, event.key, event.table, event.error, event.raw)
-        )
+            (event.op, event.source, event.after, event.transaction, event.key, event.table, event.error, event.raw,
+             event.log)
+        )  # fmt: skip
         return name, event.offset, *self._last[name], op, data
 
     def take(self, released: Released) -> Iterator[list[tuple[str, Event]]]:
@@ -157,7 +175,7 @@ def _stored(known: Open) -> tuple[int, bool, int | None, str]:
 
 
 def _event(offset: int, data: bytes) -> Event:
-    op, source, after, block, key, table, error, raw = _decode(data)
+    op, source, after, block, key, table, error, raw, log = _decode(data)
     partial = after is not None and any(isinstance(item, dict) for item in after)
     return Event(
         op=op,
@@ -170,4 +188,5 @@ def _event(offset: int, data: bytes) -> Event:
         error=error,
         raw=None if raw is None else tuple(raw),
         partial=partial,
+        log=log,
     )

@@ -11,56 +11,14 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from pipeline.engine.open import End, Open
+from pipeline.engine.sourcelog import in_log
 from pipeline.events.envelope import Boundary, Event, commit_order
 
 REMEMBERED: Final = 50_000
 """Released transactions remembered by id, to know a repeat when it comes; older ones are known by commit order."""
 GIVEN_UP: Final = 1_000
 """Transactions given up whose late events are still let through."""
-
-
-@dataclass(slots=True)
-class End:
-    """A transaction's END: how many events it has in our tables, and where it was committed."""
-
-    txid: str
-    lsn: int
-    expected: int
-    ts_ms: int
-    offset: int
-    connector: str = ""
-
-
-@dataclass(slots=True)
-class Open:
-    """A transaction that is not released: how many of its events came, and how far they got."""
-
-    seen: int = 0
-    applied: int = 0
-    """Of these in the mirror (by row, or given up)."""
-    spilled: int = 0
-    """Of these in the mirror's `staged` table."""
-    last: dict[str, int] = field(default_factory=dict)
-    """The last order seen in each partition: one not above it is a repeat."""
-    truncates: set[int] = field(default_factory=set)
-    """The orders of truncates: they have no key, so a repeat may come in another partition."""
-    commit: int = 0
-    """Not after its commit, and above all commits before it: the order of transactions whose END did not come."""
-    given_up: bool = False
-    expected: int | None = None
-    """What its END said, where it was given up."""
-    durable: tuple[dict[str, int], set[int]] = field(default_factory=lambda: ({}, set()))
-    """`last` and `truncates` of what was applied; stored at a checkpoint, for the rest is read again."""
-
-    @property
-    def waiting(self) -> int:
-        """How many of its events are in the queues."""
-        return self.seen - self.applied - self.spilled
-
-    def apply_all(self) -> None:
-        """All that was seen is in the mirror."""
-        self.applied, self.spilled = self.seen, 0
-        self.durable = dict(self.last), set(self.truncates)
 
 
 @dataclass(slots=True)
@@ -112,8 +70,10 @@ class Gate:
         self.partial: set[str] = set()
         """The open transactions that are in the mirror in part."""
         self.ends: deque[End] = deque()
+        self.log = 0
+        """The source log of the newest END released: no transaction of an older one completes any more."""
         self.forgotten = 0
-        """The newest commit no longer remembered by id: what is older is a repeat."""
+        """The newest commit in this log no longer remembered by id: what is older is a repeat."""
         self.boundary_next = 0
         self.staged = 0
         self._recent: OrderedDict[str, int] = OrderedDict()
@@ -147,9 +107,8 @@ class Gate:
         for event in events:
             block = event.transaction
             if block is not None:
-                txid = block.id.partition(":")[0]
-                if txid != at.txid:
-                    self._turn(at, name, txid, event)
+                if block.id != at.txid:
+                    self._turn(at, name, block.id, event)
                 current, order = at.current, block.total_order
                 if current is None or (
                     (order <= at.order or event.op == "t") and self._is_repeat(current, event, order)
@@ -173,8 +132,8 @@ class Gate:
         at.txid, at.current = txid, self.opens.get(txid)
         if at.current is None:
             commit = commit_order(event.source) or event.source.lsn or 0
-            if not self._released(txid, commit):
-                at.current = self.opens[txid] = Open(commit=commit)
+            if not self._released(txid, commit, event.log):
+                at.current = self.opens[txid] = Open(commit=commit, log=event.log)
         at.order = at.current.last.get(name, 0) if at.current is not None else 0
 
     @staticmethod
@@ -184,24 +143,25 @@ class Gate:
         current.truncates.add(order)
         return False
 
-    def _released(self, txid: str, commit: int) -> bool:
+    def _released(self, txid: str, commit: int, log: int) -> bool:
         """Whether the transaction was released before; `commit` is not after its commit.
 
         That is the commit before it, or for the first one of a connector, which has none, where it was written.
         """
-        return txid in self._recent or 0 < commit < self.forgotten
+        return log < self.log or txid in self._recent or (log == self.log and 0 < commit < self.forgotten)
 
-    def _ended(self, txid: str, lsn: int) -> bool:
+    def _ended(self, txid: str, lsn: int, log: int) -> bool:
         """Whether the transaction with this END was released before."""
-        return txid in self._recent or lsn <= self.forgotten
+        return log < self.log or txid in self._recent or (log == self.log and lsn <= self.forgotten)
 
-    def add_boundary(self, boundary: Boundary, offset: int, connector: str = "") -> None:
+    def add_boundary(self, boundary: Boundary, offset: int, connector: str = "", log: int = 0) -> None:
         """A BEGIN (which says nothing we need) or an END."""
         self.boundary_next = offset + 1
         if boundary.status != "END":
             return
         expected = sum(c.event_count for c in boundary.data_collections or () if self._ours(c.data_collection))
-        self.ends.append(End(boundary.txid, boundary.lsn, expected, boundary.ts_ms, offset, connector))
+        txid = in_log(boundary.txid, log)
+        self.ends.append(End(txid, boundary.lsn, expected, boundary.ts_ms, offset, connector, log))
 
     def _ours(self, collection: str) -> bool:
         return collection in self.tables or ".".join(collection.split(".")[-2:]) in self.tables
@@ -229,7 +189,9 @@ class Gate:
         events = 0
         while self.ends:
             end = self.ends[0]
-            if self._ended(end.txid, end.lsn):
+            if end.log > self.log:
+                self._begin_log(end.log, out)
+            if self._ended(end.txid, end.lsn, end.log):
                 self._drop(end.txid, out)
                 self._repeated += 1
             else:
@@ -241,6 +203,14 @@ class Gate:
                 out.going.add(end.txid)
                 self._remember(end.txid, end.lsn)
             self.ends.popleft()
+
+    def _begin_log(self, log: int, out: Released) -> None:
+        """The source goes on in a new log: what has no END by now gets none, and positions begin anew."""
+        for txid in [txid for txid, known in self.opens.items() if known.log < log and txid not in out.going]:
+            self._drop(txid, out)
+            self._close(txid)
+        self.log, self.forgotten = log, 0
+        self._recent.clear()
 
     def _remember(self, txid: str, lsn: int) -> None:
         self._recent[txid] = lsn
@@ -280,7 +250,7 @@ class Gate:
                 if block is None:
                     if at.spilled:
                         break
-                elif block.id.partition(":")[0] in going:
+                elif block.id in going:
                     transactional += 1
                 else:
                     break
@@ -300,7 +270,7 @@ class Gate:
             kept: deque[Event] = deque()
             for event in at.waiting:
                 block = event.transaction
-                if block is not None and block.id.partition(":")[0] in out.going:
+                if block is not None and block.id in out.going:
                     out.events.append((name, event))
                 else:
                     kept.append(event)
@@ -314,7 +284,7 @@ class Gate:
             return
         out.dropped.add(txid)
         for at in self.partitions.values():
-            kept = deque(e for e in at.waiting if e.transaction is None or e.transaction.id.partition(":")[0] != txid)
+            kept = deque(e for e in at.waiting if e.transaction is None or e.transaction.id != txid)
             self._repeated += len(at.waiting) - len(kept)
             self.staged -= len(at.waiting) - len(kept)
             at.waiting = kept
@@ -330,17 +300,19 @@ class Gate:
         for at in self.partitions.values():
             stuck.update(at.spilled)
             if at.waiting and (block := at.waiting[0].transaction) is not None:
-                stuck.add(block.id.partition(":")[0])
+                stuck.add(block.id)
         stuck &= self.opens.keys()
-        return min(stuck, key=lambda txid: (self.opens[txid].commit, txid), default=None)
+        return min(stuck, key=lambda txid: (self.opens[txid].log, self.opens[txid].commit, txid), default=None)
 
     def give_up(self, txid: str) -> Released:
         """Release a transaction that does not complete, as far as it is here; what comes late of it is let through."""
         end = self.ends[0] if self.ends and self.ends[0].txid == txid else None
-        if self._ended(txid, end.lsn if end is not None else 1 << 62):
+        known = self.opens.get(txid)
+        log, lsn = (end.log, end.lsn) if end is not None else (known.log if known is not None else 0, 1 << 62)
+        if (end is not None and log > self.log) or self._ended(txid, lsn, log):
             return self.release()
         out = Released(incomplete=1)
-        known = self.opens.setdefault(txid, Open())
+        known = self.opens.setdefault(txid, Open(log=log))
         known.given_up = True
         for at in self.partitions.values():
             if at.txid == txid:
@@ -379,10 +351,12 @@ class Gate:
         at = self.partitions[name]
         for event in at.waiting:
             take(event)
-            if event.transaction is not None:
-                txid = event.transaction.id.partition(":")[0]
-                at.spilled.add(txid)
-                if (known := self.opens.get(txid)) is not None:
+            if (block := event.transaction) is not None:
+                at.spilled.add(block.id)
+                if (known := self.opens.get(block.id)) is not None:
                     known.spilled += 1
         self.staged -= len(at.waiting)
         at.waiting.clear()
+
+
+__all__ = ["End", "Gate", "Open", "Released"]

@@ -65,6 +65,8 @@ class Event(Struct, gc=False):
     raw: tuple[bytes | None, bytes | None] | None = None
     partial: bool = False
     """Some value of `after` is UNCHANGED."""
+    log: int = 0
+    """The source log it comes from (see sourcelog.py); the engine sets it, and `transaction.id` to the bare id in it."""
 
 
 class _Wrapped(Struct, gc=False):
@@ -72,9 +74,9 @@ class _Wrapped(Struct, gc=False):
 
 
 def transaction_id(event: Event) -> str | None:
-    """The transaction's id as in its END: only the part before the colon is the same from event to event."""
+    """The transaction's id, as the gate knows it."""
     block = event.transaction
-    return None if block is None else block.id.partition(":")[0]
+    return None if block is None else block.id
 
 
 def commit_order(source: Source) -> int:

@@ -11,11 +11,11 @@ from pydantic import BaseModel
 
 from pipeline.authoring.projection import Projection
 from pipeline.authoring.shape import Shape
-from pipeline.engine.apply import LOG_BITS
 from pipeline.engine.assemble import document_id
 from pipeline.engine.dirty import Reader
 from pipeline.engine.layout import Layout
 from pipeline.engine.revision import split
+from pipeline.engine.sourcelog import LOG_BITS
 from pipeline.engine.sql import connect, listed, quoted, rows
 from pipeline.errors import CdcError, OperationError
 from pipeline.operations.status import mirror_file

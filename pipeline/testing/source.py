@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
+from itertools import groupby
+from operator import itemgetter
 from random import Random
 from typing import Any, Final
 from uuid import UUID
@@ -35,6 +37,7 @@ class Message:
     key: bytes | None
     value: bytes | None
     again: bool = True
+    label: str = ""
 
 
 @dataclass(slots=True)
@@ -55,6 +58,7 @@ class Transaction:
     txid: int
     changes: list[Change] = field(default_factory=list)
     lsn: int = 0
+    label: str = ""
 
 
 class SourceModel:
@@ -64,7 +68,13 @@ class SourceModel:
     """
 
     def __init__(
-        self, keys: Mapping[str, Sequence[str]], *, name: str = "shop", partitions: int = 1, seed: int = 0
+        self,
+        keys: Mapping[str, Sequence[str]],
+        *,
+        name: str = "shop",
+        partitions: int = 1,
+        seed: int = 0,
+        label: str = "",
     ) -> None:
         self.keys = {table: tuple(key) for table, key in keys.items()}
         self.name, self.partition_count, self.random = name, partitions, Random(seed)  # noqa: S311 - a reproducible model
@@ -77,12 +87,16 @@ class SourceModel:
         self.resumable = 0
         """The first message after the snapshot: a restart does not go back beyond it."""
         self.log: dict[str, list[Record]] = {self.boundaries + "/0": []}
+        self.labels: dict[str, list[str]] = {self.boundaries + "/0": []}
+        """The label of each record: which source log it comes from."""
+        self.label = label
         self._known: set[int] = set()
-        self._lsn, self._txid, self._last_end = 1_000, 700, 0
+        self._lsn, self._txid, self._last_end, self._clock = 1_000, 700, 0, 1_000
         self._open: Transaction | None = None
         for table in keys:
             for number in range(partitions):
                 self.log[f"{self.topic(table)}/{number}"] = []
+                self.labels[f"{self.topic(table)}/{number}"] = []
 
     # ---- names --------------------------------------------------------------------------------------------
 
@@ -122,7 +136,7 @@ class SourceModel:
         finally:
             self._open = None
         self._lsn = max(self._lsn, now) + LATER
-        transaction.lsn = self._lsn
+        transaction.lsn, transaction.label = self._lsn, self.label
         self._commit(transaction)
 
     def here(self) -> int:
@@ -173,23 +187,48 @@ class SourceModel:
         """The connector's first snapshot: every row there is, before anything is streamed."""
         assert not self.sent, "the connector streams already"
         self.messages.clear()
+        self._read_all()
+        self.states, self.transactions = [self._copy()], []
+
+    def anew(self, label: str, *, back: int = 0) -> None:
+        """The connector and its slot are gone, with what was not sent; a new one of that name begins with a snapshot.
+
+        `back`: the database was restored first, to what it was so many transactions ago; positions and ids go back.
+        """
+        if back:
+            at = max(0, len(self.transactions) - back)
+            self.rows = {table: {key: dict(row) for key, row in of.items()} for table, of in self.states[at].items()}
+            past = self.transactions[at - 1] if at else Transaction(700, lsn=1_000)
+            self._lsn, self._txid = past.lsn, past.txid
+            self.transactions.append(Transaction(self._txid, lsn=self._lsn, label="restored"))
+            self.states.append(self._copy())
+        del self.messages[self.sent :]
+        self._known = {i for i in self._known if i < self.sent}
+        self.label = label
+        self._read_all()
+
+    def _read_all(self) -> None:
         rows = [(table, key, row) for table, of in self.rows.items() for key, row in of.items()]
         self._lsn += LATER
+        self._clock += 1
         for i, (table, key, row) in enumerate(rows):
             flag = "last" if i == len(rows) - 1 else "first" if i == 0 else "true"
             self._read(table, key, row, flag)
-        self.resumable = len(self.messages)
-        self.states, self.transactions, self._last_end = [self._copy()], [], 0
+        self.resumable, self._last_end = len(self.messages), 0
 
     def incremental(self, table: str, key: Key) -> None:
         """A row of an incremental snapshot, as it is now; a restarted connector reads it anew."""
         self._lsn += LATER
+        self._clock += 1
         self._read(table, key, self.rows[table][key], "incremental")
 
     def _read(self, table: str, key: Key, row: Row, flag: str) -> None:
         source = self._source(self._lsn, flag, None, 0)
         value = {"before": None, "after": row, "source": source, "transaction": None, "op": "r"}
-        self.messages.append(Message(self.topic(table), self._key(table, key), _json(value), again=False))
+        self._send(self.topic(table), self._key(table, key), _json(value), again=False)
+
+    def _send(self, topic: str, key: bytes | None, value: bytes | None, *, again: bool = True) -> None:
+        self.messages.append(Message(topic, key, value, again, self.label))
 
     def elsewhere(self) -> None:
         """A transaction that touched none of our tables: all we see of it is its END."""
@@ -200,7 +239,8 @@ class SourceModel:
         self.transactions.append(transaction)
         self.states.append(self._copy())
         txid, counts = transaction.txid, dict[str, int]()
-        self._boundary({"status": "BEGIN", "id": f"{txid}:{transaction.lsn - 1}", "ts_ms": transaction.lsn})
+        self._clock += 1
+        self._boundary({"status": "BEGIN", "id": f"{txid}:{transaction.lsn - 1}", "ts_ms": self._clock})
         for order, change in enumerate(transaction.changes, 1):
             counts[change.table] = counts.get(change.table, 0) + 1
             block = {"id": f"{txid}:{change.lsn}", "total_order": order, "data_collection_order": counts[change.table]}
@@ -212,9 +252,9 @@ class SourceModel:
                 "op": change.op,
             }
             key = None if change.key is None else self._key(change.table, change.key)
-            self.messages.append(Message(self.topic(change.table), key, _json(value)))
+            self._send(self.topic(change.table), key, _json(value))
             if change.op == "d":
-                self.messages.append(Message(self.topic(change.table), key, None))
+                self._send(self.topic(change.table), key, None)
         collections = [{"data_collection": table, "event_count": n} for table, n in counts.items()]
         collections = collections or [{"data_collection": "other.table", "event_count": 1}]
         self._boundary(
@@ -223,7 +263,7 @@ class SourceModel:
                 "id": f"{txid}:{transaction.lsn}",
                 "event_count": max(1, len(transaction.changes)),
                 "data_collections": collections,
-                "ts_ms": transaction.lsn,
+                "ts_ms": self._clock,
             }
         )
         self._last_end = transaction.lsn
@@ -235,7 +275,7 @@ class SourceModel:
             "sequence": f'[{before},"{lsn}"]',
             "txId": txid,
             "lsn": lsn,
-            "ts_ms": lsn,
+            "ts_ms": self._clock,
         }
 
     def _key(self, table: str, key: Key) -> bytes:
@@ -243,7 +283,7 @@ class SourceModel:
 
     def _boundary(self, message: dict[str, Any]) -> None:
         key = _json({"id": message["id"]})
-        self.messages.append(Message(self.boundaries, key, _json(message)))
+        self._send(self.boundaries, key, _json(message))
 
     # ---- the topics ---------------------------------------------------------------------------------------
 
@@ -256,8 +296,15 @@ class SourceModel:
                 self._known.add(i)
                 partition = f"{message.topic}/{self._partition(message)}"
                 self.log[partition].append((len(self.log[partition]), message.key, message.value))
+                self.labels[partition].append(message.label)
         sent, self.sent = end - self.sent, end
         return sent
+
+    def runs(self, partition: str, start: int, end: int) -> Iterator[tuple[str, list[Record]]]:
+        """A partition's records between two offsets, those with one label together."""
+        chosen = zip(self.labels[partition][start:end], self.log[partition][start:end], strict=True)
+        for label, run in groupby(chosen, itemgetter(0)):
+            yield label, [record for _, record in run]
 
     def restart(self, back: int) -> None:
         """The connector restarts and sends its last `back` messages again; never its snapshot."""

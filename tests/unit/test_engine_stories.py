@@ -25,13 +25,22 @@ def test_any_story_ends_in_the_source_and_never_claims_too_much(
         tell(seed, tmp_path / str(seed), monkeypatch)
 
 
+@pytest.mark.edge_case(12, 13, 16)
+@pytest.mark.parametrize("first", range(0, 200, EACH))
+def test_any_story_with_restored_databases_and_new_connectors_ends_in_the_source(
+    first: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seed in range(first, first + EACH):
+        tell(seed, tmp_path / str(seed), monkeypatch, label="s1000/7/1")
+
+
 @pytest.mark.edge_case(44, 53)
 @pytest.mark.parametrize("seed", FAILED_ONCE)
 def test_a_story_that_found_a_defect_ends_well(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tell(seed, tmp_path / str(seed), monkeypatch)
 
 
-def tell(seed: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def tell(seed: int, folder: Path, monkeypatch: pytest.MonkeyPatch, *, label: str = "") -> None:
     """One story: small bounds, so that few rows meet fan-outs, spilling and forgetting."""
     random = Random(seed)
     monkeypatch.setattr(marking, "FANOUT_INLINE", random.choice((1, 2, 1000)))
@@ -48,6 +57,7 @@ def tell(seed: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "staged_bytes": random.choice((64_000_000, 300, 2000)),
         "by_row": random.random() < 0.5,
         "gives_up": random.random() < 0.15,
+        "label": label,
     }
     snapshot = random.random() < 0.4
     folder.mkdir()

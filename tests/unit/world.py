@@ -16,6 +16,7 @@ from pipeline.engine.dirty import Taken
 from pipeline.engine.engine import Engine, Inputs
 from pipeline.engine.layout import lay_out
 from pipeline.engine.mirror import Mirror
+from pipeline.engine.sweep import held
 from pipeline.errors import Fenced
 from pipeline.ports import APPLIED, STALE, Outcome, Rejected, Throttled, Write
 from pipeline.testing.source import SourceModel
@@ -60,13 +61,14 @@ class World:
         staged_bytes: int = 64_000_000,
         by_row: bool = True,
         gives_up: bool = False,
+        label: str = "",
     ) -> None:
         self.path, self.random, self.consistency = str(folder / "mirror.db"), random, consistency
         self.staged_bytes, self.by_row, self.gives_up = staged_bytes, by_row, gives_up
         document, self.oracle = SHAPES[kind]
         self.layout = lay_out(shape_of(document))
         used = {table: key for table, key in KEYS.items() if table in self.layout.tables}
-        self.source = SourceModel(used, partitions=partitions, seed=random.randrange(1 << 30))
+        self.source = SourceModel(used, partitions=partitions, seed=random.randrange(1 << 30), label=label)
         self.sinks = {f"memory:{n}": Sink() for n in range(sinks)}
         self.epoch = 0
         self.taken: list[tuple[str, Taken, Any]] = []
@@ -75,6 +77,7 @@ class World:
         self._oracles: list[Documents] = []
         self.engine: Engine | None = None
         self.given_up = False
+        self.logs = 1
         self.moves_long = False
         """A key changes and a long value is left out: row by row the old value may be gone."""
 
@@ -142,9 +145,9 @@ class World:
         waiting = [name for name in log if self.at[name] < len(log[name])]
         if waiting:
             name = self.random.choice(waiting)
-            records = log[name][self.at[name] : self.at[name] + limit]
-            self.engine.receive(name, records)
-            self.at[name] += len(records)
+            for label, records in self.source.runs(name, self.at[name], self.at[name] + limit):
+                self.engine.receive(name, records, label)
+                self.at[name] += len(records)
             if self.engine.wants_cut and self.random.random() < 0.5:
                 self.cut()
 
@@ -157,7 +160,25 @@ class World:
         self.engine.catch_up({name: len(of) for name, of in self.source.log.items()})
         self.step()
 
+    def new_log(self, *, restored: bool) -> None:
+        """The connector is made anew after changes that nobody captured, or on a database that was restored."""
+        self.logs += 1
+        back = self.random.randint(1, 6) if restored else 0
+        if not restored:
+            for _ in range(self.random.randint(0, 3)):
+                self.commit()
+        self.source.anew(f"s{1000 * self.logs}/7/{self.logs if restored else 1}", back=back)
+        self.source.elsewhere()
+
+    def approve(self) -> None:
+        """Somebody looked at what a sweep would take away, and lets it go."""
+        found = held(self.engine.mirror.get("held"))
+        if found is not None:
+            self.engine.mirror.set("sweep", found[0])
+            self.engine.sweep_held()
+
     def take(self, limit: int) -> None:
+        self.approve()
         name = self.random.choice(tuple(self.sinks))
         if self.engine.may_flush:
             taken = self.reader.take(self.ids[name], limit, self.epoch)
@@ -222,7 +243,7 @@ class World:
             mark = self.engine.watermark(self.ids[name]).get("shop")
             if mark is None:
                 continue
-            at = next(i for i, t in enumerate(self.source.transactions, 1) if str(t.txid) == mark["txid"])
+            at = self._place(mark)
             refused = {str(key) for (key,) in self._quarantined(name)}
             later = self.oracles()[at:]
             for id in {id for of in self.oracles() for id in of} - refused:
@@ -230,6 +251,11 @@ class World:
                 assert any(document == of.get(id) for of in later), (
                     f"{name}: transaction {at} is claimed, but {id} is {document}, not one of {[o.get(id) for o in later]}"
                 )
+
+    def _place(self, mark: dict[str, Any]) -> int:
+        """How many transactions the source had made with this one."""
+        claimed = mark["txid"], mark["log"]
+        return next(i for i, t in enumerate(self.source.transactions, 1) if (str(t.txid), t.label) == claimed)
 
     def _quarantined(self, name: str) -> list[tuple[Any, ...]]:
         return list(self.engine.mirror.db.execute("SELECT k0 FROM quarantine WHERE sink = ?", (self.ids[name],)))
@@ -257,6 +283,7 @@ class World:
         self.read_everything()
         while self.gives_up and self.engine.gate.overdue() is not None:
             self.give_up()
+        self.approve()
         assert self.engine.may_flush, "documents are held back although everything is here"
         while self.engine.continue_fanout():
             pass
@@ -288,7 +315,7 @@ class World:
         assert engine.mirror.counters().get("unknown", 0) == 0
         if self.source.transactions:
             for sink in self.ids.values():
-                assert engine.watermark(sink)["shop"]["txid"] == str(self.source.transactions[-1].txid)
+                assert self._place(engine.watermark(sink)["shop"]) == len(self.source.transactions)
         ends = {name: len(log) for name, log in self.source.log.items() if log}
         offsets = engine.mirror.offsets()
         assert {name: offsets.get(name) for name in ends} == ends
@@ -296,7 +323,10 @@ class World:
 
 def act(world: World, random: Random) -> None:
     """One thing happens."""
-    what = random.choices(range(16), (10, 2, 3, 20, 30, 14, 10, 10, 10, 2, 3, 2, 3, 2, 2, 2))[0]
+    weights = (10, 2, 3, 20, 30, 14, 10, 10, 10, 2, 3, 2, 3, 2, 2, 2)
+    if world.source.label:
+        weights += (1, 1)
+    what = random.choices(range(len(weights)), weights)[0]
     fates = ("applied",) * 8 + ("throttled", "rejected")
     if what == 0:
         world.commit(random.randint(0, 4))
@@ -333,3 +363,5 @@ def act(world: World, random: Random) -> None:
         world.check_watermark()
     elif what == 15 and world.gives_up:
         world.give_up()
+    elif what > 15:
+        world.new_log(restored=what == 16)

@@ -1,0 +1,51 @@
+"""What the gate knows of one transaction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class End:
+    """A transaction's END: how many events it has in our tables, and where it was committed."""
+
+    txid: str
+    lsn: int
+    expected: int
+    ts_ms: int
+    offset: int
+    connector: str = ""
+    log: int = 0
+
+
+@dataclass(slots=True)
+class Open:
+    """A transaction that is not released: how many of its events came, and how far they got."""
+
+    seen: int = 0
+    applied: int = 0
+    """Of these in the mirror (by row, or given up)."""
+    spilled: int = 0
+    """Of these in the mirror's `staged` table."""
+    last: dict[str, int] = field(default_factory=dict)
+    """The last order seen in each partition: one not above it is a repeat."""
+    truncates: set[int] = field(default_factory=set)
+    """The orders of truncates: they have no key, so a repeat may come in another partition."""
+    commit: int = 0
+    """Not after its commit, and above all commits before it: the order of transactions whose END did not come."""
+    given_up: bool = False
+    expected: int | None = None
+    """What its END said, where it was given up."""
+    durable: tuple[dict[str, int], set[int]] = field(default_factory=lambda: ({}, set()))
+    """`last` and `truncates` of what was applied; stored at a checkpoint, for the rest is read again."""
+    log: int = 0
+
+    @property
+    def waiting(self) -> int:
+        """How many of its events are in the queues."""
+        return self.seen - self.applied - self.spilled
+
+    def apply_all(self) -> None:
+        """All that was seen is in the mirror."""
+        self.applied, self.spilled = self.seen, 0
+        self.durable = dict(self.last), set(self.truncates)

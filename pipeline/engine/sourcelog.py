@@ -1,0 +1,123 @@
+"""Source logs: which log of the source an event comes from, and in which order the logs follow one another.
+
+A log position means nothing across a restored backup, a failover or an upgrade: there it may go back. So every record of
+a connector bears a label that says which log it was read from (docs/decisions/0004-source-logs.md).
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from pipeline.engine.mirror import Mirror
+from pipeline.engine.sql import quoted, rows
+from pipeline.errors import CheckpointError
+
+HEADER: Final = "cdc.log"
+"""The Kafka header with the label."""
+LOG_BITS: Final = 56
+"""A row's commit order is its log's ordinal above the LSN: a later log starts above all before it."""
+LSN: Final = (1 << LOG_BITS) - 1
+MOST: Final = 127
+_LABEL: Final = re.compile(r"([sc])(\d{1,15})/([^/]*)/([^/]*)")
+
+
+@dataclass(frozen=True, slots=True)
+class SourceLog:
+    """One log. `number`: when the connector began with it, ms since 1970; 0 for records without a label."""
+
+    number: int = 0
+    system: str = ""
+    timeline: str = ""
+    fresh: bool = False
+    """The connector began with a snapshot, so rows that it did not bring are no more."""
+
+    @property
+    def label(self) -> str:
+        """`s1764017000123/7412345/1`; `c` for a connector that goes on without a snapshot."""
+        return f"{'s' if self.fresh else 'c'}{self.number}/{self.system}/{self.timeline}" if self.number else ""
+
+    @property
+    def identity(self) -> str:
+        """The source's system id and timeline."""
+        return f"{self.system}/{self.timeline}" if self.number else ""
+
+
+def parsed(label: str) -> SourceLog:
+    """The log that a label names; the one without a label where it is no label."""
+    found = _LABEL.fullmatch(label)
+    if found is None:
+        return SourceLog()
+    return SourceLog(int(found[2]), found[3], found[4], found[1] == "s")
+
+
+def in_log(txid: str, log: int) -> str:
+    """A transaction's id, told apart from the same id in another log."""
+    return f"{log}/{txid}" if log else txid
+
+
+def log_of(txid: str) -> int:
+    """The log of a transaction's id."""
+    return int(txid.partition("/")[0]) if "/" in txid else 0
+
+
+def bare(txid: str) -> str:
+    """The source's own id of a transaction."""
+    return txid.rpartition("/")[2]
+
+
+class SourceLogs:
+    """The logs a mirror knows; `ordinal` is a log's place among them, from 1. `moved` is told when places change."""
+
+    def __init__(self, mirror: Mirror, connector: str, moved: Callable[[], None]) -> None:
+        self.mirror, self.connector, self._moved = mirror, connector, moved
+        self.known: dict[int, SourceLog] = {0: SourceLog()}
+        self.ordinals: dict[int, int] = {0: 1}
+        for ordinal, label in rows(mirror.db, "SELECT ordinal, identity FROM source_log ORDER BY ordinal"):
+            log = parsed(label)
+            self.known[log.number], self.ordinals[log.number] = log, ordinal
+
+    def see(self, label: str) -> int:
+        """The number of the log that a record's label names."""
+        log = parsed(label)
+        return self.known.setdefault(log.number, log).number
+
+    def ordinal(self, number: int) -> int:
+        """The log's place; inside a checkpoint where it is new. Partitions are read in any order: it may be an old one."""
+        found = self.ordinals.get(number)
+        if found is not None:
+            return found
+        later = [n for n in self.ordinals if n > number]
+        found = min((self.ordinals[n] for n in later), default=max(self.ordinals.values()) + 1)
+        if len(self.ordinals) >= MOST:
+            raise CheckpointError(f"The mirror {self.mirror.path} has seen {MOST} source logs: rebuild the projection.")
+        if later:
+            self._make_room(found)
+            for n in later:
+                self.ordinals[n] += 1
+            self._moved()
+        self.ordinals[number] = found
+        self.mirror.db.execute(
+            "INSERT INTO source_log VALUES(?, ?, ?, ?)", (found, self.connector, self.known[number].label, time.time())
+        )
+        return found
+
+    def _make_room(self, ordinal: int) -> None:
+        """Move the positions of later logs up by one."""
+        db, bound, step = self.mirror.db, ordinal << LOG_BITS, 1 << LOG_BITS
+        for table in self.mirror.layout.tables.values():
+            name, gone = quoted(table.name), quoted(table.name + "/deleted")
+            db.execute(f"UPDATE {name} SET _commit = _commit + ? WHERE _commit >= ?", (step, bound))
+            db.execute(f"UPDATE {name} SET _order = _order + ? WHERE _commit = 0 AND _order >= ?", (step, bound))
+            db.execute(f"UPDATE {name} SET _generation = _generation + 1 WHERE _generation >= ?", (ordinal,))
+            db.execute(f"UPDATE {gone} SET _commit = _commit + ? WHERE _commit >= ?", (step, bound))
+            floor = self.mirror.get(f"truncated/{table.name}")
+            if floor:
+                commit, order, lsn = map(int, str(floor).split(":"))
+                moved = (commit + step, order, lsn + step) if commit >= bound else (commit, order, lsn)
+                self.mirror.set(f"truncated/{table.name}", ":".join(map(str, moved)))
+        db.execute("UPDATE source_log SET ordinal = -ordinal - 1 WHERE ordinal >= ?", (ordinal,))
+        db.execute("UPDATE source_log SET ordinal = -ordinal WHERE ordinal < 0")

@@ -1,0 +1,129 @@
+"""The sweep: rows that a new snapshot of the source did not bring, and no later change touched, are no more."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from typing import Final
+
+import apsw
+
+from pipeline.engine.apply import Applier
+from pipeline.engine.layout import Table
+from pipeline.engine.sourcelog import SourceLogs
+from pipeline.engine.sql import quoted, rows
+
+ALWAYS: Final = 100
+"""So many rows of a table may be swept whatever share of it they are."""
+Counts = Mapping[str, tuple[int, int]]
+"""Each table's rows that are to be swept, and all it has; only tables that have some."""
+
+
+def counts(db: apsw.Connection, tables: Mapping[str, Table], ordinal: int) -> Counts:
+    """What a sweep of all before this log would take away; reads every row once."""
+    found: dict[str, tuple[int, int]] = {}
+    for name in tables:
+        every, old = rows(
+            db, f"SELECT count(*), count(*) FILTER (WHERE _generation < ?) FROM {quoted(name)}", (ordinal,)
+        )[0]
+        if old:
+            found[name] = old, every
+    return found
+
+
+def too_much(found: Counts, limit: float) -> bool:
+    """Whether somebody has to look first: a table of which the snapshot brought nothing, or a large share of one."""
+    return any(old == every or old > max(ALWAYS, limit * every) for old, every in found.values())
+
+
+def sweep(applier: Applier, ordinal: int, seq: int, *, mark: bool) -> int:
+    """Delete the rows of all logs before this one and mark their documents; inside a checkpoint. How many rows."""
+    db, swept = applier.db, 0
+    chosen = [table.number for table in applier.tables]
+    for number in chosen:
+        statements = applier.sql[number]
+        db.execute(statements.clear)
+        db.execute(statements.fill_old, (ordinal,))
+        db.execute(statements.find_changed)
+    if mark:
+        applier.mark(chosen, seq, old=True)
+    for number in chosen:
+        swept += applier.take_away(number)
+    if mark:
+        applier.mark(chosen, seq, old=False)
+    applier.mirror.count("swept", swept)
+    return swept
+
+
+def held(stored: str | None) -> tuple[int, dict[str, tuple[int, int]]] | None:
+    """The log whose sweep waits for somebody's word, and what it would take away; as the mirror's meta has it."""
+    if not stored:
+        return None
+    found = json.loads(stored)
+    return int(found["log"]), {table: (old, every) for table, (old, every) in found["tables"].items()}
+
+
+def hold(log: int, found: Counts) -> str:
+    return json.dumps({"log": log, "tables": found, "at": time.time()})
+
+
+class Beginnings:
+    """What a new source log begins with. Until it is settled no watermark is published that is in it.
+
+    `log`: the newest log whose beginning was seen.
+    """
+
+    def __init__(self, applier: Applier, logs: SourceLogs, limit: float) -> None:
+        self.applier, self.logs, self.limit, self.mirror = applier, logs, limit, applier.mirror
+        self.log = 0
+        self.settled = int(self.mirror.get("settled") or 0)
+        """The newest log before which everything is swept, or held."""
+        applier.marking.owed = self.mirror.get("owed")
+
+    def begin(self, log: int, seq: int) -> bool:
+        """The first END of this log is applied; whether a sweep is to follow, once its snapshot is read to the end."""
+        self.log = log
+        self.logs.ordinal(log)
+        if not self.logs.known[log].fresh:
+            self._settled(log)
+            return False
+        if self.applier.marking.owed is None:
+            self._owe(seq)
+        return True
+
+    def settle(self, log: int, seq: int, *, mark: bool) -> None:
+        """What the log's snapshot did not bring is swept, or held where that is too much; inside a checkpoint."""
+        if log <= self.settled or log != self.log:
+            return
+        ordinal = self.logs.ordinal(log)
+        found = counts(self.mirror.db, self.mirror.layout.tables, ordinal)
+        if too_much(found, self.limit):
+            self.mirror.set("held", hold(log, found))
+        else:
+            self._sweep(log, seq, mark=mark)
+        self._settled(log)
+
+    @property
+    def may_go(self) -> bool:
+        """Somebody has said that what is held may go."""
+        found = held(self.mirror.get("held"))
+        return found is not None and self.mirror.get("sweep") == found[0]
+
+    def sweep_held(self, seq: int, *, mark: bool) -> int:
+        found = held(self.mirror.get("held"))
+        return 0 if found is None else self._sweep(found[0], seq, mark=mark)
+
+    def _sweep(self, log: int, seq: int, *, mark: bool) -> int:
+        swept = sweep(self.applier, self.logs.ordinal(log), seq, mark=mark)
+        self.mirror.set("held", None)
+        self._owe(None)
+        return swept
+
+    def _settled(self, log: int) -> None:
+        self.settled = log
+        self.mirror.set("settled", log)
+
+    def _owe(self, seq: int | None) -> None:
+        self.applier.marking.owed = seq
+        self.mirror.set("owed", seq)
