@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pipeline.authoring.documents import Document, Text, column, derived, hidden, many, one
+    from pipeline.authoring.documents import Document, Text, column, constant, derived, hidden, left_out, many, one
     from pipeline.authoring.projection import Projection, elasticsearch, projection
 
 __all__ = [
@@ -11,9 +11,11 @@ __all__ = [
     "Projection",
     "Text",
     "column",
+    "constant",
     "derived",
     "elasticsearch",
     "hidden",
+    "left_out",
     "many",
     "one",
     "projection",

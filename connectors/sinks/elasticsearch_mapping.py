@@ -99,7 +99,7 @@ def _field(field: FieldShape) -> dict[str, Any]:
 def _relation(relation: RelationShape, *, nested: bool) -> dict[str, Any]:
     kind = "nested" if nested and relation.many else "object"
     # Inherits "strict" from the root.
-    return {"type": kind, "properties": _properties(relation.shape, nested=nested)}
+    return {"type": kind, "properties": _properties(relation.item, nested=nested)}
 
 
 def _walk(mapping: Mapping[str, Any], above: str) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -175,4 +175,4 @@ def _check(document: Mapping[str, Any], shape: Shape, above: str) -> None:
         inner = document.get(relation.name)
         for part in inner if isinstance(inner, list) else [inner]:
             if isinstance(part, Mapping):
-                _check(part, relation.shape, f"{above}{relation.name}.")
+                _check(part, relation.item, f"{above}{relation.name}.")

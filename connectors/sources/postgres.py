@@ -39,11 +39,11 @@ WHERE a.attrelid = ANY (%(oids)s) AND a.attnum > 0 AND NOT a.attisdropped
 ORDER BY a.attrelid, a.attnum
 """
 INDEXES = """
-SELECT i.indrelid AS oid, i.indisprimary AS is_primary, array_agg(a.attname::text ORDER BY k.place) AS columns
+SELECT i.indrelid AS oid, i.indisprimary AS is_primary, i.indisunique AS is_unique, array_agg(a.attname::text ORDER BY k.place) AS columns
 FROM pg_index i CROSS JOIN LATERAL unnest(i.indkey::int2[]) WITH ORDINALITY AS k (attnum, place)
   LEFT JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum AND k.attnum > 0
 WHERE i.indrelid = ANY (%(oids)s) AND i.indisvalid AND i.indpred IS NULL AND k.place <= i.indnkeyatts
-GROUP BY i.indexrelid, i.indrelid, i.indisprimary
+GROUP BY i.indexrelid, i.indrelid, i.indisprimary, i.indisunique
 ORDER BY i.indisprimary DESC, columns
 """
 
@@ -221,12 +221,15 @@ def _catalog(heads: list[dict[str, Any]], columns: list[dict[str, Any]], indexes
         by_table[row.pop("oid")].append(Column(**row))
     keys: dict[int, tuple[str, ...]] = {}
     others: dict[int, list[tuple[str, ...]]] = defaultdict(list)
+    unique: dict[int, list[tuple[str, ...]]] = defaultdict(list)
     for row in indexes:
         names = tuple(row["columns"])
         if row["is_primary"]:
             keys[row["oid"]] = names
         elif None not in names:
             others[row["oid"]].append(names)
+            if row["is_unique"]:
+                unique[row["oid"]].append(names)
     return Catalog.of(
         Table(
             name=head["name"],
@@ -234,6 +237,7 @@ def _catalog(heads: list[dict[str, Any]], columns: list[dict[str, Any]], indexes
             primary_key=keys.get(head["oid"], ()),
             replica_identity=IDENTITIES[head["identity"]],
             indexes=tuple(dict.fromkeys(others[head["oid"]])),
+            unique=tuple(dict.fromkeys(unique[head["oid"]])),
         )
         for head in heads
     )

@@ -59,6 +59,8 @@ class Table(_Entry):
     replica_identity: ReplicaIdentity = "default"
     indexes: tuple[tuple[str, ...], ...] = ()
     """The columns of each whole, valid index over plain columns."""
+    unique: tuple[tuple[str, ...], ...] = ()
+    """Those of them that allow a value once, beside the primary key."""
 
     def column(self, name: str) -> Column:
         """The column, or UnknownColumn with the nearest name."""
@@ -73,6 +75,10 @@ class Table(_Entry):
         if self.replica_identity == "full":
             return ()
         return tuple(column.name for column in self.columns if column.unchanged_is_null)
+
+    def identified_by(self, columns: Iterable[str]) -> bool:
+        """Whether these columns lead to at most one row."""
+        return any(set(index) <= set(columns) for index in (self.primary_key, *self.unique) if index)
 
     def indexed(self, columns: Iterable[str]) -> bool:
         """Whether an index finds rows by exactly these columns (its first ones, in any order)."""

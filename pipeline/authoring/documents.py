@@ -2,28 +2,58 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, dataclass_transform
 
 from pydantic import BaseModel, ConfigDict, Field, computed_field
 from pydantic.fields import FieldInfo
 
+Constant = str | int | bool | None
+"""What a column is compared with in `where`."""
+
 
 @dataclass(frozen=True, slots=True)
 class One:
-    """This row holds the foreign key `via`; follow it to at most one row."""
+    """This row holds the foreign key `via`; follow it to at most one row, by that table's columns `to`."""
 
     via: tuple[str, ...]
+    to: tuple[str, ...]
+    where: tuple[tuple[str, tuple[Constant, ...]], ...]
+    depth: int | None
     hidden: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Many:
-    """The other rows hold our key in `by`; collect them in `order_by`."""
+    """The other rows hold our columns `to` in `by`; collect them in `order_by`.
+
+    With `through`, `by` is in that table, whose column `via` leads on to the rows to collect.
+    """
 
     by: tuple[str, ...]
+    to: tuple[str, ...]
+    through: str
+    via: tuple[str, ...]
+    where: tuple[tuple[str, tuple[Constant, ...]], ...]
     order_by: tuple[str, ...]
+    limit: int | None
+    depth: int | None
     hidden: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """How many rows the relation `of` has beyond its limit."""
+
+    of: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fixed:
+    """The same value in every document."""
+
+    value: Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +78,63 @@ def _marked(field: Any, marker: object) -> Any:
     return field
 
 
-def one(*, via: str | tuple[str, ...], hidden: bool = False) -> Any:
-    """Follow the foreign key in our column `via` to the other table's key; the field is that document or None."""
-    return _marked(Field(default=None, exclude=hidden), One(_names(via), hidden))
+def _where(where: Mapping[str, Constant | tuple[Constant, ...]] | None) -> tuple[tuple[str, tuple[Constant, ...]], ...]:
+    return tuple((name, value if isinstance(value, tuple) else (value,)) for name, value in (where or {}).items())
 
 
-def many(*, by: str | tuple[str, ...], order_by: str | tuple[str, ...] = (), hidden: bool = False) -> Any:
-    """Collect the rows of the other table whose column `by` holds our key, in `order_by` (their key where not given)."""
-    return _marked(Field(default_factory=tuple, exclude=hidden), Many(_names(by), _names(order_by), hidden))
+def one(
+    *,
+    via: str | tuple[str, ...],
+    to: str | tuple[str, ...] = (),
+    where: Mapping[str, Constant | tuple[Constant, ...]] | None = None,
+    depth: int | None = None,
+    hidden: bool = False,
+) -> Any:
+    """Follow the foreign key in our column `via` to the other table's key; the field is that document or None.
+
+    `to`: the other table's columns that `via` refers to, where they are not its key (they must be unique).
+    `where`: only a row whose columns have these values, or one of a tuple of values.
+    `depth`: for a document that contains itself (a category's parent): how many levels.
+    """
+    mark = One(_names(via), _names(to), _where(where), depth, hidden)
+    return _marked(Field(default=None, exclude=hidden), mark)
+
+
+def many(
+    *,
+    by: str | tuple[str, ...],
+    to: str | tuple[str, ...] = (),
+    through: str = "",
+    via: str | tuple[str, ...] = (),
+    where: Mapping[str, Constant | tuple[Constant, ...]] | None = None,
+    order_by: str | tuple[str, ...] = (),
+    limit: int | None = None,
+    depth: int | None = None,
+    hidden: bool = False,
+) -> Any:
+    """Collect the rows of the other table whose column `by` holds our key, in `order_by` (their key where not given).
+
+    `to`: our columns that `by` refers to, where they are not our key.
+    `through` and `via`: a link table; `by` is its reference to us and `via` its reference to the rows to collect.
+    `where`: only rows whose columns have these values, or one of a tuple of values.
+    `order_by`: columns; one with a minus before it (`"-placed_at"`) descends.
+    `limit`: only the first so many; `left_out("lines")` is a field with the number of the others.
+    `depth`: for a document that contains itself (a category's children): how many levels.
+    """
+    mark = Many(
+        _names(by), _names(to), through, _names(via), _where(where), _names(order_by), limit, depth, hidden
+    )  # fmt: skip
+    return _marked(Field(default_factory=tuple, exclude=hidden), mark)
+
+
+def left_out(of: str) -> Any:
+    """How many rows the relation `of` has beyond its `limit`; 0 where all are there."""
+    return _marked(Field(default=0), LeftOut(of))
+
+
+def constant(value: Any) -> Any:
+    """The same value in every document: a text, a number, a boolean."""
+    return _marked(Field(default=value), Fixed(value))
 
 
 def column(name: str, *, default: Any = ...) -> Any:
@@ -77,7 +156,7 @@ else:
         return computed_field(property(method))
 
 
-@dataclass_transform(kw_only_default=True, field_specifiers=(Field, one, many, column, hidden))
+@dataclass_transform(kw_only_default=True, field_specifiers=(Field, one, many, column, hidden, left_out, constant))
 class Document(BaseModel):
     """One JSON document per row of `source`."""
 

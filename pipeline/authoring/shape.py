@@ -16,7 +16,7 @@ from uuid import UUID
 
 from pydantic import BaseModel
 
-from pipeline.authoring.documents import Document, Hidden, Many, One, Text
+from pipeline.authoring.documents import Constant, Document, Fixed, Hidden, LeftOut, Many, One, Text
 from pipeline.errors import BadShape
 
 Kind = Literal[
@@ -40,7 +40,7 @@ SCALARS: dict[type, Kind] = {
 
 @dataclass(frozen=True, slots=True)
 class FieldShape:
-    """One field: copied from `column`, or computed (`column` is None)."""
+    """One field: copied from `column`, fixed, the number of rows that `left_out_of` left out, or derived in Python."""
 
     name: str
     kind: Kind
@@ -51,11 +51,21 @@ class FieldShape:
     """A list of scalars in one column (a Postgres array); its kind is that of the items."""
     text: Text | None = None
     annotation: Any = None
+    fixed: Fixed | None = None
+    left_out_of: str | None = None
+
+    @property
+    def derived(self) -> bool:
+        """Computed by the author's Python."""
+        return self.column is None and self.fixed is None and self.left_out_of is None
 
 
 @dataclass(frozen=True, slots=True)
 class RelationShape:
-    """Rows of another table inside the document: those whose `remote` columns equal our `local` ones."""
+    """Rows of another table inside the document: those whose `remote` columns equal our `local` ones.
+
+    Where `links`, that table only links: the document shows the rows that its rows lead on to.
+    """
 
     name: str
     many: bool
@@ -65,6 +75,15 @@ class RelationShape:
     shape: Shape
     hidden: bool = False
     nullable: bool = True
+    descending: frozenset[str] = frozenset()
+    where: tuple[tuple[str, tuple[Constant, ...]], ...] = ()
+    limit: int | None = None
+    links: bool = False
+
+    @property
+    def item(self) -> Shape:
+        """What the document shows of each row."""
+        return self.shape.relations[0].shape if self.links else self.shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +112,7 @@ class Shape:
 
     @property
     def derived(self) -> tuple[FieldShape, ...]:
-        return tuple(f for f in self.fields if f.column is None)
+        return tuple(f for f in self.fields if f.derived)
 
     @property
     def python(self) -> bool:
@@ -106,6 +125,12 @@ class Shape:
         yield self
         for relation in self.relations:
             yield from relation.shape.walk()
+
+    def shown(self) -> Iterator[Shape]:
+        """This level and all below it that the document shows: without the link tables."""
+        yield self
+        for relation in self.relations:
+            yield from relation.item.shown()
 
     def columns(self) -> dict[str, dict[str, Kind | None]]:
         """Per table, the columns that the document depends on, with the kind where a field declares it.
@@ -124,8 +149,11 @@ class Shape:
                 for name in relation.local:
                     own.setdefault(name, None)
                 remote = used.setdefault(relation.shape.table, {})
-                for name in (*relation.remote, *relation.order_by):
+                for name in relation.remote:
                     remote.setdefault(name, None)
+                shown = used.setdefault(relation.item.table, {})
+                for name in (*relation.order_by, *(name for name, _ in relation.where)):
+                    shown.setdefault(name, None)
         return used
 
 
@@ -136,12 +164,14 @@ def shape_of(document: type[Document]) -> Shape:
 
 @cache
 def _compiled(document: type[Document]) -> Shape:
-    return _shape(document, ())
+    return _shape(document, (), {})
 
 
-def _shape(document: type[Document], above: tuple[type[Document], ...]) -> Shape:
-    if document in above:
-        raise BadShape(f"{_where(document)}: {document.__name__} contains itself; a document's depth is bounded.")
+Depths = dict[tuple[type[Document], str], int]
+"""How many levels a relation of a document that contains itself still has."""
+
+
+def _shape(document: type[Document], above: tuple[type[Document], ...], depths: Depths) -> Shape:
     if not document.__source__:
         raise BadShape(
             f'{_where(document)}: {document.__name__} names no table: write class {document.__name__}(Document, source="schema.table").'
@@ -150,8 +180,10 @@ def _shape(document: type[Document], above: tuple[type[Document], ...]) -> Shape
     members: list[FieldShape | RelationShape] = []
     wrong: list[str] = []
     for name in (*document.model_fields, *document.model_computed_fields):
+        if depths.get((document, name)) == 0:
+            continue
         try:
-            members.append(_member(document, name, hints, above))
+            members.append(_member(document, name, hints, above, depths))
         except BadShape as error:
             wrong += str(error).splitlines()
     if wrong:
@@ -161,7 +193,7 @@ def _shape(document: type[Document], above: tuple[type[Document], ...]) -> Shape
 
 
 def _member(
-    document: type[Document], name: str, hints: dict[str, Any], above: tuple[type[Document], ...]
+    document: type[Document], name: str, hints: dict[str, Any], above: tuple[type[Document], ...], depths: Depths
 ) -> FieldShape | RelationShape:
     computed = document.model_computed_fields.get(name)
     if computed is not None:
@@ -170,33 +202,77 @@ def _member(
     marks = [*info.metadata, *_marks(hints[name])]
     join = next((m for m in marks if isinstance(m, (One, Many))), None)
     if join is not None:
-        return _relation(document, name, hints[name], join, above)
+        return _relation(document, name, hints[name], join, above, depths)
     alias = info.validation_alias
     column = alias if isinstance(alias, str) else name
     return _field(document, name, hints[name], column, marks)
 
 
 def _relation(
-    document: type[Document], name: str, annotation: Any, join: One | Many, above: tuple[type[Document], ...]
+    document: type[Document],
+    name: str,
+    annotation: Any,
+    join: One | Many,
+    above: tuple[type[Document], ...],
+    depths: Depths,
 ) -> RelationShape:
+    where = f"{_where(document)}: {document.__name__}.{name}"
+    item, nullable = _item(where, annotation, join)
+    if item in (*above, document):
+        if join.depth is None:
+            raise BadShape(f"{where}: {item.__name__} contains itself; say how deep: depth=2, for example.")
+        depths = {**depths, (document, name): depths.get((document, name), join.depth) - 1}
+    child = _shape(item, (*above, document), depths)
+    if isinstance(join, Many):
+        return _many(where, document, name, join, child)
+    remote = join.to or child.key
+    _matched(where, join.via, remote)
+    if join.where and not nullable:
+        raise BadShape(
+            f"{where}: no row may meet `where`, and the field may not be null; write {item.__name__} | None."
+        )
+    return RelationShape(name, False, join.via, remote, (), child, join.hidden, nullable, where=join.where)
+
+
+def _item(where: str, annotation: Any, join: One | Many) -> tuple[type[Document], bool]:
+    """The Document that a relation shows, and whether it may be None."""
     plain, nullable = unwrapped(annotation)
     many = isinstance(join, Many)
-    where = f"{_where(document)}: {document.__name__}.{name}"
     if many:
         if get_origin(plain) not in (tuple, list):
             raise BadShape(f"{where}: many(...) needs tuple[Other, ...], not {annotation}.")
         plain = get_args(plain)[0]
     if not (isinstance(plain, type) and issubclass(plain, Document)):
         raise BadShape(f"{where}: {'many' if many else 'one'}(...) needs a Document, not {annotation}.")
-    child = _shape(plain, (*above, document))
-    if isinstance(join, Many):
-        order = join.order_by or child.key
-        local, remote = document.__key__, join.by
-    else:
-        order, local, remote = (), join.via, child.key
-    if len(local) != len(remote):
-        raise BadShape(f"{where}: joins {local} with {remote}: as many columns on both sides, please.")
-    return RelationShape(name, many, local, remote, order, child, join.hidden, nullable)
+    if join.depth is not None and join.depth < 1:
+        raise BadShape(f"{where}: depth={join.depth}: at least one level, please.")
+    return plain, nullable
+
+
+def _many(where: str, document: type[Document], name: str, join: Many, child: Shape) -> RelationShape:
+    local = join.to or document.__key__
+    _matched(where, local, join.by)
+    if join.limit is not None and join.limit < 1:
+        raise BadShape(f"{where}: limit={join.limit}: at least one row, please.")
+    if bool(join.through) != bool(join.via):
+        raise BadShape(f"{where}: `through` names a link table and `via` its column that leads on; give both.")
+    order = tuple(column.removeprefix("-") for column in join.order_by) or child.key
+    descending = frozenset(column[1:] for column in join.order_by if column.startswith("-"))
+    shown = child
+    if join.through:
+        _matched(where, join.via, child.key)
+        onward = RelationShape("", False, join.via, child.key, (), child, nullable=True)
+        keys = tuple(dict.fromkeys((*join.by, *join.via)))
+        shown = Shape(document.__name__, join.through, keys, (onward,), document, keeps=False)
+    return RelationShape(
+        name, True, local, join.by, order, shown, join.hidden,
+        descending=descending, where=join.where, limit=join.limit, links=bool(join.through),
+    )  # fmt: skip
+
+
+def _matched(where: str, left: tuple[str, ...], right: tuple[str, ...]) -> None:
+    if len(left) != len(right):
+        raise BadShape(f"{where}: joins {left} with {right}: as many columns on both sides, please.")
 
 
 def _field(
@@ -215,7 +291,23 @@ def _field(
         )
     text = next((m for m in marks if isinstance(m, Text)), None)
     is_hidden = any(isinstance(m, Hidden) for m in marks)
-    return FieldShape(name, kind, column, nullable, is_hidden, repeated, text, annotation)
+    fixed = next((m for m in marks if isinstance(m, Fixed)), None)
+    counts = next((m for m in marks if isinstance(m, LeftOut)), None)
+    if counts is not None:
+        _counted(document, name, counts.of)
+    return FieldShape(
+        name, kind, None if fixed or counts else column, nullable, is_hidden, repeated, text, annotation,
+        fixed, counts.of if counts else None,
+    )  # fmt: skip
+
+
+def _counted(document: type[Document], name: str, of: str) -> None:
+    info = document.model_fields.get(of)
+    if info is None or not any(isinstance(m, Many) and m.limit is not None for m in info.metadata):
+        raise BadShape(
+            f"{_where(document)}: {document.__name__}.{name} counts what {of!r} leaves out, "
+            "and there is no relation of that name with a limit: many(..., limit=100)."
+        )
 
 
 def _marks(annotation: Any) -> list[Any]:

@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from typing import Any, Final
 
+from pipeline.authoring.documents import Constant
 from pipeline.authoring.shape import FieldShape, RelationShape, Shape
 from pipeline.engine.layout import Layout, Table
 from pipeline.engine.ordering import order_key
@@ -57,18 +58,21 @@ class _Compiler:
         """An SQL expression whose value is the JSON object's text; plain concatenation, so nothing is parsed again."""
         parts: list[str] = []
         for member in shape.members:
-            if isinstance(member, FieldShape) and member.column is None:
-                continue  # derived: Python adds it
-            expression = (
-                self._field(member, alias, self.layout.tables[shape.table])
-                if isinstance(member, FieldShape)
-                else self._relation(member, alias, depth + 1)
-            )
+            if isinstance(member, FieldShape) and member.derived:
+                continue  # Python adds it
+            if isinstance(member, RelationShape):
+                expression = self._relation(member, alias, depth + 1)
+            elif member.left_out_of is not None:
+                expression = self._left_out(shape, member.left_out_of, alias, depth + 1)
+            else:
+                expression = self._field(member, alias, self.layout.tables[shape.table])
             name = _json(member.name)
             parts.append(f"{literal(('{' if not parts else ',') + name + ':')} || {expression}")
         return f"({' || '.join(parts) or literal('{')} || '}}')"
 
     def _field(self, field: FieldShape, alias: str, table: Table) -> str:
+        if field.fixed is not None:
+            return literal(_json(field.fixed.value))
         assert field.column is not None
         column = f"{alias}.{quoted(field.column)}"
         wire = table.wires[field.column]
@@ -81,27 +85,55 @@ class _Compiler:
         return f"coalesce('\"' || {column} || '\"', 'null')"
 
     def _relation(self, relation: RelationShape, above: str, depth: int) -> str:
-        child = relation.shape
         alias = f"{'m' if relation.many else 'o'}{depth}"
-        body = self.object(child, alias, depth)
-        where = equal(alias, relation.remote, above, relation.local)
-        table = quoted(child.table)
-        if not relation.many:
-            return f"coalesce((SELECT {body} FROM {table} {alias} WHERE {where}), 'null')"
+        body = self.object(relation.item, alias, depth)
+        rows = self._rows(relation, alias, above)
         order = ", ".join(self._ordered(relation, alias))
-        return (
-            f"'[' || coalesce((SELECT group_concat({body}, ',' ORDER BY {order}) FROM {table} {alias}"
-            f" WHERE {where}), '') || ']'"
-        )
+        if not relation.many:
+            # one row, unless the author joins columns that are not unique after all
+            some = f" ORDER BY {order} LIMIT 1" if relation.remote != relation.shape.key else ""
+            return f"coalesce((SELECT {body} FROM {rows}{some}), 'null')"
+        if relation.limit is not None:
+            rows = f"(SELECT {alias}.* FROM {rows} ORDER BY {order} LIMIT {relation.limit}) {alias}"
+        return f"'[' || coalesce((SELECT group_concat({body}, ',' ORDER BY {order}) FROM {rows}), '') || ']'"
+
+    def _left_out(self, shape: Shape, of: str, above: str, depth: int) -> str:
+        relation = next(r for r in shape.relations if r.name == of)
+        rows = self._rows(relation, f"m{depth}", above)
+        return f"max(0, (SELECT count(*) FROM {rows}) - {relation.limit})"
+
+    def _rows(self, relation: RelationShape, alias: str, above: str) -> str:
+        """The rows that a relation shows, as `FROM` and `WHERE` of a query whose `alias` they are."""
+        item = relation.item
+        source = f"{quoted(item.table)} {alias}"
+        if relation.links:
+            link, onward = f"l{alias}", relation.shape.relations[0]
+            joined = equal(alias, onward.remote, link, onward.local)
+            source = f"{quoted(relation.shape.table)} {link} CROSS JOIN {source} ON {joined}"
+            where = equal(link, relation.remote, above, relation.local)
+        else:
+            where = equal(alias, relation.remote, above, relation.local)
+        tests = [where, *(self._one_of(f"{alias}.{quoted(name)}", values) for name, values in relation.where)]
+        return f"{source} WHERE {' AND '.join(tests)}"
+
+    @staticmethod
+    def _one_of(column: str, values: Sequence[Constant]) -> str:
+        known = [_constant(value) for value in values if value is not None]
+        tests = [f"{column} IN ({', '.join(known)})"] if known else []
+        tests += [f"{column} IS NULL"] if None in values else []
+        return f"({' OR '.join(tests) or '0'})"
 
     def _ordered(self, relation: RelationShape, alias: str) -> list[str]:
-        """As the source orders the values, nulls last; text by its code points (Postgres's collation "C")."""
-        table = self.layout.tables[relation.shape.table]
+        """As the source orders the values, nulls after all others; text by its code points (Postgres's collation "C")."""
+        table = self.layout.tables[relation.item.table]
         terms = []
-        for name in dict.fromkeys((*relation.order_by, *relation.shape.key)):
+        for name in dict.fromkeys((*relation.order_by, *relation.item.key)):
             wire = table.wires.get(name)
             term = order_key(f"{alias}.{quoted(name)}", None if wire is None or wire.array else wire.kind)
-            terms.append(term if name in table.key else f"{term} NULLS LAST")
+            if name in relation.descending:
+                terms.append(f"{term} DESC NULLS FIRST")
+            else:
+                terms.append(term if name in table.key else f"{term} NULLS LAST")
         return terms
 
     # ---- the careful variant: is anything unknown, or is a required parent missing? ------------------------
@@ -120,9 +152,15 @@ class _Compiler:
         alias = f"{'m' if relation.many else 'o'}{depth}"
         where = equal(alias, relation.remote, above, relation.local)
         below = self.pending(relation.shape, alias, depth)
-        below += "".join(f" + (typeof({alias}.{quoted(c)}) = 'blob')" for c in relation.order_by)
+        if not relation.links:
+            chosen = (*relation.order_by, *(name for name, _ in relation.where))
+            below += "".join(f" + (typeof({alias}.{quoted(c)}) = 'blob')" for c in chosen)
         missing = "0" if relation.many or relation.nullable else "1"
         return f"coalesce((SELECT sum({below}) FROM {quoted(relation.shape.table)} {alias} WHERE {where}), {missing})"
+
+
+def _constant(value: Constant) -> str:
+    return literal(value) if isinstance(value, str) else str(int(value or 0))
 
 
 def needs_check(shape: Shape) -> bool:

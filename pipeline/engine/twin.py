@@ -56,12 +56,12 @@ def _struct(shape: Shape) -> type[Struct]:
     namespace = _functions(shape)
     for member in shape.members:
         if isinstance(member, RelationShape):
-            child: Any = _struct(member.shape)
+            child: Any = _struct(member.item)
             kind = tuple[child, ...] if member.many else child | None
             fields.append((member.name, kind | UnsetType if member.hidden else kind, msgspec.field(default=UNSET)))
             continue
         stored = _stored(member)
-        if member.column is None:
+        if member.derived:
             fields.append((stored, Any, msgspec.field(name=member.name, default=UNSET)))
             namespace[member.name] = property(_once(namespace[member.name].fget, stored))
         elif stored == member.name:
@@ -69,12 +69,16 @@ def _struct(shape: Shape) -> type[Struct]:
         else:
             fields.append((stored, _held(member), msgspec.field(name=member.name, default=UNSET)))
             namespace[member.name] = property(_read(shape, member, stored))
+    for name, info in shape.document.model_fields.items():
+        if all(name != member.name for member in shape.members):
+            # a document that contains itself, at its deepest level
+            namespace[name] = () if info.default_factory is tuple else None
     return msgspec.defstruct(shape.name, fields, namespace=namespace, gc=False, kw_only=True)
 
 
 def _stored(field: FieldShape) -> str:
     """The name by which the twin holds a field's value."""
-    if field.column is None:
+    if field.derived:
         return f"_derived_{field.name}"
     return field.name if _plain(field.annotation) in _EAGER else f"_raw_{field.name}"
 
@@ -168,7 +172,7 @@ def _once(function: Callable[[Any], Any], stored: str) -> Callable[[Any], Any]:
 def _functions(shape: Shape) -> dict[str, Any]:
     """The author's own methods, properties and constants, from the class and the bases between it and Document."""
     found: dict[str, Any] = {}
-    fields = {m.name for m in shape.members if not (isinstance(m, FieldShape) and m.column is None)}
+    fields = {m.name for m in shape.members if not (isinstance(m, FieldShape) and m.derived)}
     for cls in reversed(shape.document.__mro__):
         if not issubclass(cls, Document) or cls is Document:
             continue
@@ -183,7 +187,7 @@ def _functions(shape: Shape) -> dict[str, Any]:
 
 def _keeper(shape: Shape) -> Callable[[Any], None] | None:
     """Leaves out, from below, the rows whose own `keep()` says no; None where no level has one."""
-    below = [(r.name, r.many, r.shape.keeps, _keeper(r.shape)) for r in shape.relations]
+    below = [(r.name, r.many, r.item.keeps, _keeper(r.item)) for r in shape.relations]
     below = [level for level in below if level[2] or level[3] is not None]
     if not below:
         return None
@@ -206,11 +210,11 @@ def _finisher(shape: Shape) -> Callable[[Any], None]:
     """Computes a level's derived fields, then those below it, which it has read by then; and hides the hidden."""
     derived = [(f.name, _stored(f), f.repeated or f.kind in _SPELLED) for f in shape.derived]
     hidden = [_stored(m) if isinstance(m, FieldShape) else m.name for m in shape.members if m.hidden]
-    below = [(r.name, r.many, _finisher(r.shape)) for r in shape.relations if r.shape.python and not r.hidden]
+    below = [(r.name, r.many, _finisher(r.item)) for r in shape.relations if r.item.python and not r.hidden]
     hides_below = [
-        (r.name, r.many, _finisher(r.shape))
+        (r.name, r.many, _finisher(r.item))
         for r in shape.relations
-        if not r.shape.python and not r.hidden and _hides(r.shape)
+        if not r.item.python and not r.hidden and _hides(r.item)
     ]
 
     def finish(data: Any) -> None:

@@ -60,7 +60,7 @@ def check(
         _names(checked)
         _targets(checked, shape, sinks)
         _tables(checked, shape, captured, lock)
-        for level in dict.fromkeys(shape.walk()):
+        for level in dict.fromkeys(shape.shown()):
             if level.table in catalog.tables:
                 check_level(checked, level, catalog.tables[level.table])
         check_root_key(checked, shape)

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
 
 from pipeline.authoring.catalog import Table
 from pipeline.authoring.column_types import kinds_of
-from pipeline.authoring.shape import FieldShape, RelationShape, Shape
+from pipeline.authoring.documents import Constant
+from pipeline.authoring.shape import FieldShape, Kind, RelationShape, Shape
 from pipeline.errors import UnknownColumn
 from pipeline.operations.findings import Checked
+
+_CONSTANTS: Final[dict[type, Kind]] = {bool: "bool", int: "int", str: "text"}
 
 
 def check_level(checked: Checked, shape: Shape, table: Table) -> None:
@@ -99,21 +104,53 @@ def _field(checked: Checked, shape: Shape, table: Table, own: FieldShape, name: 
 
 
 def _relation(checked: Checked, shape: Shape, table: Table, own: RelationShape) -> None:
+    shown = checked.catalog.tables.get(own.item.table)
+    if shown is not None:
+        if own.many and own.order_by != own.item.key:
+            _columns(checked, shape, shown, own.order_by, own.name)
+        for name, values in own.where:
+            _condition(checked, shape, shown, own.name, name, values)
     remote = checked.catalog.tables.get(own.shape.table)
     known = _columns(checked, shape, table, own.local, own.name)
-    if remote is None:
-        return
-    known = _columns(checked, shape, remote, own.remote, own.name) and known
-    if own.many and own.order_by != own.shape.key:
-        for name in own.order_by:
-            _column(checked, shape, remote, name, own.name)
-    if not known:
+    if remote is None or not (_columns(checked, shape, remote, own.remote, own.name) and known):
         return
     _comparable(checked, shape, table, remote, own)
     if own.many:
         _many(checked, shape, remote, own)
     else:
         _one(checked, shape, table, remote, own)
+    if own.links:
+        _link(checked, shape, remote, own)
+
+
+def _link(checked: Checked, shape: Shape, link: Table, own: RelationShape) -> None:
+    """The second half of a link table: from its rows on to those that are shown."""
+    onward = replace(own.shape.relations[0], name=own.name)
+    target = checked.catalog.tables.get(onward.shape.table)
+    known = _columns(checked, shape, link, onward.local, own.name)
+    if target is None or not (_columns(checked, shape, target, onward.remote, own.name) and known):
+        return
+    _comparable(checked, shape, link, target, onward)
+    _one(checked, shape, link, target, onward)
+
+
+def _condition(
+    checked: Checked, shape: Shape, table: Table, member: str, name: str, values: Sequence[Constant]
+) -> None:
+    if not _column(checked, shape, table, name, member):
+        return
+    column = table.column(name)
+    allowed = set(kinds_of(column).kinds)
+    for value in values:
+        kind = next((kind for of, kind in _CONSTANTS.items() if isinstance(value, of)), None)
+        if value is not None and (kind not in allowed or not _CONSTANTS.keys() & {type(value)}):
+            checked.add(
+                "WrongType",
+                f"where compares {table.name}.{name}, which is {column.type}, with {value!r}, which it never is; "
+                "compare integers, texts and booleans with their like.",
+                shape,
+                member,
+            )
 
 
 def _comparable(checked: Checked, shape: Shape, table: Table, remote: Table, own: RelationShape) -> None:
@@ -130,12 +167,13 @@ def _comparable(checked: Checked, shape: Shape, table: Table, remote: Table, own
 
 
 def _one(checked: Checked, shape: Shape, table: Table, remote: Table, own: RelationShape) -> None:
-    if remote.primary_key and not set(remote.primary_key) <= set(own.remote):
+    if remote.primary_key and not remote.identified_by(own.remote):
         joined = ", ".join(own.remote)
         checked.add(
             "BadShape",
-            f"one(…) joins {remote.name} by ({joined}), and its primary key is ({', '.join(remote.primary_key)}): "
-            f"there may be several; use many(…), or give {own.shape.name} key={_written(remote.primary_key)}.",
+            f"one(…) joins {remote.name} by ({joined}), which is not unique there (its primary key is"
+            f" {', '.join(remote.primary_key)}): there may be several; use many(…), join by the key with "
+            f"key={_written(remote.primary_key)}, or add a unique index and run `cdc tables pull`.",
             shape,
             own.name,
         )
@@ -150,7 +188,11 @@ def _one(checked: Checked, shape: Shape, table: Table, remote: Table, own: Relat
 
 def _many(checked: Checked, shape: Shape, remote: Table, own: RelationShape) -> None:
     own_key = own.shape.key
-    if all(_has(remote, name) for name in own_key) and set(own_key) != set(remote.primary_key or own_key):
+    if (
+        not own.links
+        and all(_has(remote, name) for name in own_key)
+        and set(own_key) != set(remote.primary_key or own_key)
+    ):
         checked.add(
             "KeyDiffers",
             f"{own.shape.name} has the key ({', '.join(own.shape.key)}), and {remote.name} the primary key "

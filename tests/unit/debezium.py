@@ -8,17 +8,20 @@ from decimal import Decimal
 from random import Random
 from typing import Any
 
+import webs
+
 from pipeline import Document, column, derived, hidden, many, one
 from pipeline.events.envelope import UNCHANGED
 from pipeline.testing.source import Row, Rows, SourceModel
 
 KEYS = {
+    **webs.KEYS,
     "shop.customers": ("id",),
     "shop.products": ("id",),
     "shop.orders": ("id",),
     "shop.order_lines": ("order_id", "line_no"),
 }
-LONG = {"shop.customers": "name", "shop.products": "title", "shop.orders": "note"}
+LONG = {"shop.customers": "name", "shop.products": "title", "shop.orders": "note", "web.people": "name"}
 """A column of each table that an update may leave out."""
 
 
@@ -151,6 +154,8 @@ SHAPES: Mapping[str, tuple[type[Document], Callable[[Rows], Documents]]] = {
     "orders": (Order, orders),
     "trees": (Tree, trees),
     "cards": (Card, cards),
+    "webs": (webs.Web, webs.webs),
+    "python webs": (webs.PythonWeb, webs.python_webs),
 }
 
 
@@ -161,6 +166,8 @@ _TIMES = ("2026-01-01T00:00:00.000000Z", "2026-01-01T00:00:00.100000Z", "2026-03
 
 def _fresh(random: Random, table: str) -> Row:
     word = random.choice("abcdef") + str(random.randrange(100))
+    if table in webs.KEYS:
+        return webs.fresh(random, table)
     if table == "shop.customers":
         deleted = random.choice((None, None, _TIMES[0]))
         return {"id": random.randint(1, 3), "name": random.choice((word, word, None)), "deleted_at": deleted}

@@ -50,6 +50,8 @@ CATALOG = Catalog.of(
         table("shop.notes", "order_id bigint, body text", key=()),
         table("shop.secrets", "id bigint, body text", replica_identity="nothing"),
         table("shop.sums", "id bigint, total numeric generated, waits interval[]"),
+        table("shop.tags", "id bigint, label text", unique=(("label",),), indexes=(("label",),)),
+        table("shop.tagged", "order_id bigint, tag_id bigint", key=("order_id", "tag_id")),
         table("shop.indexed", "id bigint, body text", replica_identity="index"),
     ]
 )
@@ -58,7 +60,7 @@ from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
-from pipeline import Document, column, derived, elasticsearch, many, one, projection
+from pipeline import Document, column, derived, elasticsearch, left_out, many, one, projection
 """
 
 Checked = Callable[..., CheckReport]
@@ -364,6 +366,52 @@ orders = projection(Order, to=elasticsearch("orders"))
     )
 
     assert seen(report) == [("WrongType", "Order.customer")]
+
+
+TAGGED = """
+class Tag(Document, source="shop.tags"):
+    label: str
+
+class Order(Document, source="shop.orders"):
+    id: int
+    first: Tag | None = one(via="status", to="label")
+    tags: tuple[Tag, ...] = many(through="shop.tagged", by="order_id", via="tag_id", where={"label": ("a", "b")}, limit=9)
+    more: int = left_out("tags")
+
+orders = projection(Order, to=elasticsearch("orders"))
+"""
+
+
+def test_link_tables_unique_columns_and_conditions_are_right(checked: Checked) -> None:
+    assert checked(orders=TAGGED).findings == ()
+
+
+def test_every_error_of_a_link_table_and_a_condition_is_found(checked: Checked) -> None:
+    text = TAGGED.replace('to="label"', 'to="id"').replace('"tag_id"', '"tagid"').replace('("a", "b")', "3")
+    text = text.replace("limit=9", 'order_by="-lable"')
+    text = text.replace('    more: int = left_out("tags")\n', "")
+    assert seen(checked(orders=text)) == [
+        ("WrongType", "Order.first"),
+        ("UnknownColumn", "Order.tags"),
+        ("UnknownColumn", "Order.tags"),
+        ("WrongType", "Order.tags"),
+    ]
+
+
+def test_a_join_by_columns_that_are_not_unique_is_no_one(checked: Checked) -> None:
+    report = checked(
+        orders="""
+class Product(Document, source="shop.products"):
+    sku: str
+
+class Order(Document, source="shop.orders"):
+    product: Product | None = one(via="status", to="sku")
+
+orders = projection(Order, to=elasticsearch("orders"))
+"""
+    )
+    assert seen(report) == [("BadShape", "Order.product")]
+    assert "unique" in report.findings[0].message + (report.findings[0].suggestion or "")
 
 
 def test_a_file_may_import_its_neighbours(checked: Checked, tmp_path: Path) -> None:

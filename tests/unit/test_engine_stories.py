@@ -40,7 +40,16 @@ def test_a_story_that_found_a_defect_ends_well(seed: int, tmp_path: Path, monkey
     tell(seed, tmp_path / str(seed), monkeypatch)
 
 
-def tell(seed: int, folder: Path, monkeypatch: pytest.MonkeyPatch, *, label: str = "") -> None:
+@pytest.mark.edge_case(41, 45)
+@pytest.mark.parametrize("kind", ["webs", "python webs"])
+def test_any_story_of_tables_joined_in_every_way_ends_in_the_source(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seed in range(EACH):
+        tell(seed, tmp_path / str(seed), monkeypatch, kind=kind)
+
+
+def tell(seed: int, folder: Path, monkeypatch: pytest.MonkeyPatch, **given: Any) -> None:
     """One story: small bounds, so that few rows meet fan-outs, spilling and forgetting."""
     random = Random(seed)
     monkeypatch.setattr(marking, "FANOUT_INLINE", random.choice((1, 2, 1000)))
@@ -57,8 +66,8 @@ def tell(seed: int, folder: Path, monkeypatch: pytest.MonkeyPatch, *, label: str
         "staged_bytes": random.choice((64_000_000, 300, 2000)),
         "by_row": random.random() < 0.5,
         "gives_up": random.random() < 0.15,
-        "label": label,
     }
+    options |= given
     snapshot = random.random() < 0.4
     folder.mkdir()
     world = World(folder, random=random, **options)
