@@ -175,7 +175,8 @@ class TableDecoder:
         elif event.op in _UPSERTS:
             if envelope.after is None:
                 raise MalformedEnvelope(f"{self.table}: an event of operation {event.op!r} without an image after.")
-            after = [self._value(envelope.after, name, wire) for name, wire in self.wires.items()]
+            read = event.op == "r"
+            after = [self._value(envelope.after, name, wire, read=read) for name, wire in self.wires.items()]
             if key is not None and any(after[i] is UNCHANGED for i in self._key_index):
                 # a key is never kept out of line: it is text like the placeholder, or not in the row's image
                 for i, part in zip(self._key_index, self.read_key(key), strict=True):
@@ -199,9 +200,10 @@ class TableDecoder:
             self._wrapped = True
             return opened
 
-    def _value(self, after: Mapping[str, Raw], name: str, wire: Wire) -> Any:
+    def _value(self, after: Mapping[str, Raw], name: str, wire: Wire, *, read: bool) -> Any:
         token = after.get(name)
-        if token is None or bytes(token).replace(b" ", b"") in wire.unchanged:
+        # what a snapshot reads is there, whatever it looks like
+        if token is None or (not read and bytes(token).replace(b" ", b"") in wire.unchanged):
             return UNCHANGED
         convert = self._converters[name]
         try:

@@ -111,7 +111,7 @@ def json_line(text: str) -> str:
     except (msgspec.MsgspecError, RecursionError, UnicodeError):
         # half of a surrogate pair, or very deep: what Postgres let in is for the sink to judge
         try:
-            json.loads(text)
+            json.loads(text, parse_constant=_refuse)
         except ValueError:
             raise UnsupportedValue("no JSON") from None
         except RecursionError:
