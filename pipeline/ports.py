@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -105,6 +105,13 @@ class Sink(Protocol):
 
     async def read(self, ids: Sequence[str]) -> Mapping[str, Stored]:
         """The documents stored under these ids; what is not there is left out."""
+        ...
+
+    def scan(self, *, documents: bool = True) -> AsyncIterator[Mapping[str, Stored]]:
+        """Everything stored, some hundreds at a time, as of the last refresh; in no order.
+
+        Without `documents` only ids and revisions are fetched.
+        """
         ...
 
     async def loading(self, on: bool) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 from urllib.parse import quote
@@ -26,6 +26,10 @@ RECORD = tuple(field.name for field in fields(SinkRecord))
 # Attempts at a compare-and-set: each lost one means that another worker won.
 CLAIMS = 20
 MGET = 500
+# Ids alone are small.
+IDS = 5000
+# How long a scan may take from page to page.
+KEEP = "5m"
 
 
 class ElasticsearchSink:
@@ -107,13 +111,24 @@ class ElasticsearchSink:
             body = {"ids": list(ids[start : start + MGET])}
             for item in (await self._call("POST", f"/{self._index}/_mget", body=body))["docs"]:
                 if item.get("found"):
-                    document = item["_source"]
-                    document.pop("_epoch", None)
-                    found[item["_id"]] = Stored(item["_version"], document)
+                    found[item["_id"]] = Stored(item["_version"], _plain(item["_source"]))
                 elif "error" in item:
                     self._missing(item["error"].get("type", ""))
                     raise SinkUnavailable(f"{self.name}: a document can't be read ({item['error'].get('reason')}).")
         return found
+
+    async def scan(self, *, documents: bool = True) -> AsyncIterator[Mapping[str, Stored]]:
+        opened = await self._call("POST", f"/{self._index}/_pit?keep_alive={KEEP}")
+        body = {
+            "size": MGET if documents else IDS, "pit": {"id": opened["id"], "keep_alive": KEEP}, "sort": ["_shard_doc"],
+            "track_total_hits": False, "version": True, "_source": documents,
+        }  # fmt: skip
+        try:
+            while hits := (await self._call("POST", "/_search", body=body))["hits"]["hits"]:
+                yield {hit["_id"]: Stored(hit["_version"], _plain(hit.get("_source", {}))) for hit in hits}
+                body["search_after"] = hits[-1]["sort"]
+        finally:
+            await self._call("DELETE", "/_pit", body={"id": opened["id"]})
 
     async def loading(self, on: bool) -> None:
         if on and self._index in await self._readable():
@@ -288,3 +303,9 @@ class ElasticsearchSink:
 def _writer(index: str) -> str:
     """The hidden alias that writes go through."""
     return f"{index}.write"
+
+
+def _plain(source: dict[str, Any]) -> dict[str, Any]:
+    """The document without what the sink adds."""
+    source.pop("_epoch", None)
+    return source

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
@@ -13,6 +13,7 @@ from pipeline.errors import Fenced, SinkError, SinkUnavailable, TargetMissing
 from pipeline.ports import APPLIED, STALE, Outcome, Rejected, SinkRecord, Stored, Throttled, Write
 
 ID_BYTES = 512
+PAGE = 500
 
 
 @dataclass(slots=True)
@@ -94,6 +95,12 @@ class MemorySink:
             for id in ids
             if (entry := entries.get(id)) is not None and entry.document is not None
         }
+
+    async def scan(self, *, documents: bool = True) -> AsyncIterator[Mapping[str, Stored]]:
+        ids = [id for id, entry in self._entries().items() if entry.document is not None]
+        for start in range(0, len(ids), PAGE):
+            found = await self.read(ids[start : start + PAGE])
+            yield found if documents else {id: Stored(stored.revision, {}) for id, stored in found.items()}
 
     async def loading(self, on: bool) -> None:
         self._entries()

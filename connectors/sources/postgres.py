@@ -177,6 +177,25 @@ def slot(dsn: str, name: str) -> Slot | None:
     )  # fmt: skip
 
 
+def position(dsn: str) -> int:
+    """The end of the source's log: whoever has committed before this call, has committed before that place."""
+    with connected(dsn) as connection:
+        row = connection.execute("SELECT pg_current_wal_insert_lsn() - '0/0'::pg_lsn AS at").fetchone()
+    assert row is not None
+    return int(row["at"])
+
+
+def assure_committed(dsn: str, txid: int) -> None:
+    """Raises SourceError unless this transaction (`pg_current_xact_id()`) has committed."""
+    with connected(dsn) as connection:
+        row = connection.execute("SELECT pg_xact_status(%s::text::xid8) AS status", [str(txid)]).fetchone()
+    status = row["status"] if row is not None else None
+    if status not in ("committed", None):  # None: so long ago that Postgres has forgotten it
+        raise SourceError(
+            f"Transaction {txid} of {where(dsn)} is {status}: there is nothing to wait for before it commits."
+        )
+
+
 def drop_slot(dsn: str, name: str) -> bool:
     """Drop the slot, ending the session that still reads it; False where there is none."""
     with connected(dsn) as connection:

@@ -34,18 +34,18 @@ _EXPRESSIONS = {
     "time without time zone": "{0}::text || 'Z'",
     "time with time zone": "({0} AT TIME ZONE 'UTC')::time::text || 'Z'",
     "interval": (
-        "format('P%%sY%%sM%%sDT%%sH%%sM%%sS', extract(year FROM {0}), extract(month FROM {0}), extract(day FROM {0}),"
-        " extract(hour FROM {0}), extract(minute FROM {0}), trim_scale(extract(second FROM {0})))"
+        "CASE WHEN {0} IS NOT NULL THEN format('P%%sY%%sM%%sDT%%sH%%sM%%sS', extract(year FROM {0}), extract(month FROM {0}), extract(day FROM {0}),"
+        " extract(hour FROM {0}), extract(minute FROM {0}), trim_scale(extract(second FROM {0}))) END"
     ),
     "money": "{0}::numeric::text",
     "bytea": "translate(encode({0}, 'base64'), E'\\n', '')",
     "hstore": "hstore_to_json({0})::text",
-    "bit": "CASE WHEN {0} = B'1' THEN true ELSE false END",
+    "bit": "{0} = B'1'",
 }
 _AS_THEY_ARE = frozenset(
     {"smallint", "integer", "bigint", "oid", "boolean", "real", "double precision", "character", "inet"}
 )
-
+_BASE64 = frozenset({"tsquery", "pg_lsn", "xid8", "regclass", "jsonpath"})
 _ARRAYS = frozenset(f"{name}[]" for name in (*_AS_THEY_ARE, *_EXPRESSIONS, "json", "jsonb"))
 
 
@@ -75,7 +75,10 @@ class Rows:
 
     def _select(self, table: Table, columns: Sequence[str]) -> sql.Composable:
         schema, _, name = table.name.partition(".")
-        wanted = [_expression(table.column(column)) for column in columns]
+        wanted = [
+            sql.SQL("{} AS {}").format(written(table.column(column), sql.Identifier(column)), sql.Identifier(column))
+            for column in columns
+        ]
         return sql.SQL("SELECT {} FROM {}").format(sql.SQL(", ").join(wanted), sql.Identifier(schema, name))
 
     def _read(self, query: sql.Composed, parameters: Sequence[Any]) -> list[dict[str, Any]]:
@@ -91,18 +94,19 @@ def open_rows(dsn: str) -> Iterator[Rows]:
         yield Rows(connection)
 
 
-def _expression(column: Column) -> sql.Composable:
-    name = sql.Identifier(column.name)
-    kind = plain(column.base if column.base and column.base not in ("enum", "composite") else column.type)
+def written(column: Column, name: sql.Composable) -> sql.Composable:
+    """The SQL expression of a column's value in an event; `name` is the column in its query."""
+    named = ("enum", "composite", "range", "multirange")
+    kind = plain(column.base if column.base and column.base not in named else column.type)
     if kind.endswith("[]"):
-        return name if kind in _ARRAYS else sql.SQL("{0}::text[] AS {0}").format(name)
+        return name if kind in _ARRAYS else sql.SQL("{0}::text[]").format(name)
     if kind in _AS_THEY_ARE:
         return name
-    if column.base == "composite":
-        text = sql.SQL("translate(encode(convert_to({0}::text, 'UTF8'), 'base64'), E'\\n', '') AS {0}")
+    own = column.base in ("composite", "multirange") or (column.base == "range" and "." in column.type)
+    if own or kind in _BASE64:
+        text = sql.SQL("translate(encode(convert_to({0}::text, 'UTF8'), 'base64'), E'\\n', '')")
         return text.format(name)
-    written = _EXPRESSIONS.get(kind, "{0}::text")
-    return sql.SQL(written + " AS {0}").format(name)
+    return sql.SQL(_EXPRESSIONS.get(kind, "{0}::text")).format(name)
 
 
 def plain(written: str) -> str:

@@ -16,7 +16,7 @@ HEAD = """\
 
 <!-- Written by `make docs` from the commands themselves; a test compares. -->
 
-Data goes to stdout, narration to stderr. Exit codes: 0 done · 1 failed · 2 wrong usage · 3 errors found (`check`) ·
+Data goes to stdout, narration to stderr. Exit codes: 0 done · 1 failed · 2 wrong usage · 3 errors found (`check`) or documents that differ (`verify`) ·
 4 unhealthy · 130 interrupted.
 """
 

@@ -53,6 +53,8 @@ COMMANDS = (
     Entry("quarantine", "pipeline.cli.quarantine:app", "Operate", "Documents that could not be built or were refused."),
     Entry("backfill", "pipeline.cli.backfill:backfill", "Operate", "Read a table's rows again from the source."),
     Entry("explain", "pipeline.cli.explain:explain", "Trust", "Why a document looks as it does."),
+    Entry("verify", "pipeline.cli.verify:verify", "Trust", "Whether the documents are what the source says."),
+    Entry("wait", "pipeline.cli.verify:wait", "Trust", "Wait until a read model is complete up to a position."),
     Entry("doctor", "pipeline.cli.doctor:doctor", "Trust", "What is wrong around the pipeline, each with its fix."),
     Entry("config", "pipeline.cli.config:app", "Operate", "The settings in force."),
 )  # fmt: skip

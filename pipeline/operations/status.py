@@ -86,6 +86,19 @@ def worker_file(settings: Settings, projection_id: str) -> Path:
     return settings.state_dir.resolve() / "workers" / f"{projection_id}.json"
 
 
+def verified_file(settings: Settings, projection_id: str) -> Path:
+    """What `verify` last found."""
+    return settings.state_dir.resolve() / "verified" / f"{projection_id}.json"
+
+
+def write_verified(settings: Settings, projection_id: str, report: BaseModel) -> None:
+    path = verified_file(settings, projection_id)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_suffix(f".{os.getpid()}.tmp")
+    fresh.write_text(report.model_dump_json())
+    fresh.replace(path)
+
+
 def _projection(settings: Settings, projection: Projection[Any], fail_behind: float) -> ProjectionStatus:
     said = _said(settings, projection)
     path = mirror_file(settings, projection.id)
@@ -93,7 +106,7 @@ def _projection(settings: Settings, projection: Projection[Any], fail_behind: fl
         return _new(projection, said)
     db = connect(str(path), readonly=True)
     try:
-        return _from_mirror(db, projection, said, fail_behind)
+        return _from_mirror(settings, db, projection, said, fail_behind)
     finally:
         db.close()
 
@@ -127,7 +140,7 @@ def _new(projection: Projection[Any], said: dict[str, Any]) -> ProjectionStatus:
 
 
 def _from_mirror(
-    db: apsw.Connection, projection: Projection[Any], said: dict[str, Any], fail_behind: float
+    settings: Settings, db: apsw.Connection, projection: Projection[Any], said: dict[str, Any], fail_behind: float
 ) -> ProjectionStatus:
     counters = dict(rows(db, "SELECT name, n FROM counters"))
     fanouts = int(value(db, "SELECT count(*) FROM fanout") or 0)
@@ -152,7 +165,7 @@ def _from_mirror(
         sinks=sinks,
         attention=[],
     )
-    found.attention = _attention(found, fail_behind)
+    found.attention = _attention(found, fail_behind) + _verified(settings, projection)
     waiting, tried, error = _refreshing(db)
     if tried >= TRIED_OFTEN:
         found.attention.append(f"{found.name}: {waiting} rows wait to be read again from the source: {error}")
@@ -163,6 +176,19 @@ def _refreshing(db: apsw.Connection) -> tuple[int, int, str]:
     """Rows to be read again; how often one of them was tried, and what was said then."""
     found = rows(db, "SELECT count(*), max(attempts), error FROM refresh WHERE outcome IS NULL")[0]
     return int(found[0]), int(found[1] or 0), str(found[2] or "no answer yet")
+
+
+def _verified(settings: Settings, projection: Projection[Any]) -> list[str]:
+    """What the last `verify` found wrong."""
+    try:
+        report = json.loads(verified_file(settings, projection.id).read_text())
+    except (FileNotFoundError, ValueError):
+        return []
+    wrong = sum(sink[kind] for sink in report["sinks"] for kind in ("missing", "extra", "different"))
+    return (
+        [f"{projection.name}: at {report['at'][:19]} {wrong} documents of {report['share']:.0%} were not what the source"
+         f" says: cdc verify {projection.name} --all --repair"] if wrong else []
+    )  # fmt: skip
 
 
 def _sink(db: apsw.Connection, number: int, name: str, said: dict[str, Any]) -> SinkStatus:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,7 +37,7 @@ def wire(settings: Settings, projection: Projection[Any]) -> Wired:
     """Find the connector that captures all its tables; raises DefinitionError where none does."""
     shape = shape_of(projection.shape)
     layout = layout_of(settings, projection)
-    definition = _definition(settings, projection, layout.tables)
+    definition = definition_of(settings, projection)
     topics = {definition.topic(table): table for table in layout.tables}
     inputs = Inputs(topics, definition.transaction_topic, definition.name)
     return Wired(projection, shape, layout, definition, inputs)
@@ -47,8 +47,9 @@ def open_sinks(settings: Settings, wired: Wired) -> None:
     wired.sinks = [open_sink(target, wired.projection, wired.shape, settings) for target in wired.projection.to]
 
 
-def _definition(settings: Settings, projection: Projection[Any], tables: Iterable[str]) -> ConnectorDefinition:
-    wanted, definitions = set(tables), load_definitions(settings.connectors)
+def definition_of(settings: Settings, projection: Projection[Any]) -> ConnectorDefinition:
+    """The connector that captures all tables of a projection; raises DefinitionError where none does."""
+    wanted, definitions = set(shape_of(projection.shape).columns()), load_definitions(settings.connectors)
     for definition in definitions.values():
         if wanted <= set(definition.tables):
             return definition

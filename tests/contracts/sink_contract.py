@@ -16,7 +16,7 @@ import pytest
 from pipeline.authoring.documents import Document, many
 from pipeline.authoring.shape import Shape, shape_of
 from pipeline.errors import Fenced, SinkError, SinkUnavailable, TargetMissing
-from pipeline.ports import APPLIED, STALE, Applied, Outcome, Rejected, Sink, Throttled, Write
+from pipeline.ports import APPLIED, STALE, Applied, Outcome, Rejected, Sink, Stored, Throttled, Write
 
 
 class Line(Document, source="shop.lines"):
@@ -148,6 +148,20 @@ class SinkContract:
         assert list(stored) == ["1"]
         assert stored["1"].revision == revision(1, 7)
         assert stored["1"].document == {"id": 1, **document}
+
+    async def test_a_scan_gives_everything_that_is_stored_once(self, lab: Lab) -> None:
+        sink = await lab.prepared()
+        ids = [f"key {n}" for n in range(1203)]
+        await sink.write([Write(id, 5, text(note=id)) for id in ids], 0)
+        await sink.write([Write("key 7", 6, None)], 0)
+        await sink.refresh()
+        for documents in (True, False):
+            found: dict[str, Stored] = {}
+            pages = [page async for page in sink.scan(documents=documents)]
+            for page in pages:
+                found |= page
+            assert sum(map(len, pages)) == len(found) == 1202 and "key 7" not in found
+            assert found["key 8"] == Stored(5, {"id": 1, "note": "key 8"} if documents else {})
 
     async def test_there_is_one_outcome_for_each_write_in_their_order(self, lab: Lab) -> None:
         sink = await lab.prepared()

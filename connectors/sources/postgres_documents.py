@@ -1,0 +1,240 @@
+"""What documents hold, asked of the source by SQL of its own: the truth that `verify` compares with.
+
+Nothing here is shared with the engine: rows are joined by Postgres, in one snapshot whose position in the log is known.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from decimal import Decimal
+from functools import partial
+from typing import Any, Final
+from uuid import uuid4
+
+import psycopg
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.rows import dict_row, tuple_row
+from psycopg.types.json import set_json_loads
+
+from connectors.sources.postgres import connected, reason, where
+from connectors.sources.postgres_rows import written
+from pipeline.authoring.catalog import Catalog, Column, Table
+from pipeline.authoring.column_types import kinds_of
+from pipeline.authoring.shape import RelationShape, Shape
+from pipeline.errors import SourceError, SourceUnavailable
+
+Key = tuple[str, ...]
+"""A root key as Postgres writes its columns."""
+
+ARGUMENTS: Final = 100
+"""The most arguments a Postgres function takes."""
+PATIENCE: Final = 10
+"""Seconds that a slot's creation waits for transactions that are open."""
+SESSION: Final = "SET TimeZone = 'UTC'; SET DateStyle = 'ISO'; SET bytea_output = 'hex'; SET extra_float_digits = 1"
+_UNREADABLE = re.compile(
+    r"(bit varying|bit|line|lseg|box|path|polygon|circle|point)(\(\d+\))?(\[\])?|interval\b.*\[\]|bit(\(1\))?\[\]"
+)
+
+
+def readable(column: Column) -> bool:
+    """Whether the value that an event has of this column can be told from SQL."""
+    name = column.base if column.base not in (None, "enum", "composite", "range", "multirange") else column.type
+    return name in ("bit", "bit(1)") or not _UNREADABLE.fullmatch(name or "")
+
+
+class PostgresDocuments:
+    """The documents of one shape, as the database says."""
+
+    def __init__(self, dsn: str, shape: Shape, catalog: Catalog) -> None:
+        self.dsn, self.shape, self.catalog = dsn, shape, catalog
+        self.root = catalog.table(shape.table)
+        self.key = self.root.primary_key or shape.key
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Snapshot]:
+        """One state of the source; raises SourceError where no slot can be made, SourceUnavailable where it is away."""
+        with connected(self.dsn) as connection:
+            connection.execute(SESSION.encode())
+            connection.commit()
+            with _exported(self.dsn) as (position, name):
+                connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+                connection.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(name)))
+            # the slot is gone here: it keeps no log while documents are read
+            yield Snapshot(self, connection, position)
+
+
+class Snapshot:
+    """Reads keys and documents of one moment; one thread at a time."""
+
+    def __init__(self, of: PostgresDocuments, connection: psycopg.Connection[Any], position: int) -> None:
+        self.position = position
+        """What committed before this place in the log is seen, and nothing else."""
+        self._of, self._connection = of, connection
+        set_json_loads(partial(json.loads, parse_float=Decimal), connection)
+        self._query = documents_query(of.shape, of.catalog)
+
+    def keys(self, batch: int) -> Iterator[list[tuple[Key, list[Any]]]]:
+        """All root keys in their order: as Postgres writes them, and as events do."""
+        table, key = self._of.root, self._of.key
+        query = sql.SQL("SELECT {}, {} FROM {} a0 ORDER BY {}").format(
+            _texts(key), _wires(table, key), _table(table.name), _columns(key, "a0")
+        )
+        with self._connection.cursor(name=f"cdc_keys_{uuid4().hex[:8]}", row_factory=tuple_row) as cursor:
+            cursor.itersize = batch
+            cursor.execute(query, ())
+            while found := cursor.fetchmany(batch):
+                yield [(tuple(text), wire) for text, wire in found]
+
+    def documents(self, keys: Sequence[Key]) -> list[tuple[Key, list[Any], dict[str, Any]]]:
+        """Key, key as in events, and document of those keys that there are; what is no key of this table is left out."""
+        if not keys:
+            return []
+        columns = [[key[i] for key in keys] for i in range(len(self._of.key))]
+        try:
+            with self._connection.transaction(), self._connection.cursor(row_factory=tuple_row) as cursor:
+                found = cursor.execute(self._query, columns).fetchall()
+        except psycopg.DataError:
+            # some text is no value of the key's type: find it, and go on without
+            if len(keys) == 1:
+                return []
+            half = len(keys) // 2
+            return self.documents(keys[:half]) + self.documents(keys[half:])
+        return [(tuple(text), wire, document) for text, wire, document in found]
+
+
+def documents_query(shape: Shape, catalog: Catalog) -> sql.Composed:
+    """`SELECT key, key as in events, document` for the keys given as one text array for each column of the key."""
+    table = catalog.table(shape.table)
+    key = table.primary_key or shape.key
+    # a type's name comes from the catalog, where Postgres itself has quoted it
+    arrays = [sql.SQL("%s::text[]::{}[]").format(sql.SQL(table.column(name).type)) for name in key]
+    return sql.SQL("SELECT {}, {}, {} FROM {} a0 WHERE ({}) IN (SELECT * FROM unnest({}))").format(
+        _texts(key), _wires(table, key), _object(shape, catalog, 0), _table(table.name), _columns(key, "a0"),
+        sql.SQL(", ").join(arrays),
+    )  # fmt: skip
+
+
+def _object(shape: Shape, catalog: Catalog, depth: int) -> sql.Composable:
+    table, alias = catalog.table(shape.table), f"a{depth}"
+    pairs: list[sql.Composable] = []
+    for field in shape.copied:
+        assert field.column is not None
+        pairs += [sql.Literal(field.name), _value(table.column(field.column), alias)]
+    for relation in shape.relations:
+        pairs += [sql.Literal(relation.name), _relation(relation, table, catalog, depth)]
+    objects = [pairs[start : start + ARGUMENTS] for start in range(0, len(pairs), ARGUMENTS)] or [[]]
+    return sql.SQL(" || ").join(sql.SQL("jsonb_build_object({})").format(sql.SQL(", ").join(one)) for one in objects)
+
+
+def _value(column: Column, alias: str) -> sql.Composable:
+    name = sql.Identifier(alias, column.name)
+    if not readable(column):
+        return sql.SQL("NULL")
+    if column.type in ("json[]", "jsonb[]"):
+        return sql.SQL("{}::text[]").format(name)
+    return written(column, name)
+
+
+def _relation(relation: RelationShape, above: Table, catalog: Catalog, depth: int) -> sql.Composable:
+    child, alias = relation.shape, f"a{depth + 1}"
+    table = catalog.table(child.table)
+    joined = sql.SQL(" AND ").join(
+        _equal(table.column(r), alias, above.column(m), f"a{depth}")
+        for r, m in zip(relation.remote, relation.local, strict=True)
+    )
+    body = sql.SQL("{} FROM {} {} WHERE {}").format
+    if not relation.many:
+        one = body(_object(child, catalog, depth + 1), _table(table.name), sql.SQL(alias), joined)
+        return sql.SQL("(SELECT {} LIMIT 1)").format(one)
+    key = table.primary_key or child.key
+    order = [*relation.order_by, *(name for name in key if name not in relation.order_by)]
+    listed = sql.SQL("jsonb_agg({} ORDER BY {})").format(
+        _object(child, catalog, depth + 1), sql.SQL(", ").join(_ordered(table.column(name), alias) for name in order)
+    )
+    return sql.SQL("coalesce((SELECT {}), '[]'::jsonb)").format(
+        body(listed, _table(table.name), sql.SQL(alias), joined)
+    )
+
+
+def _equal(left: Column, a: str, right: Column, b: str) -> sql.Composable:
+    """Both sides in their own types, so that indexes serve; as text where Postgres could not compare them."""
+    same = left.type == right.type or kinds_of(left).kinds[0] == kinds_of(right).kinds[0]
+    return sql.SQL("{} = {}" if same else "{}::text = {}::text").format(
+        sql.Identifier(a, left.name), sql.Identifier(b, right.name)
+    )
+
+
+def _ordered(column: Column, alias: str) -> sql.Composable:
+    """Nulls first, text by its bytes: no language decides the order of a document's list."""
+    name = sql.Identifier(alias, column.name)
+    if kinds_of(column).kinds[0] == "text":
+        return sql.SQL('{}::text COLLATE "C" NULLS FIRST').format(name)
+    return sql.SQL("{} NULLS FIRST").format(name)
+
+
+def _texts(key: Sequence[str]) -> sql.Composable:
+    return sql.SQL("ARRAY[{}]").format(
+        sql.SQL(", ").join(sql.SQL("{}::text").format(sql.Identifier("a0", k)) for k in key)
+    )
+
+
+def _wires(table: Table, key: Sequence[str]) -> sql.Composable:
+    return sql.SQL("jsonb_build_array({})").format(sql.SQL(", ").join(_value(table.column(k), "a0") for k in key))
+
+
+def _columns(names: Sequence[str], alias: str) -> sql.Composable:
+    return sql.SQL(", ").join(sql.Identifier(alias, name) for name in names)
+
+
+def _table(name: str) -> sql.Composable:
+    schema, _, table = name.partition(".")
+    return sql.Identifier(schema, table)
+
+
+@contextmanager
+def _exported(dsn: str) -> Iterator[tuple[int, str]]:
+    """A temporary slot: the position from which its stream would start, and the snapshot of just before that."""
+    options = f"{conninfo_to_dict(dsn).get('options') or ''} -c lock_timeout={PATIENCE}s"
+    try:
+        connection = psycopg.connect(
+            make_conninfo(dsn, replication="database", options=options.strip(), application_name="cdc-verify"),
+            autocommit=True, connect_timeout=PATIENCE, row_factory=dict_row,
+        )  # fmt: skip
+    except psycopg.OperationalError as error:
+        raise SourceUnavailable(
+            f"The source database {where(dsn)} takes no replication connection ({reason(error, dsn)}): check"
+            " max_wal_senders, pg_hba.conf, and that the user in source.dsn has REPLICATION."
+        ) from None
+    with connection:
+        name = f"cdc_verify_{uuid4().hex[:12]}"
+        made = connection.pgconn.exec_(
+            f"CREATE_REPLICATION_SLOT {name} TEMPORARY LOGICAL pgoutput (SNAPSHOT 'export')".encode()
+        )
+        if made.status != psycopg.pq.ExecStatus.TUPLES_OK:
+            raise _refused(made.error_message.decode("utf-8", "replace"), dsn)
+        position, snapshot = made.get_value(0, 1), made.get_value(0, 2)
+        assert position is not None and snapshot is not None
+        yield lsn(position.decode()), snapshot.decode()
+
+
+def _refused(said: str, dsn: str) -> SourceError:
+    text = said.partition("\n")[0].removeprefix("ERROR:").strip()
+    if "lock timeout" in text:
+        return SourceUnavailable(
+            f"The source database {where(dsn)} has had a transaction open for more than {PATIENCE} s, and a slot starts"
+            " only where none is: end it (pg_stat_activity, xact_start), or try again."
+        )
+    return SourceError(
+        f"The source database {where(dsn)} made no temporary slot ({text}): check wal_level = logical,"
+        " max_replication_slots, and that the user in source.dsn has REPLICATION."
+    )
+
+
+def lsn(text: str) -> int:
+    """`16/B374D848` as the number that events have."""
+    high, _, low = text.partition("/")
+    return (int(high, 16) << 32) + int(low, 16)

@@ -1,0 +1,215 @@
+"""`cdc verify` and `cdc wait`: is the read model what the source says, and how far is it?"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import re
+import time
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+
+from connectors.sinks import open_sink
+from connectors.sources import postgres
+from connectors.sources.postgres_documents import PostgresDocuments, lsn, readable
+from connectors.sources.postgres_rows import open_rows
+from pipeline.authoring.catalog import Catalog
+from pipeline.authoring.discovery import find
+from pipeline.authoring.projection import Projection
+from pipeline.authoring.shape import shape_of
+from pipeline.cli.output import As, as_json, err, load_settings, print_json, print_table
+from pipeline.cli.progress import Bar
+from pipeline.errors import CdcError, OperationError
+from pipeline.operations import repair as repairing
+from pipeline.operations import verify as operation
+from pipeline.operations.expected import Expectation
+from pipeline.operations.status import write_verified
+from pipeline.operations.verify import Options, Share, SinkVerified, VerifyReport
+from pipeline.operations.wait import Waited
+from pipeline.operations.wait import wait as waiting
+from pipeline.ports import Sink
+from pipeline.runtime.wiring import definition_of
+from pipeline.settings import Settings
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The projection.")]
+Timeout = Annotated[float, typer.Option("--timeout", min=0, help="Seconds to wait for the watermark.")]
+DIFFERENT = 3
+
+
+def verify(
+    name: Name,
+    sample: Annotated[str, typer.Option("--sample", help="The part of all documents to compare.")] = "1%",
+    everything: Annotated[bool, typer.Option("--all", help="Compare all documents.")] = False,
+    repair: Annotated[bool, typer.Option("--repair", help="Write what differs again, and compare it again.")] = False,
+    continuous: Annotated[
+        bool, typer.Option("--continuous", help="Go on, a sample at a time, and tell `cdc status`.")
+    ] = False,
+    every: Annotated[float, typer.Option("--every", min=0, help="Seconds between two samples.")] = 60.0,
+    rate: Annotated[float, typer.Option("--rate", min=0, help="At most so many documents a second; 0: all.")] = 0.0,
+    timeout: Timeout = 60.0,
+    show: Annotated[int, typer.Option("--show", min=0, help="How many differences are shown.")] = 20,
+    output: As = None,
+) -> None:
+    """Compare documents with what the source says, at a known position; exit 3 where they differ."""
+    own = load_settings()
+    projection = find(own, name)
+    parts = 1 if everything else _parts(sample)
+    number = random.randrange(parts)  # noqa: S311 - any part will do
+    while True:
+        options = _options(own, projection, Share(number, parts), rate, timeout, show)
+        try:
+            report = asyncio.run(_verify(own, projection, options, repair))
+        except CdcError as error:
+            if not continuous:
+                raise
+            err().print(f"{type(error).__name__}: {error}", style="yellow")
+        else:
+            _print(report, as_json(output))
+            if not continuous and not report.equal:
+                raise typer.Exit(DIFFERENT)
+        if not continuous:
+            return
+        number = (number + 1) % parts
+        time.sleep(every)
+
+
+def wait(
+    name: Name,
+    position: Annotated[str | None, typer.Option("--lsn", help="A place in the source's log, 0/16B3748.")] = None,
+    txid: Annotated[int | None, typer.Option("--txid", help="A transaction, as pg_current_xact_id() told it.")] = None,
+    now: Annotated[bool, typer.Option("--now", help="All that has committed by now.")] = False,
+    timeout: Timeout = 10.0,
+    output: As = None,
+) -> None:
+    """Wait until a read model is complete up to a place in the source's log; exit 4 where it is not in time."""
+    own = load_settings()
+    projection = find(own, name)
+    if sum((position is not None, txid is not None, now)) != 1:
+        raise OperationError("Say what to wait for: one of --lsn, --txid and --now.")
+    definition = definition_of(own, projection)
+    dsn = definition.dsn(own.source_dsn()) if position is None else ""
+    if txid is not None:
+        postgres.assure_committed(dsn, txid)
+    wanted = _position(position) if position is not None else postgres.position(dsn)
+    found = asyncio.run(_wait(own, projection, definition.name, wanted, timeout))
+    if as_json(output):
+        print_json(found)
+    else:
+        rows = [(w.sink, "yes" if w.reached else "no", str(w.watermark), f"{w.seconds:.2f} s") for w in found]
+        print_table(("SINK", "REACHED", "WATERMARK", "AFTER"), rows)
+    if not all(one.reached for one in found):
+        raise typer.Exit(4)
+
+
+async def _wait(
+    own: Settings, projection: Projection[Any], connector: str, wanted: int, patience: float
+) -> list[Waited]:
+    sinks = _sinks(own, projection)
+    try:
+        return list(await asyncio.gather(*(waiting(sink, connector, wanted, patience=patience) for sink in sinks)))
+    finally:
+        for sink in sinks:
+            await sink.close()
+
+
+def _position(text: str) -> int:
+    if text.isdecimal():
+        return int(text)
+    if re.fullmatch(r"[0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8}", text):
+        return lsn(text)
+    raise OperationError(f"{text!r} is no place in a log: write 0/16B3748, or the number that events have.")
+
+
+def _parts(sample: str) -> int:
+    found = re.fullmatch(r"([0-9.]+) ?%", sample)
+    percent = float(found[1]) if found and found[1].count(".") < 2 and found[1] != "." else 0.0
+    if not 0 < percent <= 100:
+        raise OperationError(f"{sample!r} is no part of the documents: write --sample 1%, or --all.")
+    return max(1, round(100 / percent))
+
+
+def _options(
+    own: Settings, projection: Projection[Any], share: Share, rate: float, timeout: float, show: int
+) -> Options:
+    return Options(definition_of(own, projection).name, share, rate, timeout, show)
+
+
+async def _verify(own: Settings, projection: Projection[Any], options: Options, repair: bool) -> VerifyReport:
+    shape = shape_of(projection.shape)
+    dsn = definition_of(own, projection).dsn(own.source_dsn())
+    catalog = await asyncio.to_thread(postgres.read_catalog, dsn, tables=sorted(shape.columns()))
+    unreadable = frozenset(
+        f"{table.name}.{column.name}"
+        for table in catalog.tables.values()
+        for column in table.columns
+        if not readable(column)
+    )
+    expectation, source = Expectation(shape, catalog, unreadable), PostgresDocuments(dsn, shape, catalog)
+    found: list[SinkVerified] = []
+    for sink in _sinks(own, projection):
+        try:
+            with Bar(sink.name) as bar:
+                repairs = _repairs(own, projection, catalog, dsn) if repair else ()
+                found.append(
+                    await operation.verify(source, expectation, sink, options, repairs=repairs, progress=bar.update)
+                )
+        finally:
+            await sink.close()
+    report = operation.report(projection, options.share, found, expectation)
+    write_verified(own, projection.id, report)
+    return report
+
+
+def _repairs(
+    own: Settings, projection: Projection[Any], catalog: Catalog, dsn: str
+) -> tuple[operation.Repair, operation.Repair]:
+    """First the documents are written again; where they are wrong still, the rows behind them are read again."""
+
+    async def mark(sink: Sink, found: Sequence[tuple[str, tuple[str, ...] | None]]) -> None:
+        keys = repairing.mirror_keys(projection, catalog, found)
+        await asyncio.to_thread(repairing.mark_dirty, own, projection, sink.name, keys)
+
+    async def refresh(sink: Sink, found: Sequence[tuple[str, tuple[str, ...] | None]]) -> None:
+        await asyncio.to_thread(
+            _refresh, own, projection, catalog, dsn, repairing.mirror_keys(projection, catalog, found)
+        )
+        await mark(sink, found)
+
+    return mark, refresh
+
+
+def _refresh(
+    own: Settings, projection: Projection[Any], catalog: Catalog, dsn: str, keys: Sequence[tuple[Any, ...]]
+) -> None:
+    with open_rows(dsn) as rows:
+        report = repairing.refresh_behind(own, projection, catalog, rows, keys)
+    for left in report.left:
+        err().print(f"{left.table} {left.key} was not read again: {left.reason}", style="yellow")
+
+
+def _sinks(own: Settings, projection: Projection[Any]) -> list[Sink]:
+    return [open_sink(target, projection, shape_of(projection.shape), own) for target in projection.to]
+
+
+def _print(report: VerifyReport, json: bool) -> None:
+    if json:
+        print_json(report)
+        return
+    columns = ("SINK", "CHECKED", "MISSING", "EXTRA", "DIFFERENT", "REPAIRED", "UNDECIDED", "UNBUILDABLE")
+    print_table(columns, [_line(sink) for sink in report.sinks])
+    for sink in report.sinks:
+        for one in sink.differences:
+            err().print(f"{one.kind} {one.id}", style="yellow")
+            for at in one.fields:
+                err().print(f"  {at.path}: the source has {at.source!r}, the document {at.document!r}")
+        if sink.wrong > len(sink.differences):
+            err().print(f"… and {sink.wrong - len(sink.differences)} more (--show)")
+    if report.not_compared:
+        err().print(f"Not compared: {', '.join(report.not_compared)}.")
+
+
+def _line(s: SinkVerified) -> tuple[str, ...]:
+    counts = (s.checked, s.missing, s.extra, s.different, s.repaired, s.undecided, s.unbuildable)
+    return (s.sink, *(f"{n:,}" for n in counts))
