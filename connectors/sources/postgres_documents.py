@@ -150,8 +150,7 @@ def _relation(relation: RelationShape, above: Table, catalog: Catalog, depth: in
     if not relation.many:
         one = body(_object(child, catalog, depth + 1), _table(table.name), sql.SQL(alias), joined)
         return sql.SQL("(SELECT {} LIMIT 1)").format(one)
-    key = table.primary_key or child.key
-    order = [*relation.order_by, *(name for name in key if name not in relation.order_by)]
+    order = dict.fromkeys((*relation.order_by, *child.key, *table.primary_key))
     listed = sql.SQL("jsonb_agg({} ORDER BY {})").format(
         _object(child, catalog, depth + 1), sql.SQL(", ").join(_ordered(table.column(name), alias) for name in order)
     )
@@ -169,11 +168,9 @@ def _equal(left: Column, a: str, right: Column, b: str) -> sql.Composable:
 
 
 def _ordered(column: Column, alias: str) -> sql.Composable:
-    """Nulls first, text by its bytes: no language decides the order of a document's list."""
+    """Text by its bytes: no language decides the order of a document's list."""
     name = sql.Identifier(alias, column.name)
-    if kinds_of(column).kinds[0] == "text":
-        return sql.SQL('{}::text COLLATE "C" NULLS FIRST').format(name)
-    return sql.SQL("{} NULLS FIRST").format(name)
+    return sql.SQL('{}::text COLLATE "C"').format(name) if kinds_of(column).kinds[0] == "text" else name
 
 
 def _texts(key: Sequence[str]) -> sql.Composable:
@@ -183,7 +180,15 @@ def _texts(key: Sequence[str]) -> sql.Composable:
 
 
 def _wires(table: Table, key: Sequence[str]) -> sql.Composable:
-    return sql.SQL("jsonb_build_array({})").format(sql.SQL(", ").join(_value(table.column(k), "a0") for k in key))
+    return sql.SQL("jsonb_build_array({})").format(sql.SQL(", ").join(_spelled(table.column(k)) for k in key))
+
+
+def _spelled(column: Column) -> sql.Composable:
+    """A key's value as documents have it: no Z where there is no zone, no fraction that is zero."""
+    value, kind = _value(column, "a0"), kinds_of(column).kinds[0]
+    if kind == "datetime" and "with time zone" in (column.base or column.type):
+        return sql.SQL(r"regexp_replace({}, '\.0+Z$', 'Z')").format(value)
+    return sql.SQL("regexp_replace({}, 'Z$', '')").format(value) if kind in ("datetime", "date", "time") else value
 
 
 def _columns(names: Sequence[str], alias: str) -> sql.Composable:

@@ -26,7 +26,8 @@ from pipeline.operations import repair as repairing
 from pipeline.operations import verify as operation
 from pipeline.operations.expected import Expectation
 from pipeline.operations.status import write_verified
-from pipeline.operations.verify import Options, Share, SinkVerified, VerifyReport
+from pipeline.operations.verified import Share, SinkVerified, VerifyReport, report
+from pipeline.operations.verify import Options
 from pipeline.operations.wait import Waited
 from pipeline.operations.wait import wait as waiting
 from pipeline.ports import Sink
@@ -60,14 +61,14 @@ def verify(
     while True:
         options = _options(own, projection, Share(number, parts), rate, timeout, show)
         try:
-            report = asyncio.run(_verify(own, projection, options, repair))
+            found = asyncio.run(_verify(own, projection, options, repair))
         except CdcError as error:
             if not continuous:
                 raise
             err().print(f"{type(error).__name__}: {error}", style="yellow")
         else:
-            _print(report, as_json(output))
-            if not continuous and not report.equal:
+            _print(found, as_json(output))
+            if not continuous and not found.equal:
                 raise typer.Exit(DIFFERENT)
         if not continuous:
             return
@@ -157,9 +158,9 @@ async def _verify(own: Settings, projection: Projection[Any], options: Options, 
                 )
         finally:
             await sink.close()
-    report = operation.report(projection, options.share, found, expectation)
-    write_verified(own, projection.id, report)
-    return report
+    result = report(projection, options.share, found, expectation)
+    write_verified(own, projection.id, result)
+    return result
 
 
 def _repairs(

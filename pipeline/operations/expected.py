@@ -76,7 +76,7 @@ class Expectation:
         if not self.shape.python:
             return self._from_rows(self._level, raw)
         try:
-            made = self.shape.document.model_validate(_python(self._level, raw))
+            made = _made(self._level, raw)
             return self._from_python(self._level, made) if made.keep() else None
         except Exception as error:  # the author's code: the worker quarantines this document
             raise Unbuildable(f"{type(error).__name__}: {error}") from None
@@ -152,19 +152,19 @@ def _shown(level: _Level) -> Iterator[_Member]:
     return (m for m in level.members if not (m.field or m.relation).hidden)  # type: ignore[union-attr]
 
 
-def _python(level: _Level, raw: Mapping[str, Any]) -> dict[str, Any]:
-    """The rows as the author's class takes them."""
+def _made(level: _Level, raw: Mapping[str, Any]) -> Any:
+    """The rows as the author's class; rows below whose own `keep()` says no are left out."""
     found: dict[str, Any] = {}
     for member in level.members:
         if member.below is not None:
-            value = raw[member.name]
-            if member.repeated:
-                found[member.name] = tuple(_python(member.below, one) for one in value)
-            else:
-                found[member.name] = None if value is None else _python(member.below, value)
+            below = member.below
+            rows = raw[member.name] if member.repeated else [raw[member.name]]
+            made = [_made(below, one) for one in rows if one is not None]
+            kept = [one for one in made if not below.shape.keeps or one.keep()]
+            found[member.name] = tuple(kept) if member.repeated else kept[0] if kept else None
         elif member.field is not None and member.field.column is not None:
             found[member.name] = parsed(raw[member.name], member.field.kind)
-    return found
+    return level.shape.document.model_validate(found)
 
 
 def _stored(level: _Level, document: Mapping[str, Any]) -> dict[str, Any]:

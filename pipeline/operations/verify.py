@@ -9,30 +9,26 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from hashlib import blake2b
 from pathlib import Path
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Protocol
 
 import apsw
-from pydantic import BaseModel, ConfigDict
 
 from pipeline.engine.sql import connect, rows, transaction, value
 from pipeline.errors import OperationError
 from pipeline.operations.expected import (
     Expectation,
-    FieldDifference,
     Unbuildable,
     differences,
     digest,
     document_id,
     key_of,
 )
+from pipeline.operations.verified import Difference, Share, SinkVerified
 from pipeline.operations.wait import wait
 from pipeline.ports import Sink
 
 Key = tuple[str, ...]
-Kind = Literal["missing", "extra", "different"]
 Progress = Callable[[str, int, int], None]
 """Told of each step: what is done now, how many are, and of how many (0: not known)."""
 
@@ -66,84 +62,12 @@ class Source(Protocol):
     def snapshot(self) -> AbstractContextManager[Snapshot]: ...
 
 
-class Difference(BaseModel):
-    """A document that is not what the source says, seen twice with the same revision."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    id: str
-    kind: Kind
-    fields: tuple[FieldDifference, ...] = ()
-    """Where they differ; the first few."""
-
-
-class SinkVerified(BaseModel):
-    """What was found in one sink; counts are of documents."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    sink: str
-    position: int
-    """The place in the source's log up to which all was compared."""
-    checked: int
-    missing: int
-    extra: int
-    different: int
-    undecided: int
-    """Changed each time they were looked at; none of them is known to be wrong."""
-    unbuildable: int
-    """Those on whose rows the author's code fails: see `cdc quarantine list`."""
-    repaired: int
-    compared_again: int
-    differences: tuple[Difference, ...]
-    """The first of them, with fields."""
-    seconds: float
-
-    @property
-    def wrong(self) -> int:
-        return self.missing + self.extra + self.different
-
-
-class VerifyReport(BaseModel):
-    """What `verify` found. `share` is the part of all documents that was compared, 1 for all."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    projection: str
-    version: int
-    at: datetime
-    share: float
-    sinks: tuple[SinkVerified, ...]
-    not_compared: tuple[str, ...] = ()
-    """Fields over columns that SQL can't give as events have them."""
-
-    @property
-    def equal(self) -> bool:
-        return not any(sink.wrong for sink in self.sinks)
-
-
-@dataclass(frozen=True, slots=True)
-class Share:
-    """Part `number` of `of` equal parts of all documents, told by a hash of the id, so that all parts together are all."""
-
-    number: int = 0
-    of: int = 1
-
-    def has(self, id: str) -> bool:
-        if self.of == 1:
-            return True
-        return (
-            int.from_bytes(blake2b(id.encode("utf-8", "surrogatepass"), digest_size=8).digest()) % self.of
-            == self.number
-        )
-
-
 @dataclass(frozen=True, slots=True)
 class Options:
     """How to verify. `rate`: documents a second read from the source, 0 for as fast as it gives them."""
 
     connector: str
-    share: Share = Share()
+    share: Share = field(default_factory=Share)
     rate: float = 0.0
     patience: float = 60.0
     """Seconds until a watermark that does not pass the source's position is an error."""
@@ -400,11 +324,3 @@ class _Held:
 
 def _entered(context: AbstractContextManager[Snapshot]) -> _Held:
     return _Held(context, context.__enter__())
-
-
-def report(projection: Any, share: Share, sinks: Sequence[SinkVerified], expectation: Expectation) -> VerifyReport:
-    """The report of one projection over all its sinks."""
-    return VerifyReport(
-        projection=projection.name, version=projection.version, at=datetime.now(UTC), share=1 / share.of,
-        sinks=tuple(sinks), not_compared=tuple(expectation.not_compared),
-    )  # fmt: skip
