@@ -134,8 +134,6 @@ def _value(column: Column, alias: str) -> sql.Composable:
     name = sql.Identifier(alias, column.name)
     if not readable(column):
         return sql.SQL("NULL")
-    if column.type in ("json[]", "jsonb[]"):
-        return sql.SQL("{}::text[]").format(name)
     return written(column, name)
 
 

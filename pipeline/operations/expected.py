@@ -141,8 +141,7 @@ def _compared_as(field: FieldShape, column: Column | None) -> tuple[Kind, bool]:
         return field.kind, field.repeated
     natural = kinds_of(column)
     if natural.repeated:
-        # json in an array comes as text
-        return "text" if natural.kinds[0] == "json" else natural.kinds[0], True
+        return natural.kinds[0], True
     if field.kind == "text" and natural.kinds[0] != "json":
         return natural.kinds[0], False
     return field.kind, field.repeated
