@@ -121,11 +121,17 @@ def documents_query(shape: Shape, catalog: Catalog) -> sql.Composed:
 def _object(shape: Shape, catalog: Catalog, depth: int) -> sql.Composable:
     table, alias = catalog.table(shape.table), f"a{depth}"
     pairs: list[sql.Composable] = []
-    for field in shape.copied:
-        assert field.column is not None
-        pairs += [sql.Literal(field.name), _value(table.column(field.column), alias)]
-    for relation in shape.relations:
-        pairs += [sql.Literal(relation.name), _relation(relation, table, catalog, depth)]
+    for member in shape.members:
+        if isinstance(member, RelationShape):
+            pairs += [sql.Literal(member.name), _relation(member, table, catalog, depth)]
+        elif member.column is not None:
+            pairs += [sql.Literal(member.name), _value(table.column(member.column), alias)]
+        elif member.left_out_of is not None:
+            of = next(relation for relation in shape.relations if relation.name == member.left_out_of)
+            more = sql.SQL("greatest(0, (SELECT count(*) FROM {}) - {})").format(
+                _rows(of, table, catalog, depth), sql.Literal(of.limit)
+            )
+            pairs += [sql.Literal(member.name), more]
     objects = [pairs[start : start + ARGUMENTS] for start in range(0, len(pairs), ARGUMENTS)] or [[]]
     return sql.SQL(" || ").join(sql.SQL("jsonb_build_object({})").format(sql.SQL(", ").join(one)) for one in objects)
 
@@ -138,23 +144,46 @@ def _value(column: Column, alias: str) -> sql.Composable:
 
 
 def _relation(relation: RelationShape, above: Table, catalog: Catalog, depth: int) -> sql.Composable:
-    child, alias = relation.shape, f"a{depth + 1}"
-    table = catalog.table(child.table)
-    joined = sql.SQL(" AND ").join(
-        _equal(table.column(r), alias, above.column(m), f"a{depth}")
-        for r, m in zip(relation.remote, relation.local, strict=True)
+    alias, table = f"a{depth + 1}", catalog.table(relation.item.table)
+    body, rows = _object(relation.item, catalog, depth + 1), _rows(relation, above, catalog, depth)
+    order = sql.SQL(", ").join(
+        sql.SQL("{} DESC" if name in relation.descending else "{}").format(_ordered(table.column(name), alias))
+        for name in dict.fromkeys((*relation.order_by, *relation.item.key))
     )
-    body = sql.SQL("{} FROM {} {} WHERE {}").format
     if not relation.many:
-        one = body(_object(child, catalog, depth + 1), _table(table.name), sql.SQL(alias), joined)
-        return sql.SQL("(SELECT {} LIMIT 1)").format(one)
-    order = dict.fromkeys((*relation.order_by, *child.key, *table.primary_key))
-    listed = sql.SQL("jsonb_agg({} ORDER BY {})").format(
-        _object(child, catalog, depth + 1), sql.SQL(", ").join(_ordered(table.column(name), alias) for name in order)
+        return sql.SQL("(SELECT {} FROM {} ORDER BY {} LIMIT 1)").format(body, rows, order)
+    if relation.limit is not None:
+        rows = sql.SQL("(SELECT {0}.* FROM {1} ORDER BY {2} LIMIT {3}) {0}").format(
+            sql.SQL(alias), rows, order, sql.Literal(relation.limit)
+        )
+    return sql.SQL("coalesce((SELECT jsonb_agg({} ORDER BY {}) FROM {}), '[]'::jsonb)").format(body, order, rows)
+
+
+def _rows(relation: RelationShape, above: Table, catalog: Catalog, depth: int) -> sql.Composable:
+    """`FROM` and `WHERE` of the rows that a relation shows, as `a<depth + 1>`."""
+    alias, upper = f"a{depth + 1}", f"a{depth}"
+    item = catalog.table(relation.item.table)
+    source, first, table = sql.SQL("{} {}").format(_table(item.name), sql.SQL(alias)), alias, item
+    if relation.links:
+        first, table, onward = f"l{depth + 1}", catalog.table(relation.shape.table), relation.shape.relations[0]
+        on = _joined(item, alias, onward.remote, table, first, onward.local)
+        source = sql.SQL("{} {} JOIN {} ON {}").format(_table(table.name), sql.SQL(first), source, on)
+    tests = [_joined(table, first, relation.remote, above, upper, relation.local)]
+    tests += [_one_of(sql.Identifier(alias, name), values) for name, values in relation.where]
+    return sql.SQL("{} WHERE {}").format(source, sql.SQL(" AND ").join(tests))
+
+
+def _joined(left: Table, a: str, columns: Sequence[str], right: Table, b: str, others: Sequence[str]) -> sql.Composable:
+    return sql.SQL(" AND ").join(
+        _equal(left.column(one), a, right.column(other), b) for one, other in zip(columns, others, strict=True)
     )
-    return sql.SQL("coalesce((SELECT {}), '[]'::jsonb)").format(
-        body(listed, _table(table.name), sql.SQL(alias), joined)
-    )
+
+
+def _one_of(column: sql.Composable, values: Sequence[Any]) -> sql.Composable:
+    known = sql.SQL(", ").join(sql.Literal(value) for value in values if value is not None)
+    tests = [sql.SQL("{} IN ({})").format(column, known)] if any(value is not None for value in values) else []
+    tests += [sql.SQL("{} IS NULL").format(column)] if None in values else []
+    return sql.SQL("({})").format(sql.SQL(" OR ").join(tests) if tests else sql.SQL("false"))
 
 
 def _equal(left: Column, a: str, right: Column, b: str) -> sql.Composable:

@@ -93,7 +93,7 @@ class Expectation:
         for member in shape.members:
             path = above + member.name
             if isinstance(member, RelationShape):
-                below = self._compiled(member.shape, catalog, path + ".")
+                below = self._compiled(member.item, catalog, path + ".")
                 members.append(_Member(member.name, "json", member.many, None, member, below))
             elif member.column is not None and f"{table.name}.{member.column}" in self._unreadable:
                 self.not_compared.append(path)
@@ -108,9 +108,9 @@ class Expectation:
     def _from_rows(self, level: _Level, raw: Mapping[str, Any]) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for member in _shown(level):
-            value = raw[member.name]
+            fixed = member.field.fixed if member.field is not None else None
+            value = raw[member.name] if fixed is None else fixed.value
             if member.below is None:
-                assert member.field is not None
                 as_json = member.kind == "json" and isinstance(value, str)
                 found[member.name] = canonical(
                     json.loads(value) if as_json else value, member.kind, repeated=member.repeated
@@ -161,6 +161,8 @@ def _made(level: _Level, raw: Mapping[str, Any]) -> Any:
             made = [_made(below, one) for one in rows if one is not None]
             kept = [one for one in made if not below.shape.keeps or one.keep()]
             found[member.name] = tuple(kept) if member.repeated else kept[0] if kept else None
+        elif member.field is not None and member.field.left_out_of is not None:
+            found[member.name] = raw[member.name]
         elif member.field is not None and member.field.column is not None:
             found[member.name] = parsed(raw[member.name], member.field.kind)
     return level.shape.document.model_validate(found)

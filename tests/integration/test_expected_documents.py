@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from pathlib import Path
+from random import Random
 from typing import Any
 from uuid import UUID
 
@@ -31,6 +32,8 @@ from pipeline.engine.mirror import Mirror
 from pipeline.operations.expected import Expectation, Unbuildable, differences, document_id, key_of
 from pipeline.settings import Endpoints
 from tests.fixtures.envelope_tables import EXTENSIONS, FAMILIES, PREAMBLE
+from tests.unit.webs import KEYS as WEB_KEYS
+from tests.unit.webs import PythonWeb, Web, fresh, python_webs, webs
 
 pytestmark = pytest.mark.stack
 ROOT = Path(__file__).parents[2]
@@ -250,3 +253,29 @@ def test_ids_lists_and_rows_that_are_kept_out_are_as_the_worker_has_them(dsn: st
     (first,) = (document for document in found.values() if document["children"])
     assert [child["amount"] for child in first["children"]] == ["1.5", "9", "10", "1000", None]
     assert [key_of(id, 3) for id in found] == [tuple(map(str, key)) for key in sorted(keys)]
+
+
+@pytest.mark.parametrize(("document", "oracle"), [(Web, webs), (PythonWeb, python_webs)])
+def test_the_whole_language_of_relations_is_joined_as_the_oracle_says(
+    dsn: str, document: type[Document], oracle: Callable[[Any], dict[str, Any]]
+) -> None:
+    random = Random(7)
+    with psycopg.connect(dsn) as db:
+        db.execute("DROP SCHEMA IF EXISTS web CASCADE; CREATE SCHEMA web")
+        db.execute("CREATE TABLE web.people(id int PRIMARY KEY, name text, parent_id int, favourite text)")
+        db.execute("CREATE TABLE web.tags(id int PRIMARY KEY, label text)")
+        db.execute("CREATE TABLE web.links(person_id int, tag_id int, PRIMARY KEY(person_id, tag_id))")
+        db.execute("CREATE TABLE web.notes(id int PRIMARY KEY, author text, kind text, rank int, pinned bool)")
+    for _ in range(10):
+        rows: dict[str, dict[tuple[Any, ...], dict[str, Any]]] = {table: {} for table in WEB_KEYS}
+        for table, key in WEB_KEYS.items():
+            for row in (fresh(random, table) for _ in range(12)):
+                rows[table][tuple(row[name] for name in key)] = row
+        with psycopg.connect(dsn) as db:
+            for table, own in rows.items():
+                db.execute(f"TRUNCATE {table}".encode())
+                for row in own.values():
+                    marks = ", ".join(["%s"] * len(row))
+                    db.execute(f"INSERT INTO {table}({', '.join(row)}) VALUES({marks})".encode(), list(row.values()))
+        expectation, found = expected(dsn, document)
+        assert found == {id: expectation.stored(made) for id, made in oracle(rows).items()}
