@@ -13,6 +13,7 @@ CdcError
 ├── CheckpointError
 │   ├── Fenced  LogTruncated
 ├── StackError                                                             the local stack
+├── ScenarioError                                                          a test's story asks for what a source can't do
 └── OperationError                                                         an operator's command can't be done
                                                                            * = Transient: try again later
 The docstring of a class is its default message; a message says what happened, to what, and what to do.
@@ -118,6 +119,10 @@ class LogTruncated(CheckpointError):
 
 class StackError(CdcError):
     """The local stack."""
+
+
+class ScenarioError(CdcError):
+    """The source of a scenario can't do this."""
 
 
 class OperationError(CdcError):

@@ -10,28 +10,16 @@ import apsw
 from pydantic import BaseModel
 
 from pipeline.authoring.projection import Projection
-from pipeline.authoring.shape import Shape
 from pipeline.engine.assemble import document_id
 from pipeline.engine.dirty import Reader
 from pipeline.engine.layout import Layout
 from pipeline.engine.revision import split
-from pipeline.engine.sourcelog import LOG_BITS
-from pipeline.engine.sql import connect, listed, quoted, rows
+from pipeline.engine.sql import connect, rows
+from pipeline.engine.story import RowStory, rows_behind
 from pipeline.errors import CdcError, OperationError
 from pipeline.operations.status import mirror_file
 from pipeline.ports import Sink
 from pipeline.settings import Settings
-
-
-class RowStory(BaseModel):
-    """One row of the mirror. `commit`: the LSN of the commit before its last streamed change; 0 for a snapshot row."""
-
-    path: str
-    table: str
-    columns: dict[str, Any]
-    source_log: int
-    commit: int
-    order: int
 
 
 class SinkStory(BaseModel):
@@ -78,35 +66,12 @@ async def explain(
     try:
         text = reader.documents([root])[root]
         document = None if text is None else json.loads(text)
-        found = _rows(db, layout, layout.shape, layout.root.key, root, layout.shape.name)
+        found = rows_behind(db, layout, root)
         stories = [await _sink(db, sink, root, document) for sink in sinks]
     finally:
         reader.close()
         db.close()
     return DocumentStory(projection=projection.name, id=document_id(root), rows=found, document=document, sinks=stories)
-
-
-def _rows(
-    db: apsw.Connection, layout: Layout, shape: Shape, columns: Sequence[str], values: Sequence[Any], path: str
-) -> list[RowStory]:
-    table = layout.tables[shape.table]
-    names = [*table.columns, "_commit", "_order"]
-    where = " AND ".join(f"{quoted(column)} = ?" for column in columns)
-    found: list[RowStory] = []
-    for row in rows(db, f"SELECT {listed(names)} FROM {quoted(table.name)} WHERE {where} LIMIT 1000", tuple(values)):
-        own = dict(zip(names, row, strict=True))
-        commit, order = own.pop("_commit"), own.pop("_order")
-        shown = {name: "unknown" if isinstance(item, bytes) else item for name, item in own.items()}
-        found.append(
-            RowStory(
-                path=path, table=table.name, columns=shown, source_log=commit >> LOG_BITS,
-                commit=commit & ((1 << LOG_BITS) - 1), order=order,
-            )
-        )  # fmt: skip
-        for relation in shape.relations:
-            below = [own[name] for name in relation.local]
-            found += _rows(db, layout, relation.shape, relation.remote, below, f"{path}.{relation.name}")
-    return found
 
 
 async def _sink(db: apsw.Connection, sink: Sink, root: tuple[Any, ...], document: dict[str, Any] | None) -> SinkStory:

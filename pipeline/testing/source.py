@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import date, datetime, time, timedelta
-from decimal import Decimal
-from enum import Enum
 from itertools import groupby
 from operator import itemgetter
 from random import Random
 from typing import Any, Final
-from uuid import UUID
 
-from pipeline.authoring.column_types import PLACEHOLDER
 from pipeline.events.envelope import UNCHANGED
+from pipeline.testing.wire import placeholder
 
 Key = tuple[Any, ...]
 Row = dict[str, Any]
@@ -86,17 +81,30 @@ class SourceModel:
         """How many of `messages` the connector has sent; a restart goes back."""
         self.resumable = 0
         """The first message after the snapshot: a restart does not go back beyond it."""
-        self.log: dict[str, list[Record]] = {self.boundaries + "/0": []}
-        self.labels: dict[str, list[str]] = {self.boundaries + "/0": []}
+        self.labels: dict[str, list[str]] = {}
         """The label of each record: which source log it comes from."""
         self.label = label
+        self.unchanged: Callable[[str, str, Any], Any] = lambda table, column, value: placeholder(value)
+        """How Debezium says that this column's long value was left alone."""
+        self.log: dict[str, list[Record]] = {}
         self._known: set[int] = set()
         self._lsn, self._txid, self._last_end, self._clock = 1_000, 700, 0, 1_000
         self._open: Transaction | None = None
-        for table in keys:
-            for number in range(partitions):
+        self._create_topics()
+
+    def _create_topics(self) -> None:
+        self.log, self.labels = {self.boundaries + "/0": []}, {self.boundaries + "/0": []}
+        for table in self.keys:
+            for number in range(self.partition_count):
                 self.log[f"{self.topic(table)}/{number}"] = []
                 self.labels[f"{self.topic(table)}/{number}"] = []
+
+    def replayed(self, *, partitions: int, seed: int) -> SourceModel:
+        """The same history before another connector, which has sent nothing of it yet."""
+        other = SourceModel(self.keys, name=self.name, partitions=partitions, seed=seed)
+        other.rows, other.states, other.transactions = self._copy(), self.states, self.transactions
+        other.messages, other.resumable = self.messages, self.resumable
+        return other
 
     # ---- names --------------------------------------------------------------------------------------------
 
@@ -115,8 +123,9 @@ class SourceModel:
     def key_of(self, table: str, row: Mapping[str, Any]) -> Key:
         return tuple(row[name] for name in self.keys[table])
 
-    def _copy(self) -> Rows:
-        return {table: {key: dict(row) for key, row in of.items()} for table, of in self.rows.items()}
+    def _copy(self, rows: Rows | None = None) -> Rows:
+        of_all = self.rows if rows is None else rows
+        return {table: {key: dict(row) for key, row in of.items()} for table, of in of_all.items()}
 
     # ---- changes ------------------------------------------------------------------------------------------
 
@@ -133,6 +142,9 @@ class SourceModel:
             self._lsn = began
         try:
             yield transaction
+        except BaseException:  # rolled back: nothing of it is ever sent
+            self.rows, self._lsn = self._copy(self.states[-1]), max(self._lsn, now)
+            raise
         finally:
             self._open = None
         self._lsn = max(self._lsn, now) + LATER
@@ -160,7 +172,7 @@ class SourceModel:
         """Update a row; UNCHANGED leaves a column out of the event. A new key is a delete and a create."""
         sent = {**self.rows[table][key], **{n: v for n, v in changes.items() if v is not UNCHANGED}}
         row = dict(sent)
-        sent.update({n: placeholder(row[n]) for n, v in changes.items() if v is UNCHANGED})
+        sent.update({n: self.unchanged(table, n, row[n]) for n, v in changes.items() if v is UNCHANGED})
         fresh = self.key_of(table, row)
         if fresh == key:
             self.rows[table][key] = row
@@ -320,39 +332,3 @@ class SourceModel:
 
 def _json(value: Any) -> bytes:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
-
-
-def wire(value: Any) -> Any:
-    """A Python value as Debezium writes it with our settings."""
-    if isinstance(value, Enum):
-        return wire(value.value)
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, datetime):
-        text = value.isoformat(timespec="microseconds" if value.tzinfo else "auto")
-        return text.replace("+00:00", "") + "Z" if value.tzinfo is None or value.utcoffset() == timedelta() else text
-    if isinstance(value, date | time):
-        return value.isoformat() + "Z"
-    if isinstance(value, timedelta):
-        minutes, seconds = divmod(value.seconds, 60)
-        fraction = f".{value.microseconds:06}" if value.microseconds else ""
-        return f"P0Y0M{value.days}DT{minutes // 60}H{minutes % 60}M{seconds}{fraction}S"
-    if isinstance(value, Decimal | UUID):
-        return format(value, "f") if isinstance(value, Decimal) and value.is_finite() else str(value)
-    if isinstance(value, bytes):
-        return base64.b64encode(value).decode()
-    if isinstance(value, Mapping):
-        return json.dumps(value, ensure_ascii=False, default=wire)
-    if isinstance(value, list | tuple | set | frozenset):
-        return [wire(item) for item in value]
-    raise TypeError(f"Debezium has no form for {type(value).__name__}")
-
-
-def placeholder(value: Any) -> Any:
-    """What an update says for a long value that it leaves alone (TOAST)."""
-    text = PLACEHOLDER.decode()
-    if isinstance(value, list):
-        return list(PLACEHOLDER) if value and all(isinstance(item, int) for item in value) else [text]
-    if value is None or isinstance(value, str):
-        return text if value is not None else None
-    raise ValueError(f"{value!r} is never kept out of line, so the source always sends it")
