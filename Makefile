@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check bench chaos up down lock
+.PHONY: help venv demo test check bench chaos docs up down lock
 
 PYTHON ?= python3
 BIN := .venv/bin

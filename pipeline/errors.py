@@ -15,7 +15,7 @@ CdcError
 ├── StackError                                                             the local stack
 ├── ScenarioError                                                          a test's story asks for what a source can't do
 └── OperationError                                                         an operator's command can't be done
-                                                                           * = Transient: try again later
+    └── PlanOutdated                                                       * = Transient: try again later
 The docstring of a class is its default message; a message says what happened, to what, and what to do.
 """
 
@@ -127,3 +127,7 @@ class ScenarioError(CdcError):
 
 class OperationError(CdcError):
     """The command can't be done."""
+
+
+class PlanOutdated(OperationError):
+    """The plan was made for something else than what would be done now."""

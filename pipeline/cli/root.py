@@ -43,6 +43,7 @@ COMMANDS = (
     Entry("tables", "pipeline.cli.tables:app", "Author", "The source's tables, columns and keys."),
     Entry("check", "pipeline.cli.check:check", "Author", "Find every error in the projections at once."),
     Entry("preview", "pipeline.cli.preview:preview", "Author", "Show documents from live rows, before anything runs."),
+    Entry("plan", "pipeline.cli.apply:plan", "Change", "What differs between what runs and what the files say."),
     Entry("apply", "pipeline.cli.apply:apply", "Change", "Create what the projections need in their sinks."),
     Entry("run", "pipeline.cli.run:run", "Run", "Run a worker for each projection until stopped."),
     Entry("worker", "pipeline.cli.run:worker", "Run", "Run the worker of one projection."),

@@ -7,18 +7,21 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.authoring.fingerprint import fingerprint
 from pipeline.authoring.projection import Projection, Target
 from pipeline.authoring.shape import shape_of
-from pipeline.errors import OperationError
+from pipeline.errors import OperationError, PlanOutdated, SinkError
+from pipeline.operations.differences import columns_of, differences, fields_of, rebuilt_from
 from pipeline.ports import Sink
 
 Opener = Callable[[Target, Projection[Any]], Sink]
-Action = Literal["create", "beside", "adopt", "unchanged", "refuse"]
+Action = Literal["create", "beside", "adopt", "unchanged", "refuse", "left"]
+DOCUMENTS_PER_SECOND: Final = 4000
+"""What a plan reckons with; `cdc bench` measures it."""
 
 
 class _Report(BaseModel):
@@ -33,8 +36,16 @@ class Step(_Report):
     target: str
     """`elasticsearch:orders`, the name readers use."""
     action: Action
-    """`create` a first version, build `beside` the live one, `adopt` what is there, leave `unchanged`, `refuse`."""
+    """`create` a first version, build `beside` the live one, `adopt` what is there, leave `unchanged`, `refuse`;
+    `left` is what was applied once and no file declares any more."""
     reason: str
+    fingerprint: str = ""
+    changes: tuple[str, ...] = ()
+    """The fields that differ from the version before, `+ total decimal`."""
+    documents: int | None = None
+    """In the version before; None where nobody could be asked."""
+    seconds: float | None = None
+    """What building that many takes, roughly."""
 
 
 class ApplyReport(_Report):
@@ -89,10 +100,25 @@ class Applied:
 class _Entry(_Report):
     fingerprint: str
     targets: tuple[str, ...]
+    fields: dict[str, str] = {}
+    columns: dict[str, tuple[str, ...]] = {}
 
 
 class _Entries(_Report):
     projections: dict[str, _Entry] = {}
+
+
+def compare_plans(given: ApplyReport, now: ApplyReport) -> None:
+    """Refuse a plan that was made for something else than what would be done now; raises PlanOutdated."""
+
+    def said(report: ApplyReport) -> set[tuple[str, int, str, str, str]]:
+        return {(s.projection, s.version, s.target, s.action, s.fingerprint) for s in report.steps}
+
+    other = sorted({f"{s[0]} ({s[3]})" for s in said(given) ^ said(now)})
+    if other:
+        raise PlanOutdated(
+            f"The plan is for something else than what would be done now: {', '.join(other)} differ. Make it again: `cdc plan --out`."
+        )
 
 
 async def plan(
@@ -104,6 +130,7 @@ async def plan(
     """Say what `apply` would do; changes nothing."""
     entries = applied.read()
     steps = [await _step(p, target, open_sink, entries) for p in projections for target in p.to]
+    steps += _left(projections, entries)
     return ApplyReport(steps=tuple(steps), notes=tuple(_notes(projections, connectors)))
 
 
@@ -122,9 +149,12 @@ async def apply(
                 await _prepare(projection, target, open_sink, first=action == "create")
             before = entries.get(projection.id)
             known = before.targets if before is not None else ()
+            shape = shape_of(projection.shape)
             entries[projection.id] = _Entry(
-                fingerprint=fingerprint(shape_of(projection.shape)),
+                fingerprint=fingerprint(shape),
                 targets=tuple(sorted({*known, _named(target)})),
+                fields=fields_of(shape),
+                columns=columns_of(shape),
             )
             applied.write(entries)
     return planned.model_copy(update={"done": True})
@@ -140,30 +170,76 @@ async def _prepare(projection: Projection[Any], target: Target, open_sink: Opene
         await sink.close()
 
 
+def _left(projections: Sequence[Projection[Any]], entries: Mapping[str, _Entry]) -> list[Step]:
+    """What was applied and belongs to no projection any more."""
+    names = {p.name for p in projections}
+    found = []
+    for id, entry in entries.items():
+        name, _, version = id.rpartition("-v")
+        if name not in names:
+            reason = "no file declares it any more; what readers see of it stays as it is, and nobody keeps it current"
+            found += [
+                Step(projection=name, version=int(version), target=target, action="left", reason=reason)
+                for target in entry.targets
+            ]
+    return found
+
+
 async def _step(projection: Projection[Any], target: Target, open_sink: Opener, entries: Mapping[str, _Entry]) -> Step:
-    action, reason = await _decide(projection, target, open_sink, entries)
-    return Step(
-        projection=projection.name, version=projection.version, target=_named(target), action=action, reason=reason
+    digest = fingerprint(shape_of(projection.shape))
+    step = Step(
+        projection=projection.name, version=projection.version, target=_named(target),
+        action="create", reason="new; readers see it at once", fingerprint=digest,
+    )  # fmt: skip
+    known = entries.get(projection.id)
+    if known is not None and known.fingerprint != digest:
+        return _refused(step, projection, known)
+    if known is not None and _named(target) in known.targets:
+        return step.model_copy(update={"action": "unchanged", "reason": "applied already"})
+    if await _claimed(projection, target, open_sink):
+        reason = "it exists in the sink, applied from elsewhere; readers go on seeing what they see"
+        return step.model_copy(update={"action": "adopt", "reason": reason})
+    older = await _older(projection, target, open_sink, entries)
+    return (
+        step if older is None else await _beside(step, replace(projection, version=older), target, open_sink, entries)
     )
 
 
-async def _decide(
-    projection: Projection[Any], target: Target, open_sink: Opener, entries: Mapping[str, _Entry]
-) -> tuple[Action, str]:
-    known = entries.get(projection.id)
-    if known is not None and known.fingerprint != fingerprint(shape_of(projection.shape)):
-        return "refuse", (
-            f"{projection.name} was changed, and version {projection.version} of it is applied already: raise its "
-            f"version to {projection.version + 1} (projection(…, version={projection.version + 1}))"
-        )
-    if known is not None and _named(target) in known.targets:
-        return "unchanged", "applied already"
-    if await _claimed(projection, target, open_sink):
-        return "adopt", "it exists in the sink, applied from elsewhere; readers go on seeing what they see"
-    older = await _older(projection, target, open_sink, entries)
-    if older is not None:
-        return "beside", f"built beside version {older}, which readers go on seeing until the cut-over"
-    return "create", "new; readers see it at once"
+def _refused(step: Step, projection: Projection[Any], known: _Entry) -> Step:
+    wanted = projection.version + 1
+    changes = differences(known.fields, fields_of(shape_of(projection.shape))) if known.fields else ()
+    reason = (
+        f"{projection.name} was changed, and version {projection.version} of it is applied already: raise its "
+        f"version to {wanted} (projection(…, version={wanted}))"
+    )
+    return step.model_copy(update={"action": "refuse", "reason": reason, "changes": changes})
+
+
+async def _beside(
+    step: Step, older: Projection[Any], target: Target, open_sink: Opener, entries: Mapping[str, _Entry]
+) -> Step:
+    """The next version of what readers see: what differs, and what building it takes."""
+    known, shape = entries.get(older.id), shape_of(older.shape)
+    reason = f"built beside version {older.version}, which readers go on seeing until the cut-over"
+    changes: tuple[str, ...] = ()
+    if known is not None and known.fields:
+        changes = differences(known.fields, fields_of(shape))
+        reason += f"; its {rebuilt_from(known.columns, columns_of(shape))} has all that it needs"
+    documents = await _documents(older, target, open_sink)
+    seconds = None if documents is None else round(documents / DOCUMENTS_PER_SECOND, 1)
+    return step.model_copy(
+        update={"action": "beside", "reason": reason, "changes": changes, "documents": documents, "seconds": seconds}
+    )
+
+
+async def _documents(older: Projection[Any], target: Target, open_sink: Opener) -> int | None:
+    async with AsyncExitStack() as stack:
+        sink = open_sink(target, older)
+        stack.push_async_callback(sink.close)
+        try:
+            return await sink.count()
+        except SinkError:
+            return None
 
 
 async def _older(

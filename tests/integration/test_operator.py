@@ -75,3 +75,24 @@ def test_status_says_that_a_worker_is_gone(shop: Project) -> None:
     shop.workers[0].wait()
     until(lambda: shop.status()["state"] == "gone", 15, "status sees it")
     assert shop.cdc("status", f"{shop.name}-orders", check=False).returncode == 4
+
+
+def test_a_plan_is_shown_kept_and_refused_when_it_is_outdated(shop: Project) -> None:
+    plan, file = shop.folder / "plan.json", shop.folder / "projections" / "orders.py"
+    assert shop.cdc("plan").returncode == 0, "nothing differs"
+    before = file.read_text()
+    try:
+        file.write_text(before.replace("    status: str\n", "    status: str\n    state: str = column('status')\n"))
+        file.write_text(file.read_text().replace("import Document, ", "import Document, column, "))
+        refused = shop.cdc("plan", check=False)
+        assert refused.returncode == 1 and "raise its version to 2" in refused.stdout + refused.stderr
+        file.write_text(file.read_text().replace('-orders"))', '-orders"), version=2)'))
+        planned = shop.cdc("plan", "--out", str(plan), "-o", "json", check=False)
+        assert planned.returncode == 2
+        step = next(s for s in json.loads(planned.stdout)["steps"] if s["action"] == "beside")
+        assert step["changes"] == ["+ state text"] and step["documents"] > 0
+        file.write_text(file.read_text().replace("column('status')", "column('placed_at')"))
+        outdated = shop.cdc("apply", str(plan), "--yes", check=False)
+        assert outdated.returncode == 1 and "PlanOutdated" in outdated.stderr
+    finally:
+        file.write_text(before)

@@ -12,9 +12,9 @@ from connectors.sinks.memory import MemorySink, MemoryStore
 from pipeline import Document, elasticsearch, projection
 from pipeline.authoring.projection import Projection, Target
 from pipeline.authoring.shape import shape_of
-from pipeline.errors import OperationError
-from pipeline.operations.apply import Applied, ApplyReport, CapturedBy, Opener, apply, plan
-from pipeline.ports import Sink
+from pipeline.errors import OperationError, PlanOutdated
+from pipeline.operations.apply import Applied, ApplyReport, CapturedBy, Opener, apply, compare_plans, plan
+from pipeline.ports import Sink, Write
 
 
 class Order(Document, source="shop.orders"):
@@ -107,6 +107,54 @@ async def test_a_changed_definition_needs_the_next_version(tmp_path: Path) -> No
         await applied(store, tmp_path, replace(ORDERS, shape=Changed))
 
     assert readable(store) == "orders-v1"
+
+
+async def test_a_plan_shows_the_fields_that_differ_and_what_building_takes(tmp_path: Path) -> None:
+    store = MemoryStore()
+    await applied(store, tmp_path, ORDERS)
+    sink = opener(store)(ORDERS.to[0], ORDERS)
+    await sink.write([Write(str(n), 1, f'{{"id": {n}}}') for n in range(8)], 1)
+
+    (step,) = (await plan([replace(ORDERS, shape=Changed, version=2)], opener(store), Applied(tmp_path))).steps
+
+    assert step.changes == ("+ status text",)
+    assert (step.documents, step.seconds) == (8, 0.0)
+    assert "its log has all that it needs" in step.reason
+    (less,) = (await plan([replace(ORDERS, version=2)], opener(store), Applied(tmp_path))).steps
+    assert less.changes == () and "its mirror has all that it needs" in less.reason
+
+
+async def test_a_refused_change_says_what_it_is(tmp_path: Path) -> None:
+    store = MemoryStore()
+    await applied(store, tmp_path, ORDERS)
+
+    report = await plan([replace(ORDERS, shape=Changed)], opener(store), Applied(tmp_path))
+
+    assert report.refused[0].changes == ("+ status text",)
+
+
+async def test_what_no_file_declares_any_more_is_named_and_left(tmp_path: Path) -> None:
+    store = MemoryStore()
+    await applied(store, tmp_path, ORDERS)
+
+    report = await plan([], opener(store), Applied(tmp_path))
+
+    assert [(s.projection, s.version, s.target, s.action) for s in report.steps] == [
+        ("orders", 1, "elasticsearch:orders", "left")
+    ]
+    assert not report.changes
+
+
+async def test_a_plan_for_something_else_is_refused(tmp_path: Path) -> None:
+    store = MemoryStore()
+    given = await plan([ORDERS], opener(store), Applied(tmp_path))
+
+    compare_plans(given, await plan([ORDERS], opener(store), Applied(tmp_path)))
+    with pytest.raises(PlanOutdated, match=r"orders \(create\) differ"):
+        compare_plans(given, await plan([replace(ORDERS, shape=Changed)], opener(store), Applied(tmp_path)))
+    await applied(store, tmp_path, ORDERS)
+    with pytest.raises(PlanOutdated, match="Make it again"):
+        compare_plans(given, await plan([ORDERS], opener(store), Applied(tmp_path)))
 
 
 async def test_readers_stay_where_they_are_when_the_state_directory_is_lost(tmp_path: Path) -> None:
