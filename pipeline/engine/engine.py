@@ -376,6 +376,7 @@ class Engine:
             self.marks.prune()
             self.staging.forget_released(REMEMBERED)
             self.refreshing.find_unknown()
+            self.refreshing.prune()
 
     def reader(self) -> Reader:
         return Reader(self.mirror.path, self.layout)

@@ -6,9 +6,10 @@ import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from pipeline.engine.apply import Applier
+from pipeline.engine.layout import Table
 from pipeline.engine.mirror import Mirror
 from pipeline.engine.sql import rows, value
 from pipeline.events.envelope import Event
@@ -21,6 +22,8 @@ BY_ITSELF: Final = ""
 FIRST_GAP: Final = 10.0
 LONGEST_GAP: Final = 3600.0
 """Seconds between two attempts; each gap doubles."""
+KEPT: Final = 86_400.0
+"""Seconds that an answer waits for who asked."""
 
 
 @dataclass(slots=True)
@@ -68,6 +71,10 @@ class Refreshing:
             [(table, key_text(key), BY_ITSELF, now) for table, key in wanted],
         )
 
+    def prune(self) -> None:
+        """Forget what was answered and never fetched."""
+        self.db.execute("DELETE FROM refresh WHERE outcome IS NOT NULL AND asked < ?", (time.time() - KEPT,))
+
     def begin_anew(self) -> None:
         """A worker that starts does not wait for the next attempt of the one before it."""
         with self.mirror.checkpoint():
@@ -92,27 +99,29 @@ class Refreshing:
         if table is None:
             self.db.execute("DELETE FROM refresh WHERE source_table = ?", (name,))
             return due
+        # read in the index's order, so that a million of them cost no more than the few that are taken
         lines = rows(
             self.db,
-            "SELECT DISTINCT key FROM refresh WHERE source_table = ? AND outcome IS NULL AND due <= ? ORDER BY due LIMIT ?",
-            (due.table, now, limit),
+            "SELECT key FROM refresh INDEXED BY refresh_open WHERE outcome IS NULL AND due <= ? AND source_table = ?"
+            " ORDER BY due LIMIT ?",
+            (now, name, limit),
         )
         for (text,) in lines:
             key = tuple(json.loads(text))
-            row = self.mirror.row(table, key)
-            self._put_off(due.table, text, now)
-            if row is None or bytes not in map(type, row.values()):
-                self.db.execute(
-                    "DELETE FROM refresh WHERE source_table = ? AND key = ? AND request = ?",
-                    (due.table, text, BY_ITSELF),
-                )
-                if (
-                    value(self.db, "SELECT 1 FROM refresh WHERE source_table = ? AND key = ?", (due.table, text))
-                    is None
-                ):
-                    continue
-            due.places[key] = None if row is None else (row["_commit"], row["_order"])
+            if key not in due.places and (row := self._wanted(table, key, text)) is not False:
+                self._put_off(name, text, now)
+                due.places[key] = None if row is None else (row["_commit"], row["_order"])
         return due
+
+    def _wanted(self, table: Table, key: Key, text: str) -> dict[str, Any] | Literal[False] | None:
+        """The mirror's row; False where nobody wants it any more: a change has brought the value that was unknown."""
+        row = self.mirror.row(table, key)
+        if row is not None and bytes in map(type, row.values()):
+            return row
+        same = "source_table = ? AND key = ?"
+        self.db.execute(f"DELETE FROM refresh WHERE {same} AND request = ?", (table.name, text, BY_ITSELF))
+        others = value(self.db, f"SELECT 1 FROM refresh WHERE {same} AND outcome IS NULL", (table.name, text))
+        return row if others else False
 
     def _put_off(self, table: str, key: str, now: float) -> None:
         self.db.execute(
@@ -140,6 +149,9 @@ class Refreshing:
         """A snapshot of these rows is asked for now."""
         number = self.mirror.layout.tables[table].number
         self.awaited.update((number, key) for key in keys)
+
+    def unanswered(self) -> set[Key]:
+        return {key for _, key in self.awaited}
 
     def expect_nothing(self) -> None:
         self.awaited.clear()

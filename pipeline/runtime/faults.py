@@ -7,7 +7,7 @@ import signal
 from typing import Final
 
 POINT: Final = os.environ.get("CDC_FAULT", "")
-"""`received`, `checkpointed`, `writing`, `written`, `settled` or `recorded`, alone or as `name:n`.
+"""`received`, `checkpointed`, `writing`, `written`, `settled`, `recorded` or `asked`, alone or as `name:n`.
 
 The process kills itself with SIGKILL at the n-th passage of that point.
 """

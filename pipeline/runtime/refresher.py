@@ -13,7 +13,8 @@ from connectors.sources.debezium import ConnectorDefinition
 from connectors.sources.signals import Look, Turn, turn
 from pipeline.engine.engine import Engine
 from pipeline.engine.refresh import Due, Key
-from pipeline.errors import CdcError, SourceError, Transient
+from pipeline.errors import CdcError, CheckpointError, SourceError, Transient
+from pipeline.runtime.faults import passing
 from pipeline.settings import Settings
 
 log = logging.getLogger("cdc.refresher")
@@ -54,6 +55,8 @@ class Refresher:
                 due: Due = await self._in_engine(self._engine().refreshing.next, ROWS)
                 if due.places:
                     await self._attempt(due)
+                elif due.table:
+                    continue  # nobody wants these any more
             await self._nap(IDLE)
 
     async def _attempt(self, due: Due) -> None:
@@ -64,6 +67,8 @@ class Refresher:
                     await self._back(due, "another snapshot is under way", BUSY_FOR)
                     return
                 await self._ask(mine, due)
+        except CheckpointError:
+            raise
         except CdcError as error:
             log.warning("%s: can't be read again: %s", due.table, error)
             if isinstance(error, SourceError) and not isinstance(error, Transient) and len(due.places) > 1:
@@ -80,6 +85,7 @@ class Refresher:
             if found.present:
                 await self._in_engine(refreshing.expect, due.table, found.present)
                 await asyncio.to_thread(mine.rows, due.table, names, list(found.present))
+                passing("asked")
             absent = {key: place for key, place in due.places.items() if key not in found.present}
             missing = await self._answers(due, absent, found.lsn)
         finally:
@@ -101,7 +107,7 @@ class Refresher:
                 log.info("%s: %d of %d rows were gone at the source", due.table, len(settled), len(due.places))
                 changed, absent = {key: place for key, place in absent.items() if key not in settled}, {}
             await self._nap(0.05)
-        unanswered = {key for _, key in refreshing.awaited}
+        unanswered = await self._in_engine(refreshing.unanswered)
         return absent | changed | {key: due.places[key] for key in due.places if key in unanswered}
 
     def _passed(self, lsn: int) -> bool:
