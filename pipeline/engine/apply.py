@@ -11,7 +11,7 @@ from pipeline.engine.marking import Marking
 from pipeline.engine.mirror import UNKNOWN, Mirror
 from pipeline.engine.sourcelog import LOG_BITS
 from pipeline.engine.sql import equal, listed, quoted, value
-from pipeline.events.envelope import UNCHANGED, Event, Source, commit_order
+from pipeline.events.envelope import UNCHANGED, Event, commit_order
 
 Key = tuple[Any, ...]
 Place = tuple[int, int]
@@ -331,7 +331,8 @@ class Applier:
         self.db.executemany(statements.fill, [(*key, *statements.filler, *place, 1) for key, place in places.items()])
         self.db.execute(statements.find_changed)
         self.mark([number], seq, old=True)
-        self._write(statements, [Event(op="d", source=Source(), key=key, table=number) for key in places])
+        self.take_away(number)
+        self.mark([number], seq, old=False)
 
     def touch(self, number: int, keys: Sequence[Key], seq: int) -> None:
         """Have the documents that these rows are part of written again."""

@@ -22,6 +22,11 @@ BY_ITSELF: Final = ""
 FIRST_GAP: Final = 10.0
 LONGEST_GAP: Final = 3600.0
 """Seconds between two attempts; each gap doubles."""
+DUE: Final = (
+    "SELECT key FROM refresh INDEXED BY refresh_open WHERE outcome IS NULL AND due <= ? AND source_table = ?"
+    " ORDER BY due LIMIT ?"
+)
+"""Read in the index's order: a million of them cost no more than the few that are taken."""
 KEPT: Final = 86_400.0
 """Seconds that an answer waits for who asked."""
 
@@ -99,14 +104,7 @@ class Refreshing:
         if table is None:
             self.db.execute("DELETE FROM refresh WHERE source_table = ?", (name,))
             return due
-        # read in the index's order, so that a million of them cost no more than the few that are taken
-        lines = rows(
-            self.db,
-            "SELECT key FROM refresh INDEXED BY refresh_open WHERE outcome IS NULL AND due <= ? AND source_table = ?"
-            " ORDER BY due LIMIT ?",
-            (now, name, limit),
-        )
-        for (text,) in lines:
+        for (text,) in rows(self.db, DUE, (now, name, limit)):
             key = tuple(json.loads(text))
             if key not in due.places and (row := self._wanted(table, key, text)) is not False:
                 self._put_off(name, text, now)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -10,10 +11,11 @@ import pytest
 
 from pipeline.authoring.discovery import find
 from pipeline.demo import truth
+from pipeline.demo.shop import Load
 from pipeline.errors import OperationError
 from pipeline.operations.refresh import RefreshReport, refresh
 from pipeline.settings import Settings
-from tests.support.project import Project
+from tests.support.project import Project, until
 
 pytestmark = pytest.mark.stack
 
@@ -93,3 +95,45 @@ def test_a_table_or_a_key_that_is_not_the_projections_is_refused(shop: Project) 
         refreshed(shop, {"shop.other": [(1,)]})
     with pytest.raises(OperationError, match=r"The key of shop\.order_lines is order_id, line_no"):
         refreshed(shop, {"shop.order_lines": [(1,)]})
+
+
+@pytest.mark.edge_case(11)
+def test_rows_that_change_while_they_are_refreshed_end_as_in_the_source(shop: Project) -> None:
+    load = Load(shop.dsn, rate=60, seconds=300)
+    load.start()
+    try:
+        for n in range(5):
+            shop.damage("orders", f"""UPDATE "shop.orders" SET status = 'wrong' WHERE id % 5 = {n} AND id <= 100""")
+            orders = [(key,) for key in range(1, 101) if key % 5 == n]
+            lines = [(key, line) for (key,) in orders for line in (1, 2, 3, 4)]
+            customers = [(key,) for key in range(1, 21)]
+            report = refreshed(shop, {"shop.orders": orders, "shop.order_lines": lines, "shop.customers": customers})
+            assert report.done, report
+    finally:
+        load.stop()
+        load.join(10)
+    assert load.error is None
+    written(shop)
+    shop.assert_equal()
+
+
+@pytest.mark.edge_case(38)
+def test_a_worker_killed_after_it_asked_leaves_the_rest_to_the_next(shop: Project) -> None:
+    shop.stop_workers()
+    doomed = shop.start_worker(fault="asked")
+    until(lambda: shop.status()["state"] == "running" and shop.said().get("pid") == doomed.pid, 60, "it runs")
+    shop.damage("orders", """UPDATE "shop.orders" SET status = 'wrong' WHERE id < 50""")
+    with ThreadPoolExecutor(1) as threads:
+        wanted = threads.submit(refreshed, shop, {"shop.orders": [(key,) for key in range(1, 50)]})
+        assert doomed.wait(60) == -9
+        shop.start_worker()
+        report = wanted.result(90)
+    assert (report.refreshed + report.absent, report.left) == (49, []), report
+    written(shop)
+    shop.assert_equal()
+
+
+def test_without_a_worker_there_is_nobody_to_read_the_rows(shop: Project) -> None:
+    shop.stop_workers()
+    with pytest.raises(OperationError, match=r"is stopped, and only its worker reads rows again: start it"):
+        refreshed(shop, {"shop.orders": [(1,)]})
