@@ -7,7 +7,7 @@ CdcError
 ├── DecodeError                                                            one change -> dead letter
 │   ├── MalformedEnvelope  UnsupportedValue
 ├── SourceError
-│   ├── SourceUnavailable*  ConnectorFailed
+│   ├── SourceUnavailable*  ConnectorFailed  PositionWentBack  SlotLost
 ├── SinkError
 │   ├── SinkUnavailable*  TargetMissing
 ├── CheckpointError
@@ -91,6 +91,14 @@ class SourceUnavailable(SourceError, Transient):
 
 class ConnectorFailed(SourceError):
     """A connector or its task has failed."""
+
+
+class PositionWentBack(SourceError):
+    """The source's log is another one than the connector read, or ends before it."""
+
+
+class SlotLost(SourceError):
+    """The source no longer has the connector's slot, so changes are missing."""
 
 
 class SinkError(CdcError):

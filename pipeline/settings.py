@@ -67,6 +67,8 @@ class WorkerSettings(_Section):
     """Seconds a transaction may stay incomplete before it is released and counted."""
     staged_bytes: int = Field(default=64_000_000, ge=100_000)
     """Bytes of changes of open transactions kept in memory; more spill to the mirror."""
+    sweep_limit: float = Field(default=0.2, ge=0, le=1)
+    """The share of a table's rows that a new snapshot may leave out before they are kept until `cdc sweep`."""
     flush_rows: int = Field(default=1000, ge=1)
     """Documents assembled at a time."""
 

@@ -178,6 +178,8 @@ class ConnectorDefinition(_Section):
             "plugin.name": "pgoutput",
             "slot.name": self.slot,
             "slot.drop.on.stop": "false",
+            # a slot that was made anew beneath the connector is an error, not a silent gap
+            "offset.mismatch.strategy": "trust_offset",
             "publication.name": self.publication,
             "publication.autocreate.mode": "filtered",
             "publish.via.partition.root": "true",
@@ -259,7 +261,8 @@ def heartbeat_query(table: str) -> str:
     """The heartbeat's statement: one row that says which source log the stream comes from."""
     return (
         f"INSERT INTO {table} (id, system_id, timeline, at) "
-        "SELECT 1, system_identifier::text, timeline_id, now() FROM pg_control_system(), pg_control_checkpoint() "
+        "SELECT 1, system_identifier::text, ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::int,"
+        " now() FROM pg_control_system() "
         "ON CONFLICT (id) DO UPDATE SET system_id = EXCLUDED.system_id, timeline = EXCLUDED.timeline, at = EXCLUDED.at"
     )
 

@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from connectors.sources import postgres
+from connectors.sources import logs, postgres
 from connectors.sources.connect import Connect, ConnectorStatus, connect
 from connectors.sources.debezium import SECRET, ConnectorDefinition
 from pipeline.authoring.catalog import Catalog, Table
@@ -71,7 +71,8 @@ async def plan(
     """The difference between the definition and what Connect runs; changes nothing."""
     wanted = definition.config(source_dsn, password)
     async with connect(connect_url) as client:
-        return _plan(definition.name, await client.config(definition.name), wanted)
+        now = await client.config(definition.name)
+        return _plan(definition.name, now, logs.labelled(wanted, logs.log_of(now).label))
 
 
 async def apply(
@@ -100,10 +101,16 @@ async def apply(
             signal_table=definition.signal_table,
             user=definition.database.user,
         )
-        planned = _plan(definition.name, now, wanted)
         before = await client.status(definition.name)
+        try:
+            wanted = await logs.resolved(client, definition, now, wanted, dsn)
+        except ConnectorFailed as error:
+            raise ConnectorFailed(postgres.scrubbed(str(error), dsn)) from None
+        planned = _plan(definition.name, now, wanted)
         if planned.outcome != "unchanged":
             await _put(client, definition.name, wanted, dsn)
+        if now is None:
+            await client.request("PUT", f"/connectors/{definition.name}/resume")
         restarted = before is not None and before.failed
         if restarted:
             await _restart(client, definition.name)

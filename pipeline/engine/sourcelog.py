@@ -1,57 +1,20 @@
-"""Source logs: which log of the source an event comes from, and in which order the logs follow one another.
-
-A log position means nothing across a restored backup, a failover or an upgrade: there it may go back. So every record of
-a connector bears a label that says which log it was read from (docs/decisions/0004-source-logs.md).
-"""
+"""The order of the source logs that a mirror knows: a log position means nothing from one of them to the next."""
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
 from pipeline.engine.mirror import Mirror
 from pipeline.engine.sql import quoted, rows
 from pipeline.errors import CheckpointError
+from pipeline.events.sourcelog import SourceLog, parsed
 
-HEADER: Final = "cdc.log"
-"""The Kafka header with the label."""
 LOG_BITS: Final = 56
 """A row's commit order is its log's ordinal above the LSN: a later log starts above all before it."""
 LSN: Final = (1 << LOG_BITS) - 1
 MOST: Final = 127
-_LABEL: Final = re.compile(r"([sc])(\d{1,15})/([^/]*)/([^/]*)")
-
-
-@dataclass(frozen=True, slots=True)
-class SourceLog:
-    """One log. `number`: when the connector began with it, ms since 1970; 0 for records without a label."""
-
-    number: int = 0
-    system: str = ""
-    timeline: str = ""
-    fresh: bool = False
-    """The connector began with a snapshot, so rows that it did not bring are no more."""
-
-    @property
-    def label(self) -> str:
-        """`s1764017000123/7412345/1`; `c` for a connector that goes on without a snapshot."""
-        return f"{'s' if self.fresh else 'c'}{self.number}/{self.system}/{self.timeline}" if self.number else ""
-
-    @property
-    def identity(self) -> str:
-        """The source's system id and timeline."""
-        return f"{self.system}/{self.timeline}" if self.number else ""
-
-
-def parsed(label: str) -> SourceLog:
-    """The log that a label names; the one without a label where it is no label."""
-    found = _LABEL.fullmatch(label)
-    if found is None:
-        return SourceLog()
-    return SourceLog(int(found[2]), found[3], found[4], found[1] == "s")
 
 
 def in_log(txid: str, log: int) -> str:

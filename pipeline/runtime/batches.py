@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
 from typing import Any, Protocol
 
 import faust
@@ -20,6 +21,8 @@ from faust.transport.consumer import ensure_TP
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 from faust.types.tuples import ConsumerMessage
+
+from pipeline.events.sourcelog import HEADER
 
 log = logging.getLogger("cdc.batches")
 
@@ -41,14 +44,21 @@ class Positions(Protocol):
 
 
 class Batch:
-    """Consecutive records of one partition, `(offset, key, value)` each; `stale()` when a rebalance came in between."""
+    """Consecutive records of one partition, `(offset, key, value)` each; `stale()` when a rebalance came in between.
 
-    __slots__ = ("_consumer", "_sitting", "records", "tp")
+    `runs` has them by source log, each with its label (pipeline/engine/sourcelog.py).
+    """
+
+    __slots__ = ("_consumer", "_sitting", "runs", "tp")
 
     def __init__(self, consumer: BatchConsumer, tp: TP, records: Sequence[Any]) -> None:
         self._consumer, self._sitting = consumer, consumer.sitting
         self.tp = tp
-        self.records = [(r.offset, r.key, r.value) for r in records]
+        self.runs = [(of, [(r.offset, r.key, r.value) for r in run]) for of, run in groupby(records, _label)]
+
+    @property
+    def records(self) -> list[tuple[int, bytes | None, bytes | None]]:
+        return [record for _, run in self.runs for record in run]
 
     @property
     def partition(self) -> str:
@@ -57,6 +67,13 @@ class Batch:
 
     def stale(self) -> bool:
         return self._consumer.sitting != self._sitting
+
+
+def _label(record: Any) -> str:
+    for key, value in record.headers:
+        if key == HEADER:
+            return str(value, errors="replace")
+    return ""
 
 
 class _BatchSchema(faust.Schema):  # type: ignore[misc]

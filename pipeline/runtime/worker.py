@@ -105,7 +105,11 @@ class Worker:
     def _new_engine(self) -> None:
         worker = self.settings.worker
         self.engine = Engine(
-            self.mirror, self.wired.inputs, consistency=worker.consistency, staged_bytes=worker.staged_bytes
+            self.mirror,
+            self.wired.inputs,
+            consistency=worker.consistency,
+            staged_bytes=worker.staged_bytes,
+            sweep_limit=worker.sweep_limit,
         )
 
     async def _work(self) -> None:
@@ -328,7 +332,8 @@ class Worker:
         if batch.stale():
             return Progress()
         passing("received")
-        self.engine.receive(batch.partition, batch.records)
+        for label, records in batch.runs:
+            self.engine.receive(batch.partition, records, label)
         progress = self.engine.step()
         passing("checkpointed")
         return progress
@@ -363,6 +368,8 @@ class Worker:
                 self._add(await self.in_engine(self.engine.give_up, stuck))
                 waited = None
             beats += 1
+            if await self.in_engine(self.engine.sweep_held):
+                self._add(Progress())
             if beats % 60 == 0:
                 await self.in_engine(self.engine.prune)
             await self._nap(1.0)

@@ -9,8 +9,8 @@ from random import Random
 import pytest
 from world import World
 
-from pipeline.engine.sourcelog import SourceLog, parsed
 from pipeline.engine.sweep import held
+from pipeline.events.sourcelog import SourceLog, parsed
 
 
 @pytest.fixture

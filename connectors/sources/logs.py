@@ -1,0 +1,116 @@
+"""Which log of the source a connector reads: the label of its records, and whether the source went back beneath it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from connectors.sources import postgres
+from connectors.sources.connect import Connect
+from connectors.sources.debezium import ConnectorDefinition
+from pipeline.errors import PositionWentBack, SlotLost
+from pipeline.events.sourcelog import HEADER, SourceLog, parsed
+
+ALIAS: Final = "cdcLog"
+LABEL: Final = f"transforms.{ALIAS}.value.literal"
+NO_SNAPSHOT: Final = frozenset({"no_data", "configuration_based"})
+IDENTITY = """
+SELECT system_identifier::text AS system, pg_current_wal_insert_lsn() - '0/0'::pg_lsn AS position,
+  (('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::int)::text AS timeline,
+  EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = %s) AS slot
+FROM pg_control_system()
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """The source's log as it is now: system id, timeline, its end, and whether it has the slot."""
+
+    system: str
+    timeline: str
+    position: int
+    slot: bool
+
+
+def identity(dsn: str, slot: str) -> Identity:
+    """Ask the source; raises SourceUnavailable."""
+    with postgres.connected(dsn) as connection:
+        row: Any = connection.execute(IDENTITY, [slot]).fetchone()
+    return Identity(row["system"], row["timeline"], int(row["position"]), row["slot"])
+
+
+def labelled(config: Mapping[str, str], label: str) -> dict[str, str]:
+    """The configuration by which every record bears the label."""
+    chain = [name for name in config.get("transforms", "").split(",") if name]
+    return {
+        **config,
+        "transforms": ",".join([*chain, ALIAS]),
+        f"transforms.{ALIAS}.type": "org.apache.kafka.connect.transforms.InsertHeader",
+        f"transforms.{ALIAS}.header": HEADER,
+        LABEL: label,
+    }
+
+
+def log_of(config: Mapping[str, str] | None) -> SourceLog:
+    """The log whose label a running configuration gives its records."""
+    return parsed((config or {}).get(LABEL, ""))
+
+
+def begun(definition: ConnectorDefinition, source: Identity, *, fresh: bool) -> SourceLog:
+    """A log that the connector begins with now."""
+    fresh = fresh and definition.snapshot.mode not in NO_SNAPSHOT
+    return SourceLog(int(time.time() * 1000), source.system, source.timeline, fresh)
+
+
+def problem(name: str, log: SourceLog, source: Identity, offset: int | None) -> PositionWentBack | SlotLost | None:
+    """Why the connector can't go on from the position that Connect remembers for it."""
+    again = (
+        f"`cdc connector delete {name} --drop-slot`, then `cdc connector apply {name}`: a new snapshot is read, documents"
+        " are served as they are until it is complete, and what is no longer in the source is then removed."
+    )
+    if log.system and log.system != source.system:
+        return PositionWentBack(
+            f"Connector {name} read another database cluster (system {log.system}, now {source.system}): it was restored"
+            f" or upgraded, and positions begin anew. Run {again}"
+        )
+    if offset is not None and source.position < offset:
+        return PositionWentBack(
+            f"Connector {name} has read up to {offset:,}, but the source's log ends at {source.position:,}: the source"
+            f" was restored to an earlier state. Run {again}"
+        )
+    if offset is not None and not source.slot:
+        return SlotLost(
+            f"Connector {name} has read up to {offset:,}, but the source no longer has its slot, so changes since then"
+            f" are missing. Run {again}"
+        )
+    return None
+
+
+async def offset(client: Connect, name: str) -> int | None:
+    """The position that Connect remembers for a connector it knows; None where it has read nothing."""
+    found = await client.request("GET", f"/connectors/{name}/offsets", missing_ok=True)
+    known = [entry["offset"].get("lsn") for entry in (found or {}).get("offsets", ()) if entry.get("offset")]
+    return max((int(lsn) for lsn in known if lsn is not None), default=None)
+
+
+async def resolved(
+    client: Connect, definition: ConnectorDefinition, now: Mapping[str, str] | None, config: Mapping[str, str], dsn: str
+) -> dict[str, str]:
+    """The configuration with its label; a connector that Connect does not know is created, stopped, to see what is
+    remembered of an earlier one of its name. Raises PositionWentBack or SlotLost."""
+    name, log = definition.name, log_of(now)
+    source = await asyncio.to_thread(identity, dsn, definition.slot)
+    fresh = begun(definition, source, fresh=True)
+    if now is None:
+        body = {"name": name, "config": labelled(config, fresh.label), "initial_state": "STOPPED"}
+        await client.request("POST", "/connectors", json=body)
+    reached = await offset(client, name)
+    wrong = problem(name, log, source, reached)
+    if wrong is not None:
+        raise wrong
+    if not log.number:
+        log = fresh if reached is None else begun(definition, source, fresh=False)
+    return labelled(config, log.label)

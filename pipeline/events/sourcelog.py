@@ -1,0 +1,44 @@
+"""Source logs: which log of the source a record was read from.
+
+A position means nothing across a restored backup, a failover or an upgrade: there it may go back. So every record of a
+connector bears a label in a header (docs/decisions/0006-source-logs.md).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+HEADER: Final = "cdc.log"
+"""The Kafka header with the label."""
+_LABEL: Final = re.compile(r"([sc])(\d{1,15})/([^/]*)/([^/]*)")
+
+
+@dataclass(frozen=True, slots=True)
+class SourceLog:
+    """One log. `number`: when the connector began with it, ms since 1970; 0 for records without a label."""
+
+    number: int = 0
+    system: str = ""
+    timeline: str = ""
+    fresh: bool = False
+    """The connector began with a snapshot, so rows that it did not bring are no more."""
+
+    @property
+    def label(self) -> str:
+        """`s1764017000123/7412345/1`; `c` for a connector that goes on without a snapshot."""
+        return f"{'s' if self.fresh else 'c'}{self.number}/{self.system}/{self.timeline}" if self.number else ""
+
+    @property
+    def identity(self) -> str:
+        """The source's system id and timeline."""
+        return f"{self.system}/{self.timeline}" if self.number else ""
+
+
+def parsed(label: str) -> SourceLog:
+    """The log that a label names; the one without a label where it is no label."""
+    found = _LABEL.fullmatch(label)
+    if found is None:
+        return SourceLog()
+    return SourceLog(int(found[2]), found[3], found[4], found[1] == "s")
