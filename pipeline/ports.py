@@ -62,7 +62,7 @@ class SinkRecord:
     """What a sink remembers of a projection version: the checkpoint record.
 
     `offsets`: input offsets acknowledged, `{"topic/partition": next offset}`. `watermark`: one entry per connector,
-    `{"shop": {"source_log": …, "lsn": …, "txid": …, "ts_ms": …}}`. `state`: free notes of the owner (loading, …).
+    `{"shop": {"log": …, "lsn": …, "txid": …, "ts_ms": …}}`. `state`: free notes of the owner (loading, …).
     """
 
     epoch: int = 0

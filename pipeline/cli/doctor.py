@@ -8,12 +8,13 @@ import httpx
 import typer
 from pydantic import RootModel
 
-from connectors.sources import lifecycle
-from connectors.sources.debezium import load_definitions
+from connectors.sources import lifecycle, logs
+from connectors.sources.connect import connect
+from connectors.sources.debezium import ConnectorDefinition, load_definitions
 from pipeline.cli.output import As, as_json, load_settings, print_json, print_table
 from pipeline.errors import CdcError, SettingsError
 from pipeline.operations import doctor as operation
-from pipeline.operations.doctor import Finding, bad, ok
+from pipeline.operations.doctor import Finding, bad, ok, warn
 from pipeline.settings import Settings
 
 SUPPORTED = ("8.", "9.")
@@ -49,6 +50,7 @@ async def _look(settings: Settings) -> list[Finding]:
         topics |= {definition.topic(table): definition.retention_days for table in definition.tables}
         topics[definition.transaction_topic] = definition.retention_days
         found.append(await _connector(settings, name))
+        found += await _log(settings, definition, dsn)
     for look in (_kafka(settings, topics), _elasticsearch(settings)):
         try:
             found += await look
@@ -67,6 +69,32 @@ async def _connector(settings: Settings, name: str) -> Finding:
         reason = next((task.reason for task in broken if task.reason), status.reason) or "no reason given"
         return bad(f"connector {name}", f"{status.state}: {reason}", f"cdc connector restart {name}")
     return ok(f"connector {name}", f"running, {len(status.tasks)} task")
+
+
+async def _log(settings: Settings, definition: ConnectorDefinition, dsn: str) -> list[Finding]:
+    """Whether the source's log is the one that the connector reads."""
+    subject = f"source log of {definition.name}"
+    try:
+        source = await asyncio.to_thread(logs.identity, dsn, definition.slot)
+        async with connect(settings.connect_url()) as client:
+            log = logs.log_of(await client.config(definition.name))
+            reached = await logs.offset(client, definition.name)
+    except CdcError:
+        return []  # said above
+    now = f"{source.system}/{source.timeline}"
+    wrong = logs.problem(definition.name, log, source, reached)
+    if wrong is not None:
+        what, _, fix = str(wrong).partition("Run ")
+        return [bad(subject, what.strip(), fix)]
+    if log.timeline and log.timeline != source.timeline:
+        return [
+            warn(
+                subject, f"{now}, timeline {log.timeline} when the connector began",
+                "well if the slot came along in a failover; if the source was restored from a backup: "
+                f"cdc connector delete {definition.name} --drop-slot, then cdc connector apply {definition.name}",
+            )
+        ]  # fmt: skip
+    return [ok(subject, now)]
 
 
 async def _kafka(settings: Settings, topics: dict[str, float]) -> list[Finding]:

@@ -48,8 +48,11 @@ def _parsed(text: str) -> Any:
 
 def _print(story: DocumentStory) -> None:
     print_table(
-        ("WHERE", "TABLE", "COMMIT", "ORDER", "COLUMNS"),
-        [(r.path, r.table, str(r.commit), str(r.order), json.dumps(r.columns, ensure_ascii=False)) for r in story.rows],
+        ("WHERE", "TABLE", "SOURCE LOG", "COMMIT", "ORDER", "COLUMNS"),
+        [
+            (r.path, r.table, r.source_log, str(r.commit), str(r.order), json.dumps(r.columns, ensure_ascii=False))
+            for r in story.rows
+        ],
     )
     out().print()
     out().print(f"document {story.id}: {json.dumps(story.document, ensure_ascii=False)}")

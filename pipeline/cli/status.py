@@ -42,6 +42,13 @@ def _print(report: StatusReport, json: bool) -> None:
         return
     print_table(COLUMNS, [_line(p) for p in report.projections])
     for projection in report.projections:
+        if len(logs := projection.source_logs) > 1:
+            was, now = logs[-2], logs[-1]
+            since = now.seen_at.astimezone().isoformat(" ", "seconds")
+            err().print(
+                f"{projection.name}: since {since} from source log {now.identity} (before: {was.identity or 'not said'})",
+                markup=False, highlight=False, soft_wrap=True,
+            )  # fmt: skip
         for line in projection.attention:
             err().print(line, style="yellow")
 

@@ -10,8 +10,9 @@ from pydantic import BaseModel
 
 from pipeline.authoring.shape import Shape
 from pipeline.engine.layout import Layout
-from pipeline.engine.sourcelog import LOG_BITS
+from pipeline.engine.sourcelog import LSN
 from pipeline.engine.sql import listed, quoted, rows
+from pipeline.events.sourcelog import parsed
 
 
 class RowStory(BaseModel):
@@ -20,7 +21,8 @@ class RowStory(BaseModel):
     path: str
     table: str
     columns: dict[str, Any]
-    source_log: int
+    source_log: str
+    """The system id and timeline of the source whose log its last change came from; empty where that was not said."""
     commit: int
     order: int
 
@@ -34,17 +36,18 @@ def _below(
     db: apsw.Connection, layout: Layout, shape: Shape, columns: Sequence[str], values: Sequence[Any], path: str
 ) -> list[RowStory]:
     table = layout.tables[shape.table]
-    names = [*table.columns, "_commit", "_order"]
+    names = [*table.columns, "_commit", "_order", "_generation"]
+    logs = {n: parsed(label).identity for n, label in rows(db, "SELECT ordinal, identity FROM source_log")}
     where = " AND ".join(f"{quoted(column)} = ?" for column in columns)
     found: list[RowStory] = []
     for row in rows(db, f"SELECT {listed(names)} FROM {quoted(table.name)} WHERE {where} LIMIT 1000", tuple(values)):
         own = dict(zip(names, row, strict=True))
-        commit, order = own.pop("_commit"), own.pop("_order")
+        commit, order, generation = own.pop("_commit"), own.pop("_order"), own.pop("_generation")
         shown = {name: "unknown" if isinstance(item, bytes) else item for name, item in own.items()}
         found.append(
             RowStory(
-                path=path, table=table.name, columns=shown, source_log=commit >> LOG_BITS,
-                commit=commit & ((1 << LOG_BITS) - 1), order=order,
+                path=path, table=table.name, columns=shown, source_log=logs.get(generation, ""),
+                commit=commit & LSN, order=order & LSN,
             )
         )  # fmt: skip
         for relation in shape.relations:

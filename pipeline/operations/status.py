@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,10 @@ import apsw
 from pydantic import BaseModel
 
 from pipeline.authoring.projection import Projection
+from pipeline.engine.sourcelog import bare, log_of
 from pipeline.engine.sql import connect, rows, value
+from pipeline.engine.sweep import held
+from pipeline.events.sourcelog import parsed
 from pipeline.settings import Settings
 
 TRIED_OFTEN = 4
@@ -33,6 +37,15 @@ class SinkStatus(BaseModel):
     behind: float | None
     error: str | None
     written: dict[str, int]
+
+
+class SourceLogStatus(BaseModel):
+    """A log of the source: its label in watermarks, the source's system id and timeline, when it was first seen."""
+
+    connector: str
+    log: str
+    identity: str
+    seen_at: datetime
 
 
 class ProjectionStatus(BaseModel):
@@ -57,6 +70,10 @@ class ProjectionStatus(BaseModel):
     pid: int | None
     error: str | None
     sinks: list[SinkStatus]
+    source_logs: list[SourceLogStatus] = []
+    """Which logs of the source were read, oldest first."""
+    held: dict[str, tuple[int, int]] = {}
+    """Rows of each table that a new snapshot left out, and all it has: kept until `cdc sweep`."""
     attention: list[str]
     """What needs somebody; empty where all is well."""
 
@@ -165,11 +182,24 @@ def _from_mirror(
         sinks=sinks,
         attention=[],
     )
+    found.source_logs = source_logs(db)
+    waits = held(value(db, "SELECT value FROM meta WHERE name = 'held'"))
+    found.held = waits[1] if waits is not None else {}
     found.attention = _attention(found, fail_behind) + _verified(settings, projection)
     waiting, tried, error = _refreshing(db)
     if tried >= TRIED_OFTEN:
         found.attention.append(f"{found.name}: {waiting} rows wait to be read again from the source: {error}")
     return found
+
+
+def source_logs(db: apsw.Connection) -> list[SourceLogStatus]:
+    """The logs that a mirror knows, oldest first."""
+    return [
+        SourceLogStatus(
+            connector=connector, log=label, identity=parsed(label).identity, seen_at=datetime.fromtimestamp(at, UTC)
+        )
+        for connector, label, at in rows(db, "SELECT connector, identity, seen_at FROM source_log ORDER BY ordinal")
+    ]
 
 
 def _refreshing(db: apsw.Connection) -> tuple[int, int, str]:
@@ -194,6 +224,7 @@ def _verified(settings: Settings, projection: Projection[Any]) -> list[str]:
 def _sink(db: apsw.Connection, number: int, name: str, said: dict[str, Any]) -> SinkStatus:
     oldest = [value(db, "SELECT min(since) FROM dirty WHERE sink = ? AND low = ?", (number, low)) for low in (0, 1)]
     oldest.append(value(db, "SELECT min(seq) FROM fanout"))
+    oldest.append(value(db, "SELECT value FROM meta WHERE name = 'owed'"))
     bound = min((n for n in oldest if n is not None), default=1 << 62)
     marks = rows(
         db, "SELECT connector, max(seq), lsn, txid, ts_ms FROM marks WHERE seq < ? GROUP BY connector", (bound,)
@@ -206,11 +237,18 @@ def _sink(db: apsw.Connection, number: int, name: str, said: dict[str, Any]) -> 
         dirty=int(value(db, "SELECT count(*) FROM dirty WHERE sink = ?", (number,)) or 0),
         pending=int(kinds.get(1, 0)),
         quarantined=int(kinds.get(0, 0)),
-        watermark={c: {"lsn": lsn, "txid": txid, "ts_ms": ts} for c, _, lsn, txid, ts in marks},
+        watermark={
+            c: {"lsn": lsn, "txid": bare(txid), "ts_ms": ts, "log": _label(db, log_of(txid))}
+            for c, _, lsn, txid, ts in marks
+        },
         behind=None if newest is None else max(0.0, round(time.time() - newest / 1000, 3)),
         error=own.get("error"),
         written={k: int(own.get(k, 0)) for k in ("applied", "stale", "rejected", "throttled")},
     )
+
+
+def _label(db: apsw.Connection, number: int) -> str:
+    return next((log.log for log in source_logs(db) if parsed(log.log).number == number), "")
 
 
 def _attention(found: ProjectionStatus, fail_behind: float) -> list[str]:
@@ -222,6 +260,11 @@ def _attention(found: ProjectionStatus, fail_behind: float) -> list[str]:
     wanted += [f"{name}: {s.name}: {s.error}" for s in found.sinks if s.error and found.state == "running"]
     if found.dead_letters:
         wanted.append(f"{name}: {found.dead_letters} changes could not be decoded: cdc deadletters list")
+    for table, (old, every) in found.held.items():
+        wanted.append(
+            f"{name}: {old:,} of {every:,} rows of {table} are not in the source's new snapshot and are kept, and the"
+            f" watermark stands until that is settled: cdc sweep {name} --dry-run"
+        )
     if found.quarantined:
         wanted.append(f"{name}: {found.quarantined} documents are in quarantine: cdc quarantine list")
     return wanted

@@ -105,12 +105,9 @@ class Worker:
     def _new_engine(self) -> None:
         worker = self.settings.worker
         self.engine = Engine(
-            self.mirror,
-            self.wired.inputs,
-            consistency=worker.consistency,
-            staged_bytes=worker.staged_bytes,
-            sweep_limit=worker.sweep_limit,
-        )
+            self.mirror, self.wired.inputs, consistency=worker.consistency,
+            staged_bytes=worker.staged_bytes, sweep_limit=worker.sweep_limit,
+        )  # fmt: skip
 
     async def _work(self) -> None:
         await self._until_kafka()

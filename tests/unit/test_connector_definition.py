@@ -89,7 +89,7 @@ def test_the_heartbeat_and_signal_tables_are_captured() -> None:
 
 def test_the_heartbeat_says_which_source_log_it_comes_from() -> None:
     query = SHOP.config(DSN)["heartbeat.action.query"]
-    assert "pg_control_system()" in query and "timeline_id" in query and "ON CONFLICT (id) DO UPDATE" in query
+    assert "pg_control_system()" in query and "pg_walfile_name" in query and "ON CONFLICT (id) DO UPDATE" in query
 
 
 def test_topics_are_never_compacted_and_the_transaction_topic_has_one_partition() -> None:
