@@ -3,34 +3,55 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pipeline.authoring.aggregates import (
+        Aggregate,
+        average,
+        collect,
+        count,
+        count_distinct,
+        group,
+        latest,
+        maximum,
+        minimum,
+        total,
+    )
     from pipeline.authoring.documents import Document, Text, column, constant, derived, hidden, left_out, many, one
     from pipeline.authoring.projection import Projection, elasticsearch, projection
 
 __all__ = [
+    "Aggregate",
     "Document",
     "Projection",
     "Text",
+    "average",
+    "collect",
     "column",
     "constant",
+    "count",
+    "count_distinct",
     "derived",
     "elasticsearch",
+    "group",
     "hidden",
+    "latest",
     "left_out",
     "many",
+    "maximum",
+    "minimum",
     "one",
     "projection",
+    "total",
 ]
-
-_PROJECTION = {"Projection", "elasticsearch", "projection"}
 
 
 def __getattr__(name: str) -> Any:
     # on first use, so that `cdc --help` does not wait for pydantic
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from pipeline.authoring import documents, projection
+    from pipeline.authoring import aggregates, documents, projection
 
-    found = globals()[name] = getattr(projection if name in _PROJECTION else documents, name)
+    home = next(module for module in (projection, documents, aggregates) if hasattr(module, name))
+    found = globals()[name] = getattr(home, name)
     return found
 
 

@@ -72,7 +72,8 @@ def _names(value: str | tuple[str, ...]) -> tuple[str, ...]:
     return (value,) if isinstance(value, str) else tuple(value)
 
 
-def _marked(field: Any, marker: object) -> Any:
+def marked(field: Any, marker: object) -> Any:
+    """A pydantic field that carries a mark of ours."""
     assert isinstance(field, FieldInfo)
     field.metadata.append(marker)
     return field
@@ -97,7 +98,7 @@ def one(
     `depth`: for a document that contains itself (a category's parent): how many levels.
     """
     mark = One(_names(via), _names(to), _where(where), depth, hidden)
-    return _marked(Field(default=None, exclude=hidden), mark)
+    return marked(Field(default=None, exclude=hidden), mark)
 
 
 def many(
@@ -124,17 +125,17 @@ def many(
     mark = Many(
         _names(by), _names(to), through, _names(via), _where(where), _names(order_by), limit, depth, hidden
     )  # fmt: skip
-    return _marked(Field(default_factory=tuple, exclude=hidden), mark)
+    return marked(Field(default_factory=tuple, exclude=hidden), mark)
 
 
 def left_out(of: str) -> Any:
     """How many rows the relation `of` has beyond its `limit`; 0 where all are there."""
-    return _marked(Field(default=0), LeftOut(of))
+    return marked(Field(default=0), LeftOut(of))
 
 
 def constant(value: Any) -> Any:
     """The same value in every document: a text, a number, a boolean."""
-    return _marked(Field(default=value), Fixed(value))
+    return marked(Field(default=value), Fixed(value))
 
 
 def column(name: str, *, default: Any = ...) -> Any:
@@ -144,7 +145,7 @@ def column(name: str, *, default: Any = ...) -> Any:
 
 def hidden(name: str | None = None) -> Any:
     """Read the column for use in Python; never write it to a sink."""
-    return _marked(Field(exclude=True, validation_alias=name), Hidden())
+    return marked(Field(exclude=True, validation_alias=name), Hidden())
 
 
 if TYPE_CHECKING:

@@ -11,6 +11,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
+from pipeline.authoring.aggregate_shape import AggregateShape
 from pipeline.authoring.documents import Document
 from pipeline.authoring.shape import FieldShape, RelationShape, Shape
 
@@ -28,6 +31,8 @@ def fingerprint(shape: Shape) -> str:
         for of in level.document.__mro__:
             if issubclass(of, Document) and of is not Document:
                 parts += _sources(of)
+    if isinstance(shape, AggregateShape):
+        parts += [repr([_said(member) for member in shape.members]), *_sources(shape.aggregate)]
     return hashlib.sha256("\n".join(dict.fromkeys(parts)).encode()).hexdigest()[:16]
 
 
@@ -36,7 +41,7 @@ def _said(member: FieldShape | RelationShape) -> tuple[Any, ...]:
     return tuple(getattr(member, of.name) for of in fields(member) if of.name not in left_out)
 
 
-def _sources(document: type[Document]) -> Iterator[str]:
+def _sources(document: type[BaseModel]) -> Iterator[str]:
     """The class and all that it names of its own module, directly or not, each once."""
     try:
         file = inspect.getsourcefile(document)

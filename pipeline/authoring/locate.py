@@ -9,15 +9,18 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+from pydantic import BaseModel
+
+from pipeline.authoring.aggregates import Aggregate
 from pipeline.authoring.documents import Document, Many, One
 
 _LOCATED = re.compile(r"^[^\s:]+:\d+: (?P<rest>(?P<document>\w+)(?:\.(?P<field>\w+))?.*)$", re.DOTALL)
 
 
-def place(document: type[Document], field: str | None = None) -> tuple[str, int]:
+def place(document: type[BaseModel], field: str | None = None) -> tuple[str, int]:
     """The file and the line of a field, or of its class where there is no such line."""
     for owner in document.__mro__:
-        if not issubclass(owner, Document) or owner is Document:
+        if not issubclass(owner, (Document, Aggregate)) or owner in (Document, Aggregate):
             continue
         file = inspect.getsourcefile(owner)
         lines = _lines(file, Path(file).stat().st_mtime_ns).get(owner.__qualname__) if file else None
@@ -28,7 +31,7 @@ def place(document: type[Document], field: str | None = None) -> tuple[str, int]
     return document.__module__, 0
 
 
-def place_of_message(root: type[Document], message: str) -> tuple[str, int, str, str]:
+def place_of_message(root: type[BaseModel], message: str) -> tuple[str, int, str, str]:
     """File, line, text and subject of a BadShape's line, which names a class and perhaps a field of it."""
     found = _LOCATED.match(message)
     if found is not None:
@@ -40,9 +43,9 @@ def place_of_message(root: type[Document], message: str) -> tuple[str, int, str,
     return *place(root), message, root.__name__
 
 
-def _below(root: type[Document]) -> Iterator[type[Document]]:
+def _below(root: type[BaseModel]) -> Iterator[type[BaseModel]]:
     """The document and those in its fields, each once; works on shapes that do not compile."""
-    seen: set[type[Document]] = set()
+    seen: set[type[BaseModel]] = set()
     waiting = [root]
     while waiting:
         document = waiting.pop()
@@ -50,6 +53,8 @@ def _below(root: type[Document]) -> Iterator[type[Document]]:
             continue
         seen.add(document)
         yield document
+        if issubclass(document, Aggregate) and document.__of__ is not None:
+            waiting.append(document.__of__)
         for info in document.model_fields.values():
             if any(isinstance(mark, (One, Many)) for mark in info.metadata):
                 waiting.extend(_documents_in(info.annotation))

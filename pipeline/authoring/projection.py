@@ -6,9 +6,10 @@ import inspect
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+from pipeline.authoring.aggregates import Aggregate
 from pipeline.authoring.documents import Document
 
-ShapeT = TypeVar("ShapeT", bound=Document)
+ShapeT = TypeVar("ShapeT", bound=Document | Aggregate)
 
 
 @dataclass(frozen=True, slots=True)

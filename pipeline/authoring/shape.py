@@ -16,6 +16,7 @@ from uuid import UUID
 
 from pydantic import BaseModel
 
+from pipeline.authoring.aggregates import Aggregate
 from pipeline.authoring.documents import Constant, Document, Fixed, Hidden, LeftOut, Many, One, Text
 from pipeline.errors import BadShape
 
@@ -99,6 +100,11 @@ class Shape:
     """The author wrote `keep()`."""
 
     @property
+    def source(self) -> Shape:
+        """The shape of the documents that the rows make; an aggregate has another."""
+        return self
+
+    @property
     def fields(self) -> tuple[FieldShape, ...]:
         return tuple(m for m in self.members if isinstance(m, FieldShape))
 
@@ -157,13 +163,17 @@ class Shape:
         return used
 
 
-def shape_of(document: type[Document]) -> Shape:
-    """Compile a Document class; raises BadShape with every contradiction found, one a line."""
+def shape_of(document: type[Document] | type[Aggregate]) -> Shape:
+    """Compile a Document or Aggregate class; raises BadShape with every contradiction found, one a line."""
     return _compiled(document)
 
 
 @cache
-def _compiled(document: type[Document]) -> Shape:
+def _compiled(document: type[Document] | type[Aggregate]) -> Shape:
+    if issubclass(document, Aggregate):
+        from pipeline.authoring.aggregate_shape import aggregate_shape  # which stands on this module
+
+        return aggregate_shape(document)
     return _shape(document, (), {})
 
 
@@ -174,7 +184,7 @@ Depths = dict[tuple[type[Document], str], int]
 def _shape(document: type[Document], above: tuple[type[Document], ...], depths: Depths) -> Shape:
     if not document.__source__:
         raise BadShape(
-            f'{_where(document)}: {document.__name__} names no table: write class {document.__name__}(Document, source="schema.table").'
+            f'{written_at(document)}: {document.__name__} names no table: write class {document.__name__}(Document, source="schema.table").'
         )
     hints = get_type_hints(document, include_extras=True)
     members: list[FieldShape | RelationShape] = []
@@ -197,15 +207,15 @@ def _member(
 ) -> FieldShape | RelationShape:
     computed = document.model_computed_fields.get(name)
     if computed is not None:
-        return _field(document, name, computed.return_type, None, _marks(computed.return_type))
+        return field_shape(document, name, computed.return_type, None, marks_of(computed.return_type))
     info = document.model_fields[name]
-    marks = [*info.metadata, *_marks(hints[name])]
+    marks = [*info.metadata, *marks_of(hints[name])]
     join = next((m for m in marks if isinstance(m, (One, Many))), None)
     if join is not None:
         return _relation(document, name, hints[name], join, above, depths)
     alias = info.validation_alias
     column = alias if isinstance(alias, str) else name
-    return _field(document, name, hints[name], column, marks)
+    return field_shape(document, name, hints[name], column, marks)
 
 
 def _relation(
@@ -216,7 +226,7 @@ def _relation(
     above: tuple[type[Document], ...],
     depths: Depths,
 ) -> RelationShape:
-    where = f"{_where(document)}: {document.__name__}.{name}"
+    where = f"{written_at(document)}: {document.__name__}.{name}"
     item, nullable = _item(where, annotation, join)
     if item in (*above, document):
         if join.depth is None:
@@ -275,8 +285,8 @@ def _matched(where: str, left: tuple[str, ...], right: tuple[str, ...]) -> None:
         raise BadShape(f"{where}: joins {left} with {right}: as many columns on both sides, please.")
 
 
-def _field(
-    document: type[Document], name: str, annotation: Any, column: str | None, marks: Sequence[Any]
+def field_shape(
+    document: type[BaseModel], name: str, annotation: Any, column: str | None, marks: Sequence[Any]
 ) -> FieldShape:
     plain, nullable = unwrapped(annotation)
     repeated = get_origin(plain) in (tuple, list, frozenset, set)
@@ -286,7 +296,7 @@ def _field(
     kind = _kind(item)
     if kind is None:
         raise BadShape(
-            f"{_where(document)}: {document.__name__}.{name} has the type {annotation}, which no column can hold; "
+            f"{written_at(document)}: {document.__name__}.{name} has the type {annotation}, which no column can hold; "
             f"known are {', '.join(sorted(t.__name__ for t in SCALARS))}, Literal, Enum, dict, list, tuple and Any."
         )
     text = next((m for m in marks if isinstance(m, Text)), None)
@@ -301,20 +311,20 @@ def _field(
     )  # fmt: skip
 
 
-def _counted(document: type[Document], name: str, of: str) -> None:
+def _counted(document: type[BaseModel], name: str, of: str) -> None:
     info = document.model_fields.get(of)
     if info is None or not any(isinstance(m, Many) and m.limit is not None for m in info.metadata):
         raise BadShape(
-            f"{_where(document)}: {document.__name__}.{name} counts what {of!r} leaves out, "
+            f"{written_at(document)}: {document.__name__}.{name} counts what {of!r} leaves out, "
             "and there is no relation of that name with a limit: many(..., limit=100)."
         )
 
 
-def _marks(annotation: Any) -> list[Any]:
+def marks_of(annotation: Any) -> list[Any]:
     """What Annotated adds, wherever it stands: pydantic does not look into `Annotated[str, Text()] | None`."""
     found = list(getattr(annotation, "__metadata__", ()))
     inner = (annotation.__origin__,) if found else get_args(annotation)
-    return found + [mark for item in inner if get_origin(annotation) is not Literal for mark in _marks(item)]
+    return found + [mark for item in inner if get_origin(annotation) is not Literal for mark in marks_of(item)]
 
 
 def unwrapped(annotation: Any) -> tuple[Any, bool]:
@@ -348,7 +358,7 @@ def _kind(item: Any) -> Kind | None:
     return None
 
 
-def _where(document: type[Document]) -> str:
+def written_at(document: type[BaseModel]) -> str:
     """`orders.py:12`: where the class was written, as far as Python knows."""
     try:
         file = inspect.getsourcefile(document)

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.engine.assemble import assembly_sql, document_id, keys_sql, needs_check
+from pipeline.engine.groups import GroupReader
 from pipeline.engine.layout import Layout
+from pipeline.engine.measures import group_id
 from pipeline.engine.mirror import Mirror
 from pipeline.engine.revision import revision
 from pipeline.engine.sql import connect, value
@@ -34,10 +36,11 @@ class Reader:
     def __init__(self, path: str, layout: Layout) -> None:
         self.layout = layout
         self.db = connect(path)
-        self.keys = [f"k{i}" for i in range(len(layout.root.key))]
+        self.keys = layout.written_key
         names = ", ".join(self.keys)
         self.db.execute(keys_sql(self.keys))
         self.db.execute(f"CREATE TEMP TABLE inflight(sink INTEGER, {names}, PRIMARY KEY(sink, {names})) WITHOUT ROWID")
+        self._groups = GroupReader(self.db, layout) if layout.aggregate is not None else None
         self._plain, self._checked = assembly_sql(layout, checked=False), assembly_sql(layout, checked=True)
         self._always_check = needs_check(layout.shape)
         self._twin = Twin(layout.shape) if needs_python(layout.shape) else None
@@ -66,6 +69,14 @@ class Reader:
         return taken
 
     def _assemble(self, taken: Taken, number: int) -> None:
+        if self._groups is not None:
+            for group in self._groups.read():
+                if group.refused is not None:
+                    taken.refused.append(((group.key,), *group.refused))
+                else:
+                    taken.keys.append((group.key,))
+                    taken.writes.append(Write(group_id(group.key), number, group.document))
+            return
         checked = self._always_check or bool(value(self.db, "SELECT n FROM counters WHERE name = 'unknown'"))
         width, finish = len(self.keys), self._twin.finish if self._twin else None
         for row in self.db.execute(self._checked if checked else self._plain):
@@ -89,12 +100,14 @@ class Reader:
         self.db.executemany(f"DELETE FROM temp.inflight WHERE {where}", keys)
 
     def documents(self, keys: Sequence[tuple[Any, ...]]) -> dict[tuple[Any, ...], str | None]:
-        """The documents of these root keys as they would be written now (for explain, preview and tests)."""
+        """The documents of these keys (as `dirty` has them) as they would be written now."""
         self.db.execute("BEGIN")
         try:
             self.db.execute("DELETE FROM temp.batch")
             marks = ", ".join("?" * len(self.keys))
             self.db.executemany(f"INSERT OR IGNORE INTO temp.batch VALUES({marks})", keys)
+            if self._groups is not None:
+                return {(group.key,): group.document for group in self._groups.read()}
             found: dict[tuple[Any, ...], str | None] = {}
             for row in self.db.execute(self._checked):
                 key, document, pending = row[: len(self.keys)], row[-2], row[-1]
@@ -114,10 +127,10 @@ class Settling:
 
     def __init__(self, mirror: Mirror) -> None:
         self.mirror, self.db = mirror, mirror.db
-        width = len(mirror.layout.root.key)
-        self._same = " AND ".join(["sink = ?", *(f"k{i} = ?" for i in range(width))])
-        self._marks = ", ".join("?" * (width + 1))
-        keys = ", ".join(f"k{i}" for i in range(width))
+        names = mirror.layout.written_key
+        self._same = " AND ".join(f"{name} = ?" for name in ("sink", *names))
+        self._marks = ", ".join("?" * (len(names) + 1))
+        keys = ", ".join(names)
         self._quarantine = (
             f"INSERT INTO quarantine VALUES({self._marks}, ?, ?, 1, ?) ON CONFLICT(sink, {keys}) DO UPDATE SET"
             " kind = excluded.kind, error = excluded.error, attempts = attempts + 1, at = excluded.at"
@@ -126,7 +139,7 @@ class Settling:
 
     def retry(self, sink: int, seq: int) -> int:
         """Quarantined keys are dirty again; their entries stay until a sink takes them."""
-        keys = ", ".join(f"k{i}" for i in range(len(self.mirror.layout.root.key)))
+        keys = ", ".join(self.mirror.layout.written_key)
         self.db.execute(
             f"INSERT INTO dirty(sink, {keys}, seq, since, low) SELECT sink, {keys}, ?1, ?1, 1 FROM quarantine"
             f" WHERE sink = ?2 ON CONFLICT(sink, {keys}) DO UPDATE SET seq = excluded.seq",

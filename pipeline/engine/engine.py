@@ -9,6 +9,7 @@ from typing import Any, Final, Literal
 
 from pipeline.engine.apply import Applier
 from pipeline.engine.dirty import Reader, Settling, Taken
+from pipeline.engine.folding import Folding
 from pipeline.engine.inputs import Inputs, Progress, Record
 from pipeline.engine.layout import Layout
 from pipeline.engine.marks import Marks
@@ -49,6 +50,7 @@ class Engine:
         self.logs = SourceLogs(mirror, inputs.connector, self.applier.read_floors)
         self.beginnings = Beginnings(self.applier, self.logs, sweep_limit)
         self.marks = Marks(mirror, self.applier.marking, self.logs)
+        self.folding = Folding(mirror, self.applier.marking)
         self.decoders = {
             topic: TableDecoder(table, t.number, t.wires, t.key)
             for topic, table in inputs.topics.items()
@@ -268,6 +270,7 @@ class Engine:
             if self._spill_needed():
                 self.staging.spill(self.gate)
             self._leave_catch_up(seq)
+            self.folding.fold(seq)
             progress.offsets = self._save(released, seq)
         self.durable = progress.offsets
         self._history.append((self.mirror.seq, progress.offsets))
@@ -293,10 +296,13 @@ class Engine:
                 "log": self._snapshot_log,
             }
             self.mirror.set("catching_up", json.dumps(state))
+        self._save_hold()
+        return offsets
+
+    def _save_hold(self) -> None:
         if self._hold == self.may_flush:
             self._hold = not self._hold
             self.mirror.set("hold", int(self._hold))
-        return offsets
 
     def _apply(self, released: Released, seq: int, progress: Progress) -> None:
         """What was staged first, for it came first; then what comes from memory."""
@@ -338,19 +344,23 @@ class Engine:
 
     @property
     def may_flush(self) -> bool:
-        """No document may be written while catching up, nor from a mirror that holds part of a transaction."""
-        return self.catching_up is None and (self.consistency == "row" or not self.gate.straddling)
+        """No document may be written while catching up, nor from a mirror that holds part of a transaction or change."""
+        whole = self.consistency == "row" or not self.gate.straddling
+        return self.catching_up is None and whole and not self.folding.unfolded
 
     def settle(self, taken: Taken, outcomes: Sequence[Outcome]) -> None:
         with self.mirror.checkpoint():
             self.settling.settle(taken, outcomes)
 
     def continue_fanout(self) -> bool:
-        """One chunk of the oldest fan-out; False where there is none."""
-        if self.applier.marking.oldest() is None:
+        """One chunk of the oldest fan-out, or of what an aggregate has to look at; False where there is none."""
+        if self.applier.marking.oldest() is None and not self.folding.pending:
             return False
         with self.mirror.checkpoint() as seq:
-            return self.applier.marking.continue_fanout(seq, FANOUT_CHUNK)
+            self.applier.marking.continue_fanout(seq, FANOUT_CHUNK)
+            self.folding.fold(seq)
+            self._save_hold()
+        return True
 
     def retry(self, sink: int) -> int:
         """Mark what is quarantined dirty again; how many."""

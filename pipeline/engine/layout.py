@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from pipeline.authoring.aggregate_shape import AggregateShape
 from pipeline.authoring.catalog import Catalog
 from pipeline.authoring.column_types import Wire, declared_wire, wire_of
 from pipeline.authoring.shape import Kind, RelationShape, Shape
@@ -60,6 +61,18 @@ class Layout:
 
     shape: Shape
     tables: dict[str, Table]
+    aggregate: AggregateShape | None = None
+    """What is made of the documents, where those are not themselves written."""
+
+    @property
+    def written_key(self) -> tuple[str, ...]:
+        """The columns by which `dirty` and `quarantine` name what is written: the root's key, or the group."""
+        return ("k0",) if self.aggregate is not None else self.root_key
+
+    @property
+    def root_key(self) -> tuple[str, ...]:
+        """The root's key in tables of the engine's own."""
+        return tuple(f"k{i}" for i in range(len(self.root.key)))
 
     @property
     def root(self) -> Table:
@@ -68,6 +81,8 @@ class Layout:
 
 def lay_out(shape: Shape, catalog: Catalog | None = None) -> Layout:
     """Lay out the mirror. Where the catalog does not know a table, its key and types are what the shape says."""
+    aggregate = shape if isinstance(shape, AggregateShape) else None
+    shape = shape.source
     declared = {level.table: level.key for level in shape.walk()}
     known = catalog.tables if catalog is not None else {}
     tables: dict[str, Table] = {}
@@ -81,7 +96,7 @@ def lay_out(shape: Shape, catalog: Catalog | None = None) -> Layout:
         if source is not None:
             wires.update({c.name: wire_of(c) for c in source.columns if c.name in columns})
         tables[name] = Table(len(tables), name, key, columns, wires)
-    layout = Layout(shape, tables)
+    layout = Layout(shape, tables, aggregate)
     _place(layout, shape, ())
     return layout
 

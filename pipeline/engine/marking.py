@@ -18,10 +18,15 @@ class Marking:
 
     def __init__(self, mirror: Mirror) -> None:
         self.mirror, self.db, self.layout = mirror, mirror.db, mirror.layout
-        keys = [f"k{i}" for i in range(len(self.layout.root.key))]
-        self._into = f"INSERT INTO dirty(sink, {', '.join(keys)}, seq, since, low) SELECT s.id, "
+        keys = ", ".join(self.layout.root_key)
+        self._grouped = self.layout.aggregate is not None
+        if self._grouped:  # the documents are not written, but counted in their groups
+            self._into, self._each, unique = f"INSERT INTO touched({keys}, seq, since, low) SELECT ", "", keys
+        else:
+            self._into = f"INSERT INTO dirty(sink, {keys}, seq, since, low) SELECT s.id, "
+            self._each, unique = " CROSS JOIN sinks s", f"sink, {keys}"
         self._conflict = (
-            f" ON CONFLICT(sink, {', '.join(keys)}) DO UPDATE SET seq = excluded.seq,"
+            f" ON CONFLICT({unique}) DO UPDATE SET seq = excluded.seq,"
             " since = min(since, excluded.since), low = min(low, excluded.low)"
         )
         self._statements: dict[tuple[int, bool], str] = {}
@@ -39,7 +44,7 @@ class Marking:
         if statement is None:
             statement = self._statements[occurrence.number, old] = self._mark_sql(changed, occurrence, through_key, old)
         widens = any(step.widens for step in occurrence.steps)
-        sinks = len(self.mirror.sinks())
+        sinks = 1 if self._grouped else len(self.mirror.sinks())
         self.db.execute(statement, (seq, self._since(seq), *((FANOUT_INLINE * sinks,) if widens else ())))
         if widens and self.db.changes() >= FANOUT_INLINE * sinks:
             self._start_fanout(changed, occurrence, through_key, seq)
@@ -54,7 +59,7 @@ class Marking:
         limit = " LIMIT ?3" if any(step.widens for step in occurrence.steps) else ""
         return (
             f"{self._into}{listed(self.layout.root.key, root + '.')}, ?1, ?2, 0 {start}{climb}"
-            f" CROSS JOIN sinks s WHERE true{limit}{self._conflict}"
+            f"{self._each} WHERE true{limit}{self._conflict}"
         )
 
     def _start_fanout(self, changed: str, occurrence: Occurrence, through_key: bool, seq: int) -> None:
@@ -77,16 +82,15 @@ class Marking:
         climb, root = _climb(occurrence.steps, "c")
         self.db.execute(
             f"{self._into}{listed(self.layout.root.key, root + '.')}, ?1, ?2, 0 FROM {quoted(occurrence.table)} c{climb}"
-            f" CROSS JOIN sinks s WHERE true{self._conflict}",
+            f"{self._each} WHERE true{self._conflict}",
             (seq, self._since(seq)),
         )
 
-    def mark_every_root(self, seq: int, sink: int | None = None, *, since: int | None = None) -> int:
+    def mark_every_root(self, seq: int, *, since: int | None = None) -> int:
         """Every document is to be written (again); how many. `since` bounds the watermark until they are."""
-        only = "" if sink is None else f" WHERE s.id = {int(sink)}"
         self.db.execute(
             f"{self._into}{listed(self.layout.root.key, 'r.')}, ?1, ?2, 1 FROM {quoted(self.layout.root.name)} r"
-            f" CROSS JOIN sinks s{only or ' WHERE true'}{self._conflict}",
+            f"{self._each} WHERE true{self._conflict}",
             (seq, self._since(seq) if since is None else since),
         )
         return self.db.changes()
@@ -95,7 +99,7 @@ class Marking:
         """After a load nobody knows what the sinks held before: what is known to be deleted is deleted there too."""
         self.db.execute(
             f"{self._into}{listed(self.layout.root.key, 'r.')}, ?1, ?2, 1 FROM"
-            f" {quoted(self.layout.root.name + '/deleted')} r CROSS JOIN sinks s WHERE true{self._conflict}",
+            f" {quoted(self.layout.root.name + '/deleted')} r{self._each} WHERE true{self._conflict}",
             (seq, since),
         )
 
@@ -122,7 +126,7 @@ class Marking:
         again = equal("p", chunk_key, "x", chunk_key)
         self.db.execute(
             f"{self._into}{listed(self.layout.root.key, root + '.')}, ?, ?, 1 FROM ({chunk}) x CROSS JOIN"
-            f" {quoted(occurrence.steps[at].table)} p ON {again}{climb} CROSS JOIN sinks s WHERE true{self._conflict}",
+            f" {quoted(occurrence.steps[at].table)} p ON {again}{climb}{self._each} WHERE true{self._conflict}",
             (seq, since, *bindings),
         )
         if last and len(rows(self.db, chunk, bindings)) == limit:
@@ -148,6 +152,11 @@ class Marking:
     def oldest(self) -> int | None:
         """The lowest sequence of an unfinished fan-out."""
         return self._oldest
+
+    def oldest_touched(self) -> int | None:
+        """The oldest change that is not in an aggregate's groups."""
+        found: int | None = value(self.db, "SELECT min(since) FROM touched") if self._grouped else None
+        return found
 
     def _since(self, seq: int) -> int:
         """A document may leave the path of an unfinished fan-out before its turn: it owes what the fan-out owes."""

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import apsw
 
+from pipeline.engine.groups import group_tables
 from pipeline.engine.layout import Layout, Table
 from pipeline.engine.sql import connect, listed, quoted, rows, transaction, value
 from pipeline.errors import CheckpointError, Fenced
@@ -105,7 +106,7 @@ class Mirror:
 
         `seq` is the newest change of the document, `since` the oldest that no sink has acknowledged: the watermark's bound.
         """
-        keys = ", ".join(f"k{i}" for i in range(len(self.layout.root.key)))
+        keys = ", ".join(self.layout.written_key)
         self.db.execute(
             f"CREATE TABLE IF NOT EXISTS dirty(sink INTEGER NOT NULL, {keys}, seq INTEGER NOT NULL, since INTEGER NOT NULL,"
             f" low INTEGER NOT NULL, PRIMARY KEY(sink, {keys})) WITHOUT ROWID"
@@ -115,6 +116,8 @@ class Mirror:
             f"CREATE TABLE IF NOT EXISTS quarantine(sink INTEGER NOT NULL, {keys}, kind TEXT NOT NULL, error TEXT NOT NULL,"
             f" attempts INTEGER NOT NULL, at REAL NOT NULL, PRIMARY KEY(sink, {keys})) WITHOUT ROWID"
         )
+        for statement in group_tables(self.layout):
+            self.db.execute(statement)
 
     # ---- one transaction a checkpoint ---------------------------------------------------------------------
 

@@ -42,13 +42,18 @@ class Twin:
 
     def finish(self, document: str) -> str | None:
         """The document to write; None where `keep()` says no. Raises what the author's code raises."""
-        data: Any = self._decode(document)
-        if self._leave_out is not None:
-            self._leave_out(data)
-        if self.shape.keeps and not data.keep():
+        data = self.read(document)
+        if data is None:
             return None
         self._finish(data)
         return str(self._encode(data), "utf-8")
+
+    def read(self, document: str) -> Any:
+        """The document as the author's code sees it; None where `keep()` says no."""
+        data: Any = self._decode(document)
+        if self._leave_out is not None:
+            self._leave_out(data)
+        return None if self.shape.keeps and not data.keep() else data
 
 
 def _struct(shape: Shape) -> type[Struct]:
@@ -60,7 +65,7 @@ def _struct(shape: Shape) -> type[Struct]:
             kind = tuple[child, ...] if member.many else child | None
             fields.append((member.name, kind | UnsetType if member.hidden else kind, msgspec.field(default=UNSET)))
             continue
-        stored = _stored(member)
+        stored = stored_name(member)
         if member.derived:
             fields.append((stored, Any, msgspec.field(name=member.name, default=UNSET)))
             namespace[member.name] = property(_once(namespace[member.name].fget, stored))
@@ -76,7 +81,7 @@ def _struct(shape: Shape) -> type[Struct]:
     return msgspec.defstruct(shape.name, fields, namespace=namespace, gc=False, kw_only=True)
 
 
-def _stored(field: FieldShape) -> str:
+def stored_name(field: FieldShape) -> str:
     """The name by which the twin holds a field's value."""
     if field.derived:
         return f"_derived_{field.name}"
@@ -208,8 +213,8 @@ def _keeper(shape: Shape) -> Callable[[Any], None] | None:
 
 def _finisher(shape: Shape) -> Callable[[Any], None]:
     """Computes a level's derived fields, then those below it, which it has read by then; and hides the hidden."""
-    derived = [(f.name, _stored(f), f.repeated or f.kind in _SPELLED) for f in shape.derived]
-    hidden = [_stored(m) if isinstance(m, FieldShape) else m.name for m in shape.members if m.hidden]
+    derived = [(f.name, stored_name(f), f.repeated or f.kind in _SPELLED) for f in shape.derived]
+    hidden = [stored_name(m) if isinstance(m, FieldShape) else m.name for m in shape.members if m.hidden]
     below = [(r.name, r.many, _finisher(r.item)) for r in shape.relations if r.item.python and not r.hidden]
     hides_below = [
         (r.name, r.many, _finisher(r.item))
@@ -220,9 +225,9 @@ def _finisher(shape: Shape) -> Callable[[Any], None]:
     def finish(data: Any) -> None:
         for name, _, _ in derived:
             getattr(data, name)
-        for _, stored, spelled in derived:
-            if spelled:
-                setattr(data, stored, _spelled(getattr(data, stored)))
+        for _, stored, by_python in derived:
+            if by_python:
+                setattr(data, stored, spelled(getattr(data, stored)))
         for name, many, inner in (*below, *hides_below):
             item = getattr(data, name)
             if many:
@@ -239,7 +244,7 @@ def _finisher(shape: Shape) -> Callable[[Any], None]:
 _SPELLED: Final = ("decimal", "float", "json")
 
 
-def _spelled(value: Any) -> Any:
+def spelled(value: Any) -> Any:
     """Numbers as the source writes them: no exponent, and NaN by its name, where JSON would have null."""
     if isinstance(value, Decimal):
         text = str(value)
@@ -247,9 +252,9 @@ def _spelled(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     if isinstance(value, dict):
-        return {key: _spelled(item) for key, item in value.items()}
+        return {key: spelled(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
-        return [_spelled(item) for item in value]
+        return [spelled(item) for item in value]
     return value
 
 

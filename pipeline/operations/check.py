@@ -63,7 +63,7 @@ def check(
         for level in dict.fromkeys(shape.shown()):
             if level.table in catalog.tables:
                 check_level(checked, level, catalog.tables[level.table])
-        check_root_key(checked, shape)
+        check_root_key(checked, shape.source)
         findings += checked.findings
     findings += _clashes(projections)
     return CheckReport(

@@ -13,9 +13,11 @@ from typing import Any
 import apsw
 from pydantic import BaseModel
 
+from pipeline.authoring.aggregate_shape import AggregateShape
 from pipeline.authoring.projection import Projection
+from pipeline.authoring.shape import shape_of
 from pipeline.engine.sourcelog import bare, log_of
-from pipeline.engine.sql import connect, rows, value
+from pipeline.engine.sql import connect, quoted, rows, value
 from pipeline.engine.sweep import held
 from pipeline.events.sourcelog import parsed
 from pipeline.settings import Settings
@@ -167,7 +169,7 @@ def _from_mirror(
         name=projection.name,
         version=projection.version,
         state=state,
-        documents=int(value(db, f'SELECT count(*) FROM "{projection.shape.__source__}"') or 0),
+        documents=int(value(db, f"SELECT count(*) FROM {_documents(projection)}") or 0),
         behind=max((s.behind for s in sinks if s.behind is not None), default=None),
         dirty=sum(s.dirty for s in sinks),
         fanouts=fanouts,
@@ -202,6 +204,12 @@ def source_logs(db: apsw.Connection) -> list[SourceLogStatus]:
     ]
 
 
+def _documents(projection: Projection[Any]) -> str:
+    """The mirror's table that has a row for each document."""
+    shape = shape_of(projection.shape)
+    return "grouped" if isinstance(shape, AggregateShape) else quoted(shape.table)
+
+
 def _refreshing(db: apsw.Connection) -> tuple[int, int, str]:
     """Rows to be read again; how often one of them was tried, and what was said then."""
     found = rows(db, "SELECT count(*), max(attempts), error FROM refresh WHERE outcome IS NULL")[0]
@@ -225,6 +233,8 @@ def _sink(db: apsw.Connection, number: int, name: str, said: dict[str, Any]) -> 
     oldest = [value(db, "SELECT min(since) FROM dirty WHERE sink = ? AND low = ?", (number, low)) for low in (0, 1)]
     oldest.append(value(db, "SELECT min(seq) FROM fanout"))
     oldest.append(value(db, "SELECT value FROM meta WHERE name = 'owed'"))
+    if value(db, "SELECT 1 FROM sqlite_schema WHERE name = 'touched'"):
+        oldest.append(value(db, "SELECT min(since) FROM touched"))
     bound = min((n for n in oldest if n is not None), default=1 << 62)
     marks = rows(
         db, "SELECT connector, max(seq), lsn, txid, ts_ms FROM marks WHERE seq < ? GROUP BY connector", (bound,)

@@ -56,7 +56,8 @@ class Flusher:
         """Until `stopping`; raises only what nobody foresaw, and Fenced."""
         while not self.stopping:
             if not await self._ready():
-                await self._pause(0.2)
+                if not (self._engine().folding.unfolded and await self._in_engine(self._engine().continue_fanout)):
+                    await self._pause(0.2)
                 continue
             await self._room.acquire()
             try:

@@ -8,9 +8,10 @@ from decimal import Decimal
 from random import Random
 from typing import Any
 
+import sales
 import webs
 
-from pipeline import Document, column, derived, hidden, many, one
+from pipeline import Aggregate, Document, column, derived, hidden, many, one
 from pipeline.events.envelope import UNCHANGED
 from pipeline.testing.source import Row, Rows, SourceModel
 
@@ -150,7 +151,9 @@ def cards(rows: Rows) -> Documents:
     }
 
 
-SHAPES: Mapping[str, tuple[type[Document], Callable[[Rows], Documents]]] = {
+SHAPES: Mapping[str, tuple[type[Document] | type[Aggregate], Callable[[Rows], Documents]]] = {
+    "sales": (sales.Sales, sales.sales),
+    "items": (sales.Items, sales.items),
     "orders": (Order, orders),
     "trees": (Tree, trees),
     "cards": (Card, cards),

@@ -15,6 +15,7 @@ from pipeline.authoring.shape import shape_of
 from pipeline.engine.dirty import Taken
 from pipeline.engine.engine import Engine, Inputs
 from pipeline.engine.layout import lay_out
+from pipeline.engine.measures import group_id
 from pipeline.engine.mirror import Mirror
 from pipeline.engine.sweep import held
 from pipeline.errors import Fenced
@@ -244,7 +245,7 @@ class World:
             if mark is None:
                 continue
             at = self._place(mark)
-            refused = {str(key) for (key,) in self._quarantined(name)}
+            refused = {self._id(key) for (key,) in self._quarantined(name)}
             later = self.oracles()[at:]
             for id in {id for of in self.oracles() for id in of} - refused:
                 document = sink.get(id)
@@ -256,6 +257,9 @@ class World:
         """How many transactions the source had made with this one."""
         claimed = mark["txid"], mark["log"]
         return next(i for i, t in enumerate(self.source.transactions, 1) if (str(t.txid), t.label) == claimed)
+
+    def _id(self, key: Any) -> str:
+        return group_id(key) if self.layout.aggregate is not None else str(key)
 
     def _quarantined(self, name: str) -> list[tuple[Any, ...]]:
         return list(self.engine.mirror.db.execute("SELECT k0 FROM quarantine WHERE sink = ?", (self.ids[name],)))
@@ -284,9 +288,9 @@ class World:
         while self.gives_up and self.engine.gate.overdue() is not None:
             self.give_up()
         self.approve()
-        assert self.engine.may_flush, "documents are held back although everything is here"
         while self.engine.continue_fanout():
             pass
+        assert self.engine.may_flush, "documents are held back although everything is here"
         for sink in self.ids.values():
             self.engine.retry(sink)
         for _ in range(1000):
