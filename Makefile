@@ -29,8 +29,10 @@ SEED ?= 1
 chaos: $(STAMP)  ## kill everything at random under load, then compare (SECONDS=120 SEED=1)
 	$(BIN)/python -m tests.chaos $(SECONDS) $(SEED)
 
-bench: $(STAMP)  ## the benchmarks, against what Elasticsearch alone takes
-	$(BIN)/python -m tests.benchmarks
+SIZE ?= full
+RUNS ?= 1
+bench: $(STAMP)  ## the benchmarks, beside what Elasticsearch alone takes (PART="a b" SIZE=small RUNS=3)
+	$(CDC) bench $(PART) --size $(SIZE) --runs $(RUNS)
 
 docs: $(STAMP)  ## write the generated pages of docs/reference anew
 	$(BIN)/python -m pipeline.cli.reference > docs/reference/cli.md

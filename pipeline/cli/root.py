@@ -58,6 +58,7 @@ COMMANDS = (
     Entry("verify", "pipeline.cli.verify:verify", "Trust", "Whether the documents are what the source says."),
     Entry("wait", "pipeline.cli.verify:wait", "Trust", "Wait until a read model is complete up to a position."),
     Entry("doctor", "pipeline.cli.doctor:doctor", "Trust", "What is wrong around the pipeline, each with its fix."),
+    Entry("bench", "pipeline.cli.bench:bench", "Trust", "How fast the pipeline is here, beside Elasticsearch alone."),
     Entry("config", "pipeline.cli.config:app", "Operate", "The settings in force."),
 )  # fmt: skip
 

@@ -86,6 +86,8 @@ class Load:
     error: str | None = None
     committed: Callable[[int, float], None] | None = None
     """Told of each order that a transaction changed, and when it had committed (time.time())."""
+    share: tuple[int, int] = (0, 1)
+    """(i, n): of n loads at once this one touches the orders whose number leaves i when divided by n."""
 
     def __post_init__(self) -> None:
         self._thread = threading.Thread(target=self._run, name="load", daemon=True)
@@ -124,7 +126,9 @@ class Load:
             row = db.execute(f"SELECT coalesce(max(id), 0) FROM shop.{table}".encode()).fetchone()
             return int(row[0]) if row else 0
 
-        self._customers, self._products, self._next = highest("customers"), highest("products"), highest("orders") + 1
+        self._customers, self._products = highest("customers"), highest("products")
+        mine, of = self.share
+        self._next = (highest("orders") // of + 1) * of + mine
         db.commit()
 
     def _one(self, db: psycopg.Connection) -> None:
@@ -148,7 +152,8 @@ class Load:
                 self.committed(order, now)
 
     def _any_order(self) -> int:
-        return self._random.randint(max(1, self._next - 20_000), self._next - 1)
+        of = self.share[1]
+        return self._next - of * self._random.randint(1, max(1, min(20_000, self._next - 1) // of))
 
     def _line(self, order: int, number: int) -> tuple[int, int, int, int, Decimal]:
         pick = self._random
@@ -169,7 +174,7 @@ class Load:
         )
 
     def order(self, db: psycopg.Connection) -> tuple[int, ...]:
-        order, self._next = self._next, self._next + 1
+        order, self._next = self._next, self._next + self.share[1]
         customer = self._random.randint(1, self._customers)
         lines = [self._line(order, n) for n in range(1, self._random.randint(2, 5))]
         db.execute(

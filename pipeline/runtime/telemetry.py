@@ -40,6 +40,8 @@ class StatusFile:
             "at": time.time(),
             "error": self.error,
             "standby": worker.standby,
+            "reading_since": worker.reading_since[0],
+            "cpu_seconds_before": worker.reading_since[1],
             "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 3),
             "peak_memory": usage.ru_maxrss * 1024,
         }

@@ -8,6 +8,7 @@ import gc
 import logging
 import os
 import signal
+import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -59,6 +60,8 @@ class Worker:
         self.app: faust.App
         self.assigned_partitions: set[TP] = set()
         self.standby = ""
+        self.reading_since = 0.0, 0.0
+        """When the partitions came (time.time()), and the CPU seconds used by then."""
         self.totals = Progress()
 
     # ---- life ---------------------------------------------------------------------------------------------
@@ -290,7 +293,7 @@ class Worker:
         if behind > CATCH_UP_LAG or (behind > 0 and not self.engine.loaded) or self.engine.wants_cut:
             log.info("%s: %d records behind: catching up", self.id, behind)
             await self.in_engine(self.engine.catch_up, cut)
-        self.assigned_partitions = partitions
+        self.assigned_partitions, self.reading_since = partitions, (time.time(), round(time.process_time(), 3))
         log.info("%s: reads %d partitions", self.id, len(partitions))
         return starts
 

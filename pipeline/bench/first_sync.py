@@ -1,0 +1,51 @@
+"""Part a: from rows in the source to all documents, Debezium's snapshot included."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+from pipeline.bench.drain import written
+from pipeline.bench.lab import Lab
+from pipeline.bench.meters import Meter
+from pipeline.bench.parts import Bench, megabytes
+from pipeline.bench.report import Figure
+
+MODEL = "orders"
+
+
+def measure(bench: Bench) -> list[Figure]:
+    """One first sync of the joined documents: the clock starts before its connector and its worker do."""
+    lab = bench.new_lab(bench.size.data)
+    with Meter(lab.pids) as meter, ThreadPoolExecutor(1) as beside:
+        began = time.time()
+        worker = lab.start(MODEL)
+        in_kafka = beside.submit(_in_kafka, lab)
+        first, ended = written(lab, MODEL, lab.data.orders)
+    seconds, cpu, memory = ended - began, worker.cpu, worker.memory
+    lab.reached(MODEL, lab.position())
+    again = lab.indexed(MODEL)
+    worker.stop()
+    bench.labs[lab.data.orders] = lab
+    found = bench.compared(lab, MODEL)
+    detail = {f"cpu_{name}": used for name, used in meter.seconds.items()} | {
+        "cpu_worker": cpu, "memory_mb": megabytes(memory), "rows_per_second": round(lab.data.rows / seconds),
+        "seconds": round(seconds, 2), "seconds_until_in_kafka": round(in_kafka.result() - began, 2),
+        "seconds_until_first_document": round(first - began, 2),
+        "writes_a_document": round(again / lab.data.orders, 3),
+    }  # fmt: skip
+    return [
+        Figure(
+            part="a", what="first sync, joined orders", unit="documents/s",
+            values=[round(lab.data.orders / seconds, 1)],
+            alone={k: [v] for k, v in bench.alone(lab, MODEL).rates(found.writes).items()},
+            documents=found.documents, different=found.different, detail={k: [v] for k, v in detail.items()},
+        )
+    ]  # fmt: skip
+
+
+def _in_kafka(lab: Lab) -> float:
+    """Start Debezium; when Kafka had every row (time.time()), to a tenth of a second."""
+    lab.connect()
+    lab.fill()
+    return time.time()

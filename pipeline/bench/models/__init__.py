@@ -1,0 +1,1 @@
+"""The read models that are measured, as files for a project's folder."""

@@ -1,0 +1,45 @@
+"""Joined documents with fields that Python computes: the amount of each line and the order's total."""
+
+from datetime import datetime
+from decimal import Decimal
+from typing import Annotated
+
+from pipeline import Document, Text, derived, elasticsearch, many, one, projection
+
+
+class Product(Document, source="shop.products"):
+    sku: str
+    title: Annotated[str, Text()]
+
+
+class Line(Document, source="shop.order_lines", key=("order_id", "line_no")):
+    line_no: int
+    quantity: int
+    unit_price: Decimal
+    product: Product | None = one(via="product_id")
+
+    @derived
+    def amount(self) -> Decimal:
+        return self.quantity * self.unit_price
+
+
+class Customer(Document, source="shop.customers"):
+    id: int
+    name: Annotated[str, Text()]
+    email: str
+
+
+class OrderDocument(Document, source="shop.orders"):
+    id: int
+    status: str
+    placed_at: datetime
+    charged: Decimal
+    customer: Customer | None = one(via="customer_id")
+    lines: tuple[Line, ...] = many(by="order_id", order_by="line_no")
+
+    @derived
+    def total(self) -> Decimal:
+        return sum((line.amount for line in self.lines), Decimal())
+
+
+totals = projection(OrderDocument, to=elasticsearch("totals"))
