@@ -16,7 +16,7 @@ from pipeline.settings import Endpoints, Settings
 pytestmark = pytest.mark.stack
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_every_part_of_the_benchmarks_reports_and_finds_the_documents_right(
     stack: Endpoints, stack_settings: Settings, tmp_path: Path
 ) -> None:
