@@ -162,6 +162,14 @@ def wire_of(column: Column) -> Wire:
     return Wire(kind, array, (_HSTORE if item == "hstore" else _BYTES64 if kind == "bytes" else _TEXT,))
 
 
+def spelling(column: Column) -> str:
+    """Two columns of one kind, but of another spelling, may write equal values as different texts: 1.1 and 1.10."""
+    written = column.type if column.base is None or column.base in _NAMED else column.base
+    kind = wire_of(column).kind
+    padded = kind == "text" and _plain(written) == "character"
+    return written if padded or kind in ("decimal", "datetime", "timestamp", "timetz") else str(kind)
+
+
 def declared_wire(field: FieldShape | None) -> Wire:
     """The same where there is no catalog, by what a field declares (None: no field has the column)."""
     if field is None:

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
-from msgspec import Raw
+from msgspec import Meta, Raw
 
 from pipeline.authoring.column_types import Wire, WireKind
 from pipeline.errors import UnsupportedValue
 
 Converter = Callable[[Any], Any]
 
+_INT: Final[Any] = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+"""What SQLite holds."""
 _NUMBERS: Final = {"NAN": "NaN", "POSITIVE_INFINITY": "Infinity", "NEGATIVE_INFINITY": "-Infinity"}
 _INFINITIES: Final = {
     "+5877611-06-21": "infinity",
@@ -37,7 +39,7 @@ def field_type(wire: Wire) -> Any:
     """The type by which msgspec reads a column's value."""
     if wire.array or wire.kind in ("float", "json", "jsonb"):
         return Raw
-    types: dict[WireKind | None, Any] = {"int": int | None, "bool": bool | None, None: int | str | bool | None}
+    types: dict[WireKind | None, Any] = {"int": _INT | None, "bool": bool | None, None: _INT | str | bool | None}
     return types.get(wire.kind, str | None)
 
 

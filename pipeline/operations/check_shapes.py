@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Final
 
 from pipeline.authoring.catalog import Table
-from pipeline.authoring.column_types import kinds_of
+from pipeline.authoring.column_types import kinds_of, spelling
 from pipeline.authoring.documents import Constant
 from pipeline.authoring.shape import FieldShape, Kind, RelationShape, Shape
 from pipeline.errors import UnknownColumn
@@ -163,6 +163,15 @@ def _comparable(checked: Checked, shape: Shape, table: Table, remote: Table, own
                 "which it never equals; join columns of one type.",
                 shape,
                 own.name,
+            )
+        elif spelling(ours) != spelling(theirs):
+            checked.add(
+                "SpelledApart",
+                f"{table.name}.{here} ({ours.type}) is joined with {remote.name}.{there} ({theirs.type}): equal values may "
+                "be written in two ways (1.1 and 1.10, 'a' and 'a  ') and then do not meet; give both columns one type.",
+                shape,
+                own.name,
+                level="warning",
             )
 
 

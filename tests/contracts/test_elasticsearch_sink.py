@@ -142,6 +142,23 @@ class TestElasticsearchSink(SinkContract):
         assert await sink.write([Write("1", 1, document)], 0) == [APPLIED]
         assert (await sink.read(["1"]))["1"].document == json.loads(document)
 
+    @pytest.mark.edge_case(19)
+    @pytest.mark.edge_case(22)
+    async def test_what_can_not_be_indexed_as_declared_is_kept_and_found_by_its_name(
+        self, lab: Lab, own: ElasticsearchServer
+    ) -> None:
+        sink = lab.sink(shape=shape_of(Everything))
+        await sink.prepare()
+        odd: dict[str, Any] = {"amount": "NaN", "ratio": "-Infinity", "at": "infinity", "day": "+10000-01-01"}
+        fair = {"amount": "1.10", "ratio": 0.5, "at": "-0043-03-15T12:00:00", "day": "-0043-03-15", "clock": "24:00:00"}
+        writes = [Write(id, 1, json.dumps({"id": int(id), **more})) for id, more in (("1", odd), ("2", fair))]
+        assert await sink.write(writes, 0) == [APPLIED, APPLIED]
+        assert (await sink.read(["1"]))["1"].document == {"id": 1, **odd}
+        await sink.refresh()
+        query = {"q": "_exists_:_ignored"}
+        (hit,) = (await call(own.client, "test", "GET", f"/{lab.projection(1)}/_search", params=query))["hits"]["hits"]
+        assert (hit["_id"], set(hit["_ignored"])) == ("1", set(odd))
+
     @pytest.mark.edge_case(50)
     async def test_opaque_values_of_another_kind_follow_each_other(self, lab: Lab) -> None:
         sink = await lab.prepared()

@@ -77,6 +77,28 @@ def test_a_document_has_what_the_source_holds_on_both_roads(make: Make, family: 
         assert lines[0].count(b"\n") == 2
 
 
+@pytest.mark.edge_case(3)
+@pytest.mark.edge_case(4)
+@pytest.mark.edge_case(6)
+@pytest.mark.parametrize("python", [False, True])
+def test_values_kept_out_of_line_stay_through_updates_and_a_change_of_the_key_in_one_batch(
+    make: Make, python: bool
+) -> None:
+    events = [(r.key, r.value) for r in records("toast") if r.table == "t.toast_default"]
+    assert json.loads(events[-1][1] or b"")["op"] == "d"
+    first = json.loads(events[0][1] or b"")["after"]
+    (key, text), *others = (
+        make(document_of("toast_default", python=python), {"t.toast_default": events[:-1]}, CATALOG).all().items()
+    )
+    assert (key, others) == ((2,), [])
+    assert text is not None
+    found = json.loads(text)
+    same = {name: first[name] for name in ("by", "vc", "nu", "xm", "ia")}
+    assert {name: found[name] for name in same} == same
+    assert [found["jb"], found["js"]] == [json.loads(first["jb"]), json.loads(first["js"])]
+    assert (found["tx"], found["ta"], found["id"]) == ("short now", None, 2)
+
+
 # ---- what an author's code gets ---------------------------------------------------------------------------------
 
 

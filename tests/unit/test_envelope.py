@@ -312,6 +312,15 @@ def test_what_is_no_decimal_text_is_refused(value: Any) -> None:
         one(Wire("decimal"), value)
 
 
+@pytest.mark.edge_case(20)
+@pytest.mark.parametrize("kind", [Wire("int"), Wire(None)])
+def test_a_whole_number_beyond_64_bits_is_refused(kind: Wire) -> None:
+    assert [one(kind, value) for value in (2**63 - 1, -(2**63), 2**53 + 1)] == [2**63 - 1, -(2**63), 2**53 + 1]
+    for value in (2**63, 2**64 - 1, -(2**63) - 1):
+        with pytest.raises(UnsupportedValue, match=r"t\.v is read as"):
+            one(kind, value)
+
+
 @pytest.mark.edge_case(25)
 @pytest.mark.parametrize(
     ("written", "stored"),
