@@ -67,6 +67,9 @@ class AggregateShape(Shape):
     def walk(self) -> Iterator[Shape]:
         return self.of.walk()
 
+    def shown(self) -> Iterator[Shape]:
+        return self.of.shown()
+
     def columns(self) -> dict[str, dict[str, Kind | None]]:
         return self.of.columns()
 

@@ -25,7 +25,7 @@ from pipeline.operations.status import StatusReport
 from pipeline.settings import Endpoints, Settings, load
 from pipeline.stack import stack
 
-ALIASES = {"orders": truth.ORDERS, "customers": truth.CUSTOMERS}
+ALIASES = {"orders": truth.ORDERS, "customers": truth.CUSTOMERS, "sales": truth.SALES}
 
 
 @dataclass

@@ -29,6 +29,15 @@ SELECT c.id::text, json_build_object('id', c.id, 'name', c.name, 'email', c.emai
     'joined_at', regexp_replace(to_char(c.created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), '\\.000000Z$', 'Z'))
 FROM shop.customers c WHERE c.deleted_at IS NULL
 """
+SALES: Final = """
+SELECT '["' || day || '","' || status || '"]', json_build_object('day', day, 'status', status, 'orders', count(*),
+    'customers', count(DISTINCT customer_id), 'pieces', sum(pieces), 'revenue', sum(charged)::text,
+    'average_order', round(avg(charged), 2)::text, 'largest_order', max(charged)::text,
+    'last_placed_at', regexp_replace(max(to_char(placed_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')), '\\.000000Z$', 'Z'))
+FROM (SELECT *, (placed_at AT TIME ZONE 'UTC')::date::text AS day, coalesce((SELECT sum(l.quantity) FROM shop.order_lines l
+    WHERE l.order_id = orders.id), 0) AS pieces FROM shop.orders WHERE charged > 0) sale
+GROUP BY day, status
+"""
 
 
 @dataclass

@@ -224,5 +224,5 @@ class Project:
         with httpx.Client(base_url=self.endpoints.elasticsearch, timeout=30) as client:
             for index in client.get(f"/{self.name}-*", params={"expand_wildcards": "all"}).json():
                 client.delete(f"/{index}")
-            for index in (f"{self.name}-orders-v1", f"{self.name}-customers-v1"):
+            for index in (f"{self.name}-{own}-v1" for own in ("orders", "customers", "sales")):
                 client.delete(f"/cdc-checkpoints/_doc/{index}")
