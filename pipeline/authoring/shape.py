@@ -196,10 +196,26 @@ def _shape(document: type[Document], above: tuple[type[Document], ...], depths: 
             members.append(_member(document, name, hints, above, depths))
         except BadShape as error:
             wrong += str(error).splitlines()
+    wrong += _supers(document)
     if wrong:
         raise BadShape("\n".join(dict.fromkeys(wrong)))
     keeps = document.keep is not Document.keep
     return Shape(document.__name__, document.__source__, document.__key__, tuple(members), document, keeps)
+
+
+def _supers(document: type[Document]) -> list[str]:
+    """Functions that say `super()`: the twin on which they run has the author's functions, and no bases."""
+    own = (cls for cls in document.__mro__ if issubclass(cls, Document) and cls is not Document)
+    found = []
+    for cls in own:
+        for name, item in vars(cls).items():
+            function = getattr(getattr(item, "wrapped", item), "fget", item)
+            if "__class__" in getattr(getattr(function, "__code__", None), "co_freevars", ()):
+                found.append(
+                    f"{_where(cls)}: {cls.__name__}.{name} uses super(), which documents can't; "
+                    "put what is shared into a function of its own and call that."
+                )
+    return found
 
 
 def _member(

@@ -8,7 +8,7 @@ import pytest
 from webs import PythonWeb, Web
 
 from connectors.sinks.elasticsearch_mapping import mapping
-from pipeline import Document, constant, left_out, many, one
+from pipeline import Document, constant, derived, left_out, many, one
 from pipeline.authoring.shape import shape_of
 from pipeline.errors import BadShape
 
@@ -120,3 +120,30 @@ def test_a_constant_of_any_kind_is_in_the_document() -> None:
     assert Fixed.model_validate({"id": 1}).version == 3
     kinds = {field.name: field.kind for field in shape_of(Fixed).fields}
     assert kinds == {"id": "int", "version": "int", "live": "bool"}
+
+
+class Base(Document, source="web.tags"):
+    label: str
+
+    @derived
+    def shown(self) -> str:
+        return self.label
+
+
+class Louder(Base, source="web.tags"):
+    @derived
+    def shown(self) -> str:
+        return super().shown + "!"
+
+    def keep(self) -> bool:
+        return super().keep()
+
+
+def test_super_is_refused_with_what_to_do_instead() -> None:
+    with pytest.raises(BadShape) as error:
+        shape_of(Louder)
+    assert [line.split(" uses ")[0].split(": ")[1] for line in str(error.value).splitlines()] == [
+        "Louder.shown",
+        "Louder.keep",
+    ]
+    assert "function of its own" in str(error.value)
