@@ -7,7 +7,7 @@ CdcError
 ├── DecodeError                                                            one change -> dead letter
 │   ├── MalformedEnvelope  UnsupportedValue
 ├── SourceError
-│   ├── SourceUnavailable*  ConnectorFailed  PositionWentBack  SlotLost
+│   ├── SourceUnavailable*  ConnectorFailed  PositionWentBack  SlotLost  SchemaChanged
 ├── SinkError
 │   ├── SinkUnavailable*  TargetMissing
 ├── CheckpointError
@@ -87,6 +87,10 @@ class SourceError(CdcError):
 
 class SourceUnavailable(SourceError, Transient):
     """The source database or its connector can't be reached."""
+
+
+class SchemaChanged(SourceError):
+    """The source's events lack a column that a projection uses."""
 
 
 class ConnectorFailed(SourceError):

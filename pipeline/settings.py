@@ -65,6 +65,8 @@ class WorkerSettings(_Section):
     """Seconds until Kafka gives a silent worker's partitions away."""
     incomplete_after: float = Field(default=30.0, gt=0)
     """Seconds a transaction may stay incomplete before it is released and counted."""
+    missing_columns: Literal["stop", "unknown"] = "stop"
+    """What an event without a column that it had before does: the worker stops and says so, or the value is unknown."""
     staged_bytes: int = Field(default=64_000_000, ge=100_000)
     """Bytes of changes of open transactions kept in memory; more spill to the mirror."""
     sweep_limit: float = Field(default=0.2, ge=0, le=1)

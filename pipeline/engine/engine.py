@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal
 
 from pipeline.engine.apply import Applier
+from pipeline.engine.columns import Missing, SeenColumns
 from pipeline.engine.dirty import Reader, Settling, Taken
 from pipeline.engine.folding import Folding
 from pipeline.engine.inputs import Inputs, Progress, Record
@@ -39,6 +40,7 @@ class Engine:
         consistency: Literal["transaction", "row"] = "transaction",
         staged_bytes: int = 64_000_000,
         sweep_limit: float = 0.2,
+        missing_columns: Missing = "stop",
     ) -> None:
         self.mirror, self.inputs = mirror, inputs
         self.layout: Layout = mirror.layout
@@ -49,6 +51,7 @@ class Engine:
         self.refreshing = Refreshing(mirror, self.applier)
         self.logs = SourceLogs(mirror, inputs.connector, self.applier.read_floors)
         self.beginnings = Beginnings(self.applier, self.logs, sweep_limit)
+        self.columns = SeenColumns(mirror, missing_columns)
         self.marks = Marks(mirror, self.applier.marking, self.logs)
         self.folding = Folding(mirror, self.applier.marking)
         self.decoders = {
@@ -122,6 +125,7 @@ class Engine:
             return
         events = self._decoded(self.decoders[topic], records, log)
         if events:
+            self.columns.look(events)
             self._look_for_snapshot(events)
         self._staged_bytes += sum(len(r[2]) for r in records if r[2] is not None)
         self.gate.add(partition, events, records[-1][0] + 1)
@@ -286,6 +290,7 @@ class Engine:
             ends = self.gate.ends
             offsets[self._boundary_partition] = ends[0].offset if ends else self.gate.boundary_next
         self.mirror.set_offsets(offsets)
+        self.columns.save()
         self.staging.save(self.gate, released, seq)
         if self.catching_up is not None:
             state = {

@@ -65,6 +65,8 @@ class Event(Struct, gc=False):
     raw: tuple[bytes | None, bytes | None] | None = None
     partial: bool = False
     """Some value of `after` is UNCHANGED."""
+    absent: str | None = None
+    """A column that the event does not have at all."""
     log: int = 0
     """The source log it comes from (see sourcelog.py); the engine sets it, and `transaction.id` to the bare id in it."""
 
@@ -183,6 +185,7 @@ class TableDecoder:
                     after[i] = part
             event.after = tuple(after)
             event.partial = UNCHANGED in event.after
+            event.absent = next((name for name in self.wires if name not in envelope.after), None)
             if any(event.after[i] is UNCHANGED or event.after[i] is None for i in self._key_index):
                 raise MalformedEnvelope(f"{self.table}: the image after lacks a column of the key {self.key}.")
         elif event.op not in ("t", "m"):

@@ -22,7 +22,7 @@ from pipeline.authoring.fingerprint import fingerprint
 from pipeline.engine.dirty import Reader
 from pipeline.engine.engine import Engine, Progress
 from pipeline.engine.mirror import Mirror
-from pipeline.errors import CdcError, Fenced, LogTruncated, SettingsError, Transient
+from pipeline.errors import CdcError, Fenced, LogTruncated, SchemaChanged, SettingsError, Transient
 from pipeline.operations.status import mirror_file
 from pipeline.runtime import wiring
 from pipeline.runtime.batches import Batch, OldestTakesAll, batch_topic, install
@@ -109,7 +109,7 @@ class Worker:
         worker = self.settings.worker
         self.engine = Engine(
             self.mirror, self.wired.inputs, consistency=worker.consistency,
-            staged_bytes=worker.staged_bytes, sweep_limit=worker.sweep_limit,
+            staged_bytes=worker.staged_bytes, sweep_limit=worker.sweep_limit, missing_columns=worker.missing_columns,
         )  # fmt: skip
 
     async def _work(self) -> None:
@@ -220,7 +220,7 @@ class Worker:
         if isinstance(error, Fenced):
             code = EXIT_FENCED
         else:
-            code = EXIT_STOP_AND_SAY if isinstance(error, LogTruncated) else EXIT_UNFORESEEN
+            code = EXIT_STOP_AND_SAY if isinstance(error, LogTruncated | SchemaChanged) else EXIT_UNFORESEEN
         known = isinstance(error, CdcError)
         log.critical("%s: %s: %s", self.id, type(error).__name__, error, exc_info=None if known else error)
         self.status.error = f"{type(error).__name__}: {error}"

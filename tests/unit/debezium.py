@@ -118,7 +118,7 @@ def orders(rows: Rows) -> Documents:
         found[str(row["id"])] = {
             "id": row["id"],
             "status": row["status"],
-            "note": row["note"],
+            "note": row.get("note"),
             "placed_at": _time(row["placed_at"]),
             "customer": customer and {"id": customer["id"], "name": customer["name"]},
             "lines": lines,

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from world import World
 
+from pipeline.errors import SchemaChanged
 from pipeline.events.envelope import UNCHANGED
 
 AT = "2026-01-01T00:00:00.000000Z"
@@ -72,3 +73,38 @@ def test_a_value_that_becomes_null_is_null_in_the_document(world: World) -> None
     world.source.update("shop.orders", (21,), note=None)
     world.check_end()
     assert world.sinks["memory:0"].get("21")["note"] is None
+
+
+@pytest.mark.edge_case(32)
+def test_a_used_column_that_is_gone_stops_the_worker_again_and_again_and_nothing_is_guessed(world: World) -> None:
+    world.source.insert("shop.orders", order(21, note="long"))
+    world.settle_everything()
+    del world.source.rows["shop.orders"][21,]["note"]
+    world.source.update("shop.orders", (21,), status="after the column was dropped")
+    for _ in range(2):
+        with pytest.raises(SchemaChanged, match=r"shop\.orders.*'note'.*raise its version"):
+            world.read_everything()
+        assert note(world, 21) == "long"
+        world.crash()
+
+
+@pytest.mark.edge_case(31)
+def test_an_event_from_before_a_column_was_added_leaves_its_value_unknown_until_it_is_read_again(
+    tmp_path: Path,
+) -> None:
+    world = World(tmp_path, "orders", Random(0))
+    try:
+        old = order(21)
+        del old["note"]
+        world.source.insert("shop.orders", old)
+        world.source.insert("shop.orders", order(22, note="added"))
+        world.open()
+        world.settle_everything()
+        assert note(world, 21) is None and note(world, 22) == "added"
+        assert world.sinks["memory:0"].get("21") is None, "pending, not null"
+        world.source.rows["shop.orders"][21,]["note"] = "read again"
+        world.source.elsewhere()
+        world.source.incremental("shop.orders", (21,))
+        world.check_end()
+    finally:
+        world.close()
