@@ -212,7 +212,7 @@ def _supers(document: type[Document]) -> list[str]:
             function = getattr(getattr(item, "wrapped", item), "fget", item)
             if "__class__" in getattr(getattr(function, "__code__", None), "co_freevars", ()):
                 found.append(
-                    f"{_where(cls)}: {cls.__name__}.{name} uses super(), which documents can't; "
+                    f"{written_at(cls)}: {cls.__name__}.{name} uses super(), which documents can't; "
                     "put what is shared into a function of its own and call that."
                 )
     return found
