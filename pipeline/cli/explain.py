@@ -10,7 +10,7 @@ import typer
 
 from pipeline.authoring.discovery import find
 from pipeline.cli.output import As, as_json, load_settings, out, print_json, print_table
-from pipeline.operations.explain import DocumentStory
+from pipeline.operations.explain import SHOWN, DocumentStory
 from pipeline.operations.explain import explain as tell
 from pipeline.runtime import wiring
 
@@ -24,10 +24,12 @@ def explain(
     own = load_settings()
     wired = wiring.wire(own, find(own, projection))
 
+    typed = key if wired.layout.aggregate is not None else [_parsed(k) for k in key]
+
     async def run() -> DocumentStory:
         wiring.open_sinks(own, wired)
         try:
-            return await tell(own, wired.projection, [_parsed(k) for k in key], wired.sinks, wired.layout)
+            return await tell(own, wired.projection, typed, wired.sinks, wired.layout)
         finally:
             for sink in wired.sinks:
                 await sink.close()
@@ -55,6 +57,8 @@ def _print(story: DocumentStory) -> None:
         ],
     )
     out().print()
+    if story.contributions is not None:
+        out().print(f"{story.contributions} documents are in this group; the rows are those of the first {SHOWN}")
     out().print(f"document {story.id}: {json.dumps(story.document, ensure_ascii=False)}")
     for sink in story.sinks:
         state = "equal" if sink.equal else "differs" if sink.equal is False else "not known"

@@ -10,12 +10,13 @@ import typer
 
 from connectors.sources.postgres import read_catalog
 from connectors.sources.postgres_rows import open_rows
+from pipeline.authoring.aggregate_shape import AggregateShape
 from pipeline.authoring.discovery import find
 from pipeline.authoring.projection import Projection
 from pipeline.authoring.shape import shape_of
 from pipeline.cli.output import err, load_settings, terminal
 from pipeline.cli.sinks import RULES
-from pipeline.operations.preview import Previewed
+from pipeline.operations.preview import SAMPLE, Previewed
 from pipeline.operations.preview import preview as operation
 
 
@@ -43,6 +44,8 @@ def preview(
     with open_rows(dsn) as rows:
         found = operation(projection, catalog, rows, keys=keys or (), limit=limit)
     _print(found)
+    if isinstance(shape_of(projection.shape), AggregateShape):
+        err().print(f"Counted in the first {SAMPLE:,} rows only: a worker counts all.", style="yellow")
     if any(one.document is None for one in found):
         raise typer.Exit(1)
 

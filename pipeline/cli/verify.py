@@ -15,6 +15,7 @@ from connectors.sinks import open_sink
 from connectors.sources import postgres
 from connectors.sources.postgres_documents import PostgresDocuments, lsn, readable
 from connectors.sources.postgres_rows import open_rows
+from pipeline.authoring.aggregate_shape import AggregateShape
 from pipeline.authoring.catalog import Catalog
 from pipeline.authoring.discovery import find
 from pipeline.authoring.projection import Projection
@@ -139,6 +140,11 @@ def _options(
 
 async def _verify(own: Settings, projection: Projection[Any], options: Options, repair: bool) -> VerifyReport:
     shape = shape_of(projection.shape)
+    if isinstance(shape, AggregateShape):
+        raise OperationError(
+            f"{projection.name} is an aggregate, which verify does not know: verify a projection of {shape.of.name}, or"
+            " compare it with GROUP BY in the source."
+        )
     dsn = definition_of(own, projection).dsn(own.source_dsn())
     catalog = await asyncio.to_thread(postgres.read_catalog, dsn, tables=sorted(shape.columns()))
     unreadable = frozenset(

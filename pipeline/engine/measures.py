@@ -20,7 +20,7 @@ from pipeline.authoring.shape import FieldShape, Kind
 from pipeline.engine import ordering
 from pipeline.engine.assemble import document_id
 from pipeline.engine.twin import spelled, stored_name
-from pipeline.errors import UnsupportedValue
+from pipeline.errors import OperationError, UnsupportedValue
 
 EXACT: Final = Context(prec=200_000, traps=[Inexact, InvalidOperation, Overflow])
 """Postgres's longest numeric has 147,455 digits; a sum that would be rounded is an error."""
@@ -172,14 +172,38 @@ def columns_of(slots: Sequence[Slot]) -> list[str]:
 
 def _group_text(value: Any, shape: GroupShape) -> str:
     text = json_text(checked(value, shape.value))
-    if text is None:
-        return "null"
-    if shape.value.kind == "decimal":
+    return "null" if text is None else _canonical(text, shape.value.kind)
+
+
+def _canonical(text: str, kind: Kind) -> str:
+    """Equal values have one text: 1.1 and 1.10 are one group."""
+    if kind == "decimal" and text != "null":
         number = Decimal(_number(text))
         if number.is_finite():
             number = number.normalize(EXACT)
             return f'"{number or abs(number):f}"'
     return text
+
+
+def group_key(aggregate: AggregateShape, values: Sequence[Any]) -> str:
+    """The key of the group with these values, Python's or as somebody types them; raises OperationError."""
+    if len(values) != len(aggregate.groups):
+        names = ", ".join(aggregate.key)
+        raise OperationError(f"A group of {aggregate.name} is told by {names}: give {len(aggregate.groups)} values.")
+    return "[" + ",".join(_typed(v, g) for v, g in zip(values, aggregate.groups, strict=True)) + "]"
+
+
+def _typed(value: Any, shape: GroupShape) -> str:
+    kind = shape.value.kind
+    if isinstance(value, str) and kind in ("int", "bool", "decimal"):
+        try:
+            value = Decimal(value) if kind == "decimal" else msgspec.json.decode(value)
+        except (ArithmeticError, msgspec.DecodeError):
+            raise OperationError(f"{value!r} is no {kind}, as {shape.name} is.") from None
+    if value == "null" and shape.value.nullable:
+        value = None
+    text = json_text(value)
+    return _canonical("null" if text is None else text, kind)
 
 
 def group_id(key: str) -> str:

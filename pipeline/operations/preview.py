@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
+from pipeline.authoring.aggregate_shape import AggregateShape
 from pipeline.authoring.catalog import Catalog, Table
 from pipeline.authoring.projection import Projection
 from pipeline.authoring.shape import Shape, shape_of
 from pipeline.engine.engine import Engine, Inputs
 from pipeline.engine.layout import Layout, lay_out
+from pipeline.engine.measures import group_key
 from pipeline.engine.mirror import Mirror
+from pipeline.engine.sql import rows as sql_rows
 from pipeline.errors import OperationError
 
 Row = dict[str, Any]
+SAMPLE = 1000
+"""Rows that the groups of an aggregate are shown of."""
 
 
 class RowReader(Protocol):
@@ -67,8 +73,13 @@ class _Fetched:
 def preview(
     projection: Projection[Any], catalog: Catalog, rows: RowReader, *, keys: Sequence[str] = (), limit: int = 3
 ) -> list[Previewed]:
-    """The documents of these root keys (`10`, or `10,1` where the key has two columns), or of the first rows."""
+    """The documents of these root keys (`10`, or `10,1` where the key has two columns), or of the first rows.
+
+    Of an aggregate the groups, by their values, as far as the first `SAMPLE` rows fill them.
+    """
     shape = shape_of(projection.shape)
+    if isinstance(shape, AggregateShape):
+        return _groups(shape, catalog, rows, keys, limit)
     fetched = _Fetched(catalog, lay_out(shape, catalog))
     wanted = [_split(text, shape) for text in keys]
     table = catalog.table(shape.table)
@@ -82,6 +93,35 @@ def preview(
     there = {tuple(str(row[name]) for name in shape.key) for row in roots}
     missing = [Previewed(key=key, reason=f"{shape.table} has no such row") for key in wanted if key not in there]
     return [*_assembled(fetched, found), *missing]
+
+
+def _groups(
+    shape: AggregateShape, catalog: Catalog, rows: RowReader, keys: Sequence[str], limit: int
+) -> list[Previewed]:
+    """Groups of the first rows: all that belong to a group are known only when every row was read."""
+    fetched = _Fetched(catalog, lay_out(shape, catalog))
+    roots = rows.first(catalog.table(shape.table), fetched.columns(shape.table), SAMPLE)
+    fetched.add(shape.table, roots)
+    _below(fetched, shape.of, roots, rows)
+    with _filled(fetched) as engine:
+        engine.catch_up({})
+        engine.step()  # the load is over: what it brought is counted
+        while engine.continue_fanout():
+            pass
+        wanted = [(group_key(shape, key.split(",") if len(shape.groups) > 1 else [key]),) for key in keys]
+        wanted = wanted or sql_rows(engine.mirror.db, "SELECT g FROM grouped ORDER BY g LIMIT ?", (limit,))
+        wanted += sql_rows(engine.mirror.db, "SELECT DISTINCT g FROM failed WHERE g NOT IN (SELECT g FROM grouped)")
+        failed = dict(sql_rows(engine.mirror.db, "SELECT g, error FROM failed"))
+        reader = engine.reader()
+        try:
+            found = reader.documents(wanted)
+        finally:
+            reader.close()
+    none = f"none of the first {SAMPLE:,} rows of {shape.table} is in this group"
+    return [
+        Previewed(key=key, document=json.loads(text)) if text else Previewed(key=key, reason=failed.get(key[0], none))
+        for key, text in found.items()
+    ]
 
 
 def _below(fetched: _Fetched, shape: Shape, parents: Sequence[Row], rows: RowReader) -> None:
@@ -100,17 +140,25 @@ def _below(fetched: _Fetched, shape: Shape, parents: Sequence[Row], rows: RowRea
 
 def _assembled(fetched: _Fetched, keys: Sequence[tuple[Any, ...]]) -> list[Previewed]:
     """Fill a mirror as a worker would, and read the documents from it."""
+    with _filled(fetched) as engine:
+        reader = engine.reader()
+        try:
+            return [_one(reader.documents, key) for key in keys]
+        finally:
+            reader.close()
+
+
+@contextmanager
+def _filled(fetched: _Fetched) -> Iterator[Engine]:
     with tempfile.TemporaryDirectory(prefix="cdc-preview-") as folder:
         mirror = Mirror(str(Path(folder) / "mirror.db"), fetched.layout, owner="preview")
         engine = Engine(mirror, Inputs({name: name for name in fetched.layout.tables}, None), consistency="row")
         for table, found in fetched.rows.items():
             engine.receive(f"{table}/0", [(n, None, _event(row)) for n, row in enumerate(found.values())])
         engine.step()
-        reader = engine.reader()
         try:
-            return [_one(reader.documents, key) for key in keys]
+            yield engine
         finally:
-            reader.close()
             mirror.close()
 
 
