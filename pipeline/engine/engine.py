@@ -257,14 +257,9 @@ class Engine:
             self._apply(released, seq, progress)
             if self.gate.log > self.beginnings.log:
                 self._new_log(seq)
-            for end in released.ends:
-                progress.newest_ms = max(progress.newest_ms, end.ts_ms)
+            progress.newest_ms = max(progress.newest_ms, *(end.ts_ms for end in released.ends), 0)
             if released.ends:
-                last = released.ends[-1]
-                self.mirror.db.execute(
-                    "INSERT OR REPLACE INTO marks VALUES(?, ?, ?, ?, ?)",
-                    (seq, last.connector, last.lsn, last.txid, last.ts_ms),
-                )
+                self.marks.add(seq, released.ends[-1])
                 progress.transactions = len(released.ends)
             self.mirror.count("incomplete", released.incomplete)
             self.mirror.count("repeated", released.repeated)

@@ -9,6 +9,7 @@ from pipeline.engine.marking import Marking
 from pipeline.engine.mirror import Mirror
 from pipeline.engine.sourcelog import SourceLogs, bare, log_of
 from pipeline.engine.sql import quoted, rows, value
+from pipeline.engine.transactions import End
 
 WEEK = 7 * 86400
 
@@ -19,6 +20,12 @@ class Marks:
     def __init__(self, mirror: Mirror, marking: Marking, logs: SourceLogs) -> None:
         self.mirror, self.marking, self.logs = mirror, marking, logs
         self.loaded = False
+
+    def add(self, seq: int, end: End) -> None:
+        """The last END of a checkpoint; inside it."""
+        self.mirror.db.execute(
+            "INSERT OR REPLACE INTO marks VALUES(?, ?, ?, ?, ?)", (seq, end.connector, end.lsn, end.txid, end.ts_ms)
+        )
 
     def watermark(self, sink: int) -> dict[str, dict[str, Any]]:
         """`{connector: {lsn, txid, ts_ms, log}}`; never falls within one log, and a later log is above an earlier one."""

@@ -217,10 +217,8 @@ class Worker:
 
     def fatal(self, error: BaseException) -> None:
         """Nobody foresaw it, or somebody else owns this now: end without a checkpoint. The mirror has what counts."""
-        if isinstance(error, Fenced):
-            code = EXIT_FENCED
-        else:
-            code = EXIT_STOP_AND_SAY if isinstance(error, LogTruncated | SchemaChanged) else EXIT_UNFORESEEN
+        code = EXIT_STOP_AND_SAY if isinstance(error, LogTruncated | SchemaChanged) else EXIT_UNFORESEEN
+        code = EXIT_FENCED if isinstance(error, Fenced) else code
         known = isinstance(error, CdcError)
         log.critical("%s: %s: %s", self.id, type(error).__name__, error, exc_info=None if known else error)
         self.status.error = f"{type(error).__name__}: {error}"
