@@ -14,7 +14,7 @@ from pipeline.engine.layout import Layout, Table
 from pipeline.engine.sql import connect, listed, quoted, rows, transaction, value
 from pipeline.errors import CheckpointError, Fenced
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 UNKNOWN: Final = b"?"
 """A column whose value the source never sent: a blob, which no source value is (bytea comes as base64 text)."""
 
@@ -66,7 +66,7 @@ class Mirror:
                 self.set("fingerprint", fingerprint)
             elif self.get("format") != FORMAT:
                 raise CheckpointError(
-                    f"The mirror {self.path} has format {self.get('format')}, this program {FORMAT}: rebuild."
+                    f"The mirror {self.path} has format {self.get('format')}, this program {FORMAT}: move it away, and the worker makes it again from the log."
                 )
             elif fingerprint and self.get("fingerprint") not in ("", fingerprint):
                 raise CheckpointError(
