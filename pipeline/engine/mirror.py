@@ -11,6 +11,7 @@ import apsw
 
 from pipeline.engine.groups import group_tables
 from pipeline.engine.layout import Layout, Table
+from pipeline.engine.revision import RENEW_AT
 from pipeline.engine.sql import connect, listed, quoted, rows, transaction, value
 from pipeline.errors import CheckpointError, Fenced
 
@@ -55,6 +56,8 @@ class Mirror:
         self.path, self.layout, self.owner = path, layout, owner
         self.db: apsw.Connection = connect(path)
         self._create(fingerprint)
+        if int(self.get("seq") or 0) >= RENEW_AT:
+            self._renew()
         self.seq: int = int(self.get("seq") or 0)
 
     def _create(self, fingerprint: str) -> None:
@@ -118,6 +121,23 @@ class Mirror:
         )
         for statement in group_tables(self.layout):
             self.db.execute(statement)
+
+    def _renew(self) -> None:
+        """The sequence begins anew, as far back as something is still owed: whoever opens a mirror claims a new epoch
+        before it writes a document, so later ones are above all before."""
+        sources = (
+            "since FROM dirty",
+            "seq FROM fanout",
+            "seq FROM marks",
+            "value FROM meta WHERE name IN ('seq', 'owed')",
+        )
+        with transaction(self.db):
+            back = min(n for (n,) in rows(self.db, " UNION ALL ".join(f"SELECT {s}" for s in sources)) if n) - 1
+            for table, column in (
+                ("dirty", "seq"), ("dirty", "since"), ("fanout", "seq"), ("marks", "seq"), ("released", "seq"), ("refresh", "seq")
+            ):  # fmt: skip
+                self.db.execute(f"UPDATE {table} SET {column} = {column} - ?", (back,))
+            self.db.execute("UPDATE meta SET value = value - ? WHERE name IN ('seq', 'owed')", (back,))
 
     # ---- one transaction a checkpoint ---------------------------------------------------------------------
 

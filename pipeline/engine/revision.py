@@ -6,7 +6,7 @@ from typing import Final
 
 SEQ_BITS: Final = 40
 RENEW_AT: Final = 1 << 39
-"""Where the sequence gets here, a new epoch is claimed and the sequence starts again."""
+"""A mirror whose sequence is here begins it anew when it is opened; its owner has a new epoch from then on."""
 
 
 def revision(epoch: int, seq: int) -> int:

@@ -1,7 +1,7 @@
 """Source logs: which log of the source a record was read from.
 
 A position means nothing across a restored backup, a failover or an upgrade: there it may go back. So every record of a
-connector bears a label in a header (docs/decisions/0006-source-logs.md).
+connector bears a label in a header (docs/decisions/0005-source-logs.md).
 """
 
 from __future__ import annotations

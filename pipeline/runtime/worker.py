@@ -22,7 +22,8 @@ from pipeline.authoring.fingerprint import fingerprint
 from pipeline.engine.dirty import Reader
 from pipeline.engine.engine import Engine, Progress
 from pipeline.engine.mirror import Mirror
-from pipeline.errors import CdcError, Fenced, LogTruncated, SchemaChanged, SettingsError, Transient
+from pipeline.engine.revision import RENEW_AT
+from pipeline.errors import CdcError, CheckpointError, Fenced, LogTruncated, SchemaChanged, SettingsError, Transient
 from pipeline.operations.status import mirror_file
 from pipeline.runtime import wiring
 from pipeline.runtime.batches import Batch, OldestTakesAll, batch_topic, install
@@ -366,6 +367,8 @@ class Worker:
                 self._add(await self.in_engine(self.engine.give_up, stuck))
                 waited = None
             beats += 1
+            if self.mirror.seq >= RENEW_AT:
+                raise CheckpointError(f"{self.id}: the sequence is used up; the next start begins it anew.")
             if await self.in_engine(self.engine.sweep_held):
                 self._add(Progress())
             if beats % 60 == 0:
