@@ -15,7 +15,7 @@ from pipeline.authoring.projection import Projection
 from pipeline.authoring.shape import Shape, shape_of
 from pipeline.engine.engine import Inputs
 from pipeline.engine.layout import Layout
-from pipeline.errors import DefinitionError, SourceUnavailable
+from pipeline.errors import DefinitionError, LogTruncated, SourceUnavailable
 from pipeline.operations.layouts import layout_of
 from pipeline.ports import Sink
 from pipeline.settings import Settings
@@ -85,3 +85,17 @@ async def ensure_topics(bootstrap: str, definition: ConnectorDefinition, topics:
         raise SourceUnavailable(f"Kafka at {bootstrap} can't be reached: {error}; is it up?") from None
     finally:
         await admin.close()
+
+
+def check_log(projection: str, where: str, start: int, earliest: int, end: int) -> None:
+    """Raise LogTruncated where Kafka no longer has what comes next in a partition, or never had what came before."""
+    if start < earliest:
+        raise LogTruncated(
+            f"{projection}: the mirror goes on at {start} in {where}, but Kafka's log starts at {earliest}: "
+            f"changes are missing. Rebuild from the source, or restore the mirror."
+        )
+    if start > end:
+        raise LogTruncated(
+            f"{projection}: the mirror stands at {start} in {where}, but Kafka's log ends at {end}: "
+            f"the topic was made anew. Rebuild the projection."
+        )

@@ -286,7 +286,7 @@ class Worker:
         ends = await consumer.highwaters(*partitions)
         starts = {tp: stored.get(f"{tp.topic}/{tp.partition}", 0) for tp in partitions}
         for tp, start in starts.items():
-            self._check_log(tp, start, earliest.get(tp) or 0, ends.get(tp) or 0)
+            wiring.check_log(self.id, f"{tp.topic}/{tp.partition}", start, earliest.get(tp) or 0, ends.get(tp) or 0)
         cut = {f"{tp.topic}/{tp.partition}": int(end or 0) for tp, end in ends.items()}
         behind = sum(cut.values()) - sum(starts.values())
         if behind > CATCH_UP_LAG or (behind > 0 and not self.engine.loaded) or self.engine.wants_cut:
@@ -295,19 +295,6 @@ class Worker:
         self.assigned_partitions, self.reading_since = partitions, (time.time(), round(time.process_time(), 3))
         log.info("%s: reads %d partitions", self.id, len(partitions))
         return starts
-
-    def _check_log(self, tp: TP, start: int, earliest: int, end: int) -> None:
-        where = f"{tp.topic}/{tp.partition}"
-        if start < earliest:
-            raise LogTruncated(
-                f"{self.id}: the mirror goes on at {start} in {where}, but Kafka's log starts at {earliest}: "
-                f"changes are missing. Rebuild from the source, or restore the mirror."
-            )
-        if start > end:
-            raise LogTruncated(
-                f"{self.id}: the mirror stands at {start} in {where}, but Kafka's log ends at {end}: "
-                f"the topic was made anew. Rebuild the projection."
-            )
 
     async def revoked(self) -> None:
         self.assigned_partitions = set()
