@@ -11,7 +11,7 @@ from pipeline.engine.apply import Applier
 from pipeline.engine.columns import Missing, SeenColumns
 from pipeline.engine.dirty import Reader, Settling, Taken
 from pipeline.engine.folding import Folding
-from pipeline.engine.inputs import Inputs, Progress, Record
+from pipeline.engine.inputs import Inputs, Progress, Record, alone
 from pipeline.engine.layout import Layout
 from pipeline.engine.marks import Marks
 from pipeline.engine.mirror import UNKNOWN, Mirror
@@ -147,7 +147,7 @@ class Engine:
                 event.offset = offset
             except DecodeError as error:
                 event = dead_letter(decoder.number, offset, key, data, error)
-            if data is None and not (by_row and _alone(event, events)):
+            if data is None and not (by_row and alone(event, events)):
                 self._tombstones += 1
                 continue
             event.log = log
@@ -390,11 +390,6 @@ class Engine:
 
     def reader(self) -> Reader:
         return Reader(self.mirror.path, self.layout)
-
-
-def _alone(event: Event, before: Sequence[Event]) -> bool:
-    """Whether a Kafka tombstone is all that says of a delete (compaction took the event before it)."""
-    return event.op == "!" or not (before and before[-1].op == "d" and before[-1].key == event.key)
 
 
 __all__ = ["UNKNOWN", "Engine", "Inputs", "Progress", "Record"]

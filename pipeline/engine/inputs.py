@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+
+from pipeline.events.envelope import Event
 
 Record = tuple[int, bytes | None, bytes | None]
 """Offset, key and value of one Kafka record."""
@@ -28,3 +30,8 @@ class Progress:
     newest_ms: int = 0
     """Source time of the newest event applied, in ms since 1970."""
     offsets: dict[str, int] = field(default_factory=dict)
+
+
+def alone(event: Event, before: Sequence[Event]) -> bool:
+    """Whether a Kafka tombstone is all that says of a delete (compaction took the event before it)."""
+    return event.op == "!" or not (before and before[-1].op == "d" and before[-1].key == event.key)
