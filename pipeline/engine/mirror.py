@@ -125,17 +125,18 @@ class Mirror:
     def _renew(self) -> None:
         """The sequence begins anew, as far back as something is still owed: whoever opens a mirror claims a new epoch
         before it writes a document, so later ones are above all before."""
-        sources = (
-            "since FROM dirty",
-            "seq FROM fanout",
-            "seq FROM marks",
-            "value FROM meta WHERE name IN ('seq', 'owed')",
+        columns = rows(
+            self.db,
+            "SELECT m.name, p.name FROM sqlite_schema m JOIN pragma_table_info(m.name) p WHERE m.type = 'table'"
+            " AND m.name NOT LIKE '%.%' AND m.name NOT LIKE 'sqlite%' AND p.name IN ('seq', 'since')",  # a source's table has a dot in its name
         )
+        found = [
+            f"SELECT min({column}) FROM {table}" for table, column in columns if table not in ("released", "refresh")
+        ]
+        found.append("SELECT min(value) FROM meta WHERE name IN ('seq', 'owed')")
         with transaction(self.db):
-            back = min(n for (n,) in rows(self.db, " UNION ALL ".join(f"SELECT {s}" for s in sources)) if n) - 1
-            for table, column in (
-                ("dirty", "seq"), ("dirty", "since"), ("fanout", "seq"), ("marks", "seq"), ("released", "seq"), ("refresh", "seq")
-            ):  # fmt: skip
+            back = min(n for (n,) in rows(self.db, " UNION ALL ".join(found)) if n) - 1
+            for table, column in columns:
                 self.db.execute(f"UPDATE {table} SET {column} = {column} - ?", (back,))
             self.db.execute("UPDATE meta SET value = value - ? WHERE name IN ('seq', 'owed')", (back,))
 
