@@ -33,6 +33,7 @@ from pipeline import (
     total,
 )
 from pipeline.authoring.catalog import Catalog, Column, Table
+from pipeline.authoring.discovery import look
 from pipeline.authoring.shape import shape_of
 from pipeline.engine.engine import Engine, Inputs
 from pipeline.engine.layout import lay_out
@@ -417,3 +418,20 @@ def test_an_aggregate_of_nothing_is_told_of_what_it_may_be() -> None:
 
     with pytest.raises(BadShape, match=r"write class Lonely\(Aggregate, of=MyDocument\)"):
         shape_of(Lonely)
+
+
+# ---- the guide --------------------------------------------------------------------------------------------
+
+
+def test_the_guide_is_an_aggregate_that_compiles_and_names_every_measure(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs/guides/aggregates.md").read_text()
+    code = text.partition("```python\n")[2].partition("```")[0]
+    (tmp_path / "daily.py").write_text(code)
+    found = look(tmp_path)
+    assert not found.problems
+    shape: Any = shape_of(found.projections["daily-sales"].shape)
+    assert shape.key == ("day", "buyer") and {m.name for m in shape.members} == {
+        "day", "buyer", "orders", "customers", "revenue", "last_status",
+    }  # fmt: skip
+    for measure in ("average", "collect", "count", "count_distinct", "latest", "maximum", "minimum", "total"):
+        assert f"`{measure}(" in text
