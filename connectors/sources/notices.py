@@ -52,11 +52,10 @@ async def notices(
 
 async def end_offsets(bootstrap: str, topic: str) -> Mapping[str, int]:
     """Where a topic's partitions end now, `{"topic/0": 17}`."""
-    consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, client_id="cdc-ends")
+    consumer = AIOKafkaConsumer(topic, bootstrap_servers=bootstrap, group_id=None, client_id="cdc-ends")
     async with _started(consumer, bootstrap):
-        await consumer.topics()
-        numbers = consumer.partitions_for_topic(topic) or set()
-        found = await consumer.end_offsets([TopicPartition(topic, n) for n in numbers]) if numbers else {}
+        # without a group all partitions are assigned at the start; an unknown topic is an error there
+        found = await consumer.end_offsets(consumer.assignment())
     return {f"{tp.topic}/{tp.partition}": int(offset) for tp, offset in found.items()}
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -10,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
+from connectors.sources.notices import end_offsets
 from pipeline.demo import truth
 from pipeline.demo.shop import Load
 from tests.support.project import Project, until
@@ -107,6 +112,25 @@ def test_a_condition_that_the_source_refuses_never_reaches_the_connector(shop: P
 def test_a_table_that_nobody_captures_is_refused(shop: Project) -> None:
     done = shop.cdc("backfill", "shop.other", check=False)
     assert done.returncode == 1 and "No connector captures shop.other; captured are shop.customers" in done.stderr
+
+
+def test_ctrl_c_stops_the_connectors_snapshot_and_the_next_one_goes_through(shop: Project) -> None:
+    topic = f"{shop.name}.shop.order_lines"
+    before = sum(asyncio.run(end_offsets(shop.endpoints.kafka, topic)).values())
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pipeline.cli", "backfill", "shop.order_lines"],
+        cwd=shop.folder, env=shop.environment, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    until(lambda: sum(asyncio.run(end_offsets(shop.endpoints.kafka, topic)).values()) > before, 60, "rows are coming")
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)
+    assert process.returncode == 130
+    report = backfill(shop, "shop.order_lines", "--where", "order_id = 3")
+    assert report["rows"] == 3 and report["projections"][0]["passed"]
+    sent = sum(asyncio.run(end_offsets(shop.endpoints.kafka, topic)).values()) - before
+    with shop.connection() as db:
+        (every,) = db.execute("SELECT count(*) FROM shop.order_lines").fetchone() or (0,)
+    assert 0 < sent < every, "the snapshot went on to its end"
 
 
 def test_a_projection_whose_worker_does_not_run_is_named(shop: Project) -> None:
