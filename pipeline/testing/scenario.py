@@ -8,8 +8,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
+from pipeline.authoring.aggregate_shape import AggregateShape
+from pipeline.authoring.aggregates import Aggregate
 from pipeline.authoring.catalog import Catalog
 from pipeline.authoring.documents import Document
 from pipeline.authoring.projection import Projection
@@ -17,16 +19,18 @@ from pipeline.authoring.shape import shape_of
 from pipeline.engine.assemble import document_id
 from pipeline.engine.engine import Inputs
 from pipeline.engine.layout import lay_out
+from pipeline.engine.measures import group_id, group_key
 from pipeline.engine.story import RowStory, rows_behind
 from pipeline.errors import ScenarioError
 from pipeline.events.envelope import UNCHANGED
 from pipeline.testing.deliveries import Delivery, InOrder, wrong
 from pipeline.testing.expected import derived_differences, difference, instance, nested, stored_values
+from pipeline.testing.groups import counted, read_group, wrong_group
 from pipeline.testing.source import Key, SourceModel
 from pipeline.testing.tables import SourceTable, SourceTables, source_tables
 from pipeline.testing.worker import Setup, Worker
 
-ShapeT = TypeVar("ShapeT", bound=Document)
+ShapeT = TypeVar("ShapeT", bound=Document | Aggregate)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +65,7 @@ class Scenario(Generic[ShapeT]):
     """
 
     def __init__(self, projection: Projection[ShapeT], *, catalog: Catalog | None = None) -> None:
-        shape = shape_of(projection.shape)
+        shape = shape_of(cast("Any", projection.shape))
         known = catalog or _catalog_beside(projection)
         layout = lay_out(shape, known)
         self._projection, self._layout = projection, layout
@@ -150,13 +154,13 @@ class Scenario(Generic[ShapeT]):
         """The document of a root key (`10`, or `10, 1`) as the sinks hold it; ScenarioError where there is none."""
         found = self.get(*key)
         if found is None:
-            raise ScenarioError(self._why_none(self._root.key_of(_one(key))))
+            raise ScenarioError(self._why_none(key))
         return found
 
     def get(self, *key: Any) -> ShapeT | None:
         """The document of a root key, or None."""
         self._nothing_open()
-        id = document_id(self._root.key_of(_one(key)))
+        id = self._id(key)
         self._could_be_built(id)
         stored = self._stored().get(id)
         return None if stored is None else self._read(id, stored)
@@ -164,11 +168,13 @@ class Scenario(Generic[ShapeT]):
     def documents(self) -> dict[Any, ShapeT]:
         """All documents by key; a key of several columns is a tuple."""
         self._nothing_open()
-        return {self._names[id][1]: self._read(id, stored) for id, stored in self._stored().items()}
+        found = [(id, self._read(id, stored)) for id, stored in self._stored().items()]
+        return {self._key(id, document): document for id, document in found}
 
     def pending(self) -> dict[Any, str]:
         """By key the documents that wait for a row or a value which the source has not sent, or that failed; and why."""
-        return {self._names[id][1]: f"{kind}: {why}" for id, (kind, why) in self._worker.waiting_ids().items()}
+        waiting = self._worker.waiting_ids().items()
+        return {self._names[id][1] if id in self._names else id: f"{kind}: {why}" for id, (kind, why) in waiting}
 
     def writes(self) -> dict[str, list[Received]]:
         """All that each sink received, in order; a sink is named as in `elasticsearch:orders`."""
@@ -179,12 +185,13 @@ class Scenario(Generic[ShapeT]):
 
     def explain(self, *key: Any) -> Story:
         """The rows behind a document, what each sink holds, and what it waits for; `print` it."""
-        root = self._root.key_of(_one(key))
-        id, worker = document_id(root), self._worker
+        id, worker = self._id(key), self._worker
         waits = worker.waiting_ids().get(id)
         return Story(
             id,
-            tuple(rows_behind(worker.engine.mirror.db, self._layout, root)),
+            tuple(
+                row for root in self._behind(key) for row in rows_behind(worker.engine.mirror.db, self._layout, root)
+            ),
             {name: worker.stored(name).get(id) for name in worker.sinks},
             ": ".join(waits) if waits else None,
         )
@@ -216,6 +223,31 @@ class Scenario(Generic[ShapeT]):
     def _in_order(self) -> InOrder:
         worker, name = self._worker, next(iter(self._worker.sinks))
         waiting, stored = worker.waiting_ids(), worker.stored(name)
+        if self._aggregate is not None:
+            self._check_groups(self._aggregate, waiting, stored)
+        else:
+            self._check_documents(name, waiting, stored)
+        versions: dict[str, list[Any]] = {}
+        for write, _ in worker.sinks[name].log:
+            if write.document is not None:
+                versions.setdefault(write.id, []).append(json.loads(write.document))
+        kept = {id: document for id, document in stored.items() if id not in waiting}
+        return InOrder(kept, waiting, versions if self._setup.consistency == "transaction" else None)
+
+    def _check_groups(
+        self, shape: AggregateShape, waiting: Mapping[str, Any], stored: Mapping[str, Mapping[str, Any]]
+    ) -> None:
+        """Every group counted anew from the source's rows."""
+        right = dict(counted(self._layout, self._source.states[-1]))
+        for id in sorted((stored.keys() | right.keys()) - waiting.keys()):
+            assert id in stored, f"{self._projection.name}: the sink lacks the group {id}."
+            assert id in right, f"{self._projection.name}: the sink has a group {id}, of which the source has no rows."
+            said = wrong_group(id, shape, stored[id], right[id])
+            assert not said, f"{self._projection.name}: {said}."
+
+    def _check_documents(
+        self, name: str, waiting: Mapping[str, tuple[str, str]], stored: Mapping[str, Mapping[str, Any]]
+    ) -> None:
         root, rows = self.shape, self._source.states[-1]
         for key, row in rows[root.table].items():
             id = document_id(key)
@@ -238,12 +270,6 @@ class Scenario(Generic[ShapeT]):
         assert not extra, (
             f"{self._projection.name}: {name} has {', '.join(sorted(extra))}, and the source no such rows."
         )
-        versions: dict[str, list[Any]] = {}
-        for write, _ in worker.sinks[name].log:
-            if write.document is not None:
-                versions.setdefault(write.id, []).append(json.loads(write.document))
-        kept = {id: document for id, document in stored.items() if id not in waiting}
-        return InOrder(kept, waiting, versions if self._setup.consistency == "transaction" else None)
 
     def _has_to_wait(self, id: str, kind: str, why: str, values: Mapping[str, Any]) -> None:
         """A document that waits is one that the source's rows can't give either."""
@@ -254,6 +280,30 @@ class Scenario(Generic[ShapeT]):
         assert kind != "pending", f"{self._projection.name}: document {id} {why}, and the source has sent all of it."
 
     # ---- inside -------------------------------------------------------------------------------------------
+
+    @property
+    def _aggregate(self) -> AggregateShape | None:
+        return self._layout.aggregate
+
+    def _id(self, key: tuple[Any, ...]) -> str:
+        """The id of what is written under a key as an author writes it."""
+        if self._aggregate is not None:
+            return group_id(group_key(self._aggregate, key))
+        return document_id(self._root.key_of(_one(key)))
+
+    def _key(self, id: str, document: ShapeT) -> Any:
+        """The key of a document as an author writes it."""
+        if self._aggregate is None:
+            return self._names[id][1]
+        return _one(tuple(getattr(document, name) for name in self._aggregate.key))
+
+    def _behind(self, key: tuple[Any, ...]) -> list[Key]:
+        """The root keys behind what is written under a key."""
+        if self._aggregate is None:
+            return [self._root.key_of(_one(key))]
+        names, group = ", ".join(self._layout.root_key), group_key(self._aggregate, key)
+        db = self._worker.engine.mirror.db
+        return list(db.execute(f"SELECT {names} FROM contributions WHERE g = ? ORDER BY {names} LIMIT 20", (group,)))
 
     @property
     def _root(self) -> SourceTable:
@@ -304,25 +354,32 @@ class Scenario(Generic[ShapeT]):
 
     def _read(self, id: str, stored: Mapping[str, Any]) -> ShapeT:
         """The author's class over what the sink holds; hidden fields, which it does not, come from the rows."""
+        if self._aggregate is not None:
+            return cast("ShapeT", read_group(self._aggregate, stored))
         rows = self._source.states[-1]
         row = rows[self.shape.table].get(self._names[id][0])
         source = None if row is None else nested(self._layout, row, rows)
-        found: ShapeT = instance(self.shape, stored_values(self.shape, stored, source))
+        found = instance(self.shape, stored_values(self.shape, stored, source))
         said = next(derived_differences(self.shape, found, stored, id), None)
         assert said is None, f"{self._projection.name}: {said}: is the function pure?"
-        return found
+        return cast("ShapeT", found)
 
-    def _why_none(self, key: Key) -> str:
-        name, id = self._projection.name, document_id(key)
+    def _why_none(self, said: tuple[Any, ...]) -> str:
+        name, id = self._projection.name, self._id(said)
+        if self._aggregate is not None:
+            return f"{name} has no group {id}; there {_listed(sorted(self._stored()))}."
+        key = self._root.key_of(_one(said))
         shown = key[0] if len(key) == 1 else key
         waits = self._worker.waiting_ids().get(id)
         if waits is not None:
             return f"{name} has no document {shown} yet: it {waits[1]}."
         if key in self._source.states[-1][self.shape.table]:
             return f"{name} has no document {shown}: keep() says no."
-        there = [str(self._names[i][1]) for i in self._stored()]
-        listed = ", ".join(there[:8]) + (", …" if len(there) > 8 else "")
-        return f"{name} has no document {shown}; there {f'are {listed}' if there else 'is none'}."
+        return f"{name} has no document {shown}; there {_listed([str(self._names[i][1]) for i in self._stored()])}."
+
+
+def _listed(there: list[str]) -> str:
+    return f"are {', '.join(there[:8])}{', …' if len(there) > 8 else ''}" if there else "is none"
 
 
 def _one(key: tuple[Any, ...]) -> Any:

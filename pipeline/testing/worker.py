@@ -14,6 +14,7 @@ from pipeline.engine.assemble import document_id
 from pipeline.engine.dirty import Reader, Taken
 from pipeline.engine.engine import Engine, Inputs
 from pipeline.engine.layout import Layout
+from pipeline.engine.measures import group_id
 from pipeline.engine.mirror import Mirror
 from pipeline.engine.sql import connect, rows
 from pipeline.errors import SinkUnavailable
@@ -198,14 +199,15 @@ class Worker:
         return {id: dict(stored.document) for id, stored in done(sink.read(ids)).items()}
 
     def waiting(self) -> dict[tuple[Any, ...], tuple[str, str]]:
-        """Root keys whose document could not be built or was refused: the kind, and why."""
-        keys = ", ".join(f"k{i}" for i in range(len(self.setup.layout.root.key)))
+        """Keys (a group's, of an aggregate) whose document could not be built or was refused: the kind, and why."""
+        keys = ", ".join(self.setup.layout.written_key)
         found = rows(self.engine.mirror.db, f"SELECT {keys}, kind, error FROM quarantine ORDER BY {keys}")
         return {row[:-2]: (row[-2], row[-1]) for row in found}
 
     def waiting_ids(self) -> dict[str, tuple[str, str]]:
         """The same by the document's id."""
-        return {document_id(key): said for key, said in self.waiting().items()}
+        grouped = self.setup.layout.aggregate is not None
+        return {group_id(key[0]) if grouped else document_id(key): said for key, said in self.waiting().items()}
 
     def write_late(self, name: str, taken: Taken) -> None:
         """A dead worker's batch reaches the sink after all."""
