@@ -37,7 +37,9 @@ class Delivery:
         self.random, self.restarts = random, 0
         self.partitions = random.choice((1, 1, 2, 3))
         self.topics = source.replayed(partitions=self.partitions, seed=random.randrange(1 << 30))
-        self.worker = Worker(setup, self.topics.log, staged_bytes=random.choice((64_000_000, 64_000_000, 400)))
+        topics = {*setup.inputs.topics, setup.inputs.boundaries}
+        log = {name: records for name, records in self.topics.log.items() if name.rpartition("/")[0] in topics}
+        self.worker = Worker(setup, log, staged_bytes=random.choice((64_000_000, 64_000_000, 400)))
         self.late: list[tuple[str, Taken]] = []
         self.story = [f"{self.partitions} partition{'s' * (self.partitions > 1)} a table"]
 

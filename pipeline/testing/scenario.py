@@ -26,9 +26,10 @@ from pipeline.events.envelope import UNCHANGED
 from pipeline.testing.deliveries import Delivery, InOrder, wrong
 from pipeline.testing.expected import derived_differences, difference, instance, nested, stored_values
 from pipeline.testing.groups import counted, read_group, wrong_group
-from pipeline.testing.source import Key, SourceModel
+from pipeline.testing.recording import has_transactions, recorded_source
+from pipeline.testing.source import Key, Record, SourceModel
 from pipeline.testing.tables import SourceTable, SourceTables, source_tables
-from pipeline.testing.worker import Setup, Worker
+from pipeline.testing.worker import Consistency, Setup, Worker
 
 ShapeT = TypeVar("ShapeT", bound=Document | Aggregate)
 
@@ -74,14 +75,43 @@ class Scenario(Generic[ShapeT]):
         self.tables = self._tables.tables
         self.story: list[str] = []
         """All that was told, as Python."""
-        self._source = SourceModel({name: table.key for name, table in self.tables.items()})
-        self._source.unchanged = lambda table, name, value: self._tables[table].columns[name].unchanged(value)
-        inputs = Inputs(self._source.topics, self._source.boundaries, self._source.name)
-        self._setup = Setup(projection, shape, layout, inputs, "transaction")
-        self._worker = Worker(self._setup, self._source.log)
         self._names: dict[str, tuple[Key, Any]] = {}
         """Every root key by its document's id, as events and as the author write it."""
         self._open = False
+        self._begin(SourceModel({name: table.key for name, table in self.tables.items()}), "transaction")
+
+    @classmethod
+    def from_recording(
+        cls, projection: Projection[ShapeT], path: str | Path, *, catalog: Catalog | None = None
+    ) -> Scenario[ShapeT]:
+        """What a real connector sent, a Kafka record a line; more may be told after it.
+
+        A line is `{"topic": …, "partition": …, "offset": …, "key": text or null, "value": text or null}`. Without the
+        transaction topic changes are applied one by one.
+        """
+        scenario = cls(projection, catalog=catalog)
+        source = recorded_source(Path(path), scenario._layout)
+        scenario._begin(source, "transaction" if has_transactions(Path(path)) else "row")
+        scenario.story.append(f"Scenario.from_recording({projection.name}, {str(path)!r})")
+        for key in source.rows[scenario.shape.table]:
+            scenario._name(scenario._root, key, key)
+        while source.sent < len(source.messages):
+            source.produce(1)
+            scenario._worker.drain()
+        return scenario
+
+    def _begin(self, source: SourceModel, consistency: Consistency) -> None:
+        source.unchanged = lambda table, name, value: self._tables[table].columns[name].unchanged(value)
+        boundaries = source.boundaries if consistency == "transaction" else None
+        inputs = Inputs(source.topics, boundaries, source.name)
+        self._source = source
+        self._setup = Setup(self._projection, self.shape, self._layout, inputs, consistency)
+        self._worker = Worker(self._setup, self._log())
+
+    def _log(self) -> dict[str, list[Record]]:
+        """What the worker reads: without transactions, not their topic either."""
+        topics = {*self._source.topics, self._setup.inputs.boundaries}
+        return {name: records for name, records in self._source.log.items() if name.rpartition("/")[0] in topics}
 
     # ---- what happens in the source -----------------------------------------------------------------------
 
@@ -266,6 +296,9 @@ class Scenario(Generic[ShapeT]):
             said = difference(held, right, id, (" in the sink", " by the source's rows"))
             said = said or next(derived_differences(root, document, there, id), None)
             assert not said, f"{self._projection.name}: {said}."
+        failed = [why for kind, why in waiting.values() if kind == "failed"]
+        built = len(rows[root.table]) > len(failed) or not failed
+        assert built, f"{self._projection.name}: no document could be built: {failed and failed[0]}"
         extra = stored.keys() - {document_id(key) for key in rows[root.table]} - waiting.keys()
         assert not extra, (
             f"{self._projection.name}: {name} has {', '.join(sorted(extra))}, and the source no such rows."

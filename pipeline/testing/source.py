@@ -106,6 +106,16 @@ class SourceModel:
         other.messages, other.resumable = self.messages, self.resumable
         return other
 
+    def continue_after(self, positions: tuple[int, int, int, int]) -> None:
+        """The rows and messages there are were not told: the next transaction comes after these positions.
+
+        The newest position in the log, transaction, END, and source time in ms.
+        """
+        lsn, txid, end, clock = positions
+        self._lsn, self._txid, self._clock = max(self._lsn, lsn), max(self._txid, txid), max(self._clock, clock)
+        self._last_end = end
+        self.states = [self._copy()]
+
     # ---- names --------------------------------------------------------------------------------------------
 
     def topic(self, table: str) -> str:

@@ -388,6 +388,75 @@ def test_unchanged_is_said_as_debezium_says_it() -> None:
     assert said == {name: row[name] for name in types}
 
 
+class TxA(Document, source="t.tx_a"):
+    id: int
+    v: int
+
+
+def test_a_recording_of_the_real_debezium_is_told_as_it_was() -> None:
+    shop = Scenario.from_recording(projection(TxA, to=elasticsearch("tx")), RECORDED / "transactions.jsonl")
+
+    said = [write.document and write.document["v"] for write in shop.writes()["elasticsearch:tx"] if write.id == "1"]
+    assert said == [1, 3, None]  # 2 and 5 were never committed
+    assert shop.documents() == {}
+    shop.assert_converges(40)
+    shop.insert("t.tx_a", id=99, v=1)
+    assert list(shop.documents()) == [99]
+    shop.assert_converges(40)
+
+
+class Toasted(Document, source="t.toast_default"):
+    id: int
+    n: int
+    tx: str
+    by: bytes
+    ta: tuple[str, ...]
+    ia: tuple[int, ...]
+
+
+@pytest.mark.edge_case(3)
+def test_a_recording_without_transactions_is_applied_change_by_change() -> None:
+    shop = Scenario.from_recording(projection(Toasted, to=elasticsearch("toasted")), RECORDED / "toast.jsonl")
+
+    documents = [write.document for write in shop.writes()["elasticsearch:toasted"] if write.document]
+    long = documents[0]["tx"]
+    assert [(d["id"], d["n"], d["tx"]) for d in documents] == [
+        (1, 0, long),
+        (1, 1, long),
+        (1, 1, "short now"),
+        (1, 2, "short now"),
+    ]  # row by row, what a key change leaves out is gone with the old row
+    assert all(d["ta"] == [long, "b"] and d["ia"] == list(range(1, 11)) for d in documents)
+    shop.assert_converges(40)
+
+
+class Cut(Document, source="t.cut_a"):
+    id: int
+
+
+class Snap(Document, source="t.snap_a"):
+    id: int
+
+
+@pytest.mark.edge_case(9, 10)
+@pytest.mark.parametrize(("document", "file"), [(Cut, "truncate"), (Snap, "snapshot")])
+def test_recorded_truncates_and_snapshots_converge(document: type[Document], file: str) -> None:
+    shop = Scenario.from_recording(projection(document, to=elasticsearch("some")), RECORDED / f"{file}.jsonl")
+
+    shop.assert_converges(60)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("{}", r":1 is no record"), ("nonsense", r":1 is no record"), ("", "no record of t.tx_a; its topics are none")],
+)
+def test_a_file_that_is_no_recording_is_refused(text: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "it.jsonl").write_text(text)
+
+    with pytest.raises(ScenarioError, match=said):
+        Scenario.from_recording(projection(TxA, to=elasticsearch("tx")), tmp_path / "it.jsonl")
+
+
 def test_a_column_that_would_become_null_unchanged_is_refused_with_the_remedy() -> None:
     table = Table(
         name="shop.odd",
