@@ -40,6 +40,7 @@ class Entry:
 
 COMMANDS = (
     Entry("init", "pipeline.cli.init:init", "Author", "Write a new project into a folder, ready to run."),
+    Entry("new", "pipeline.cli.new:app", "Author", "Write a new projection and its test, from a table."),
     Entry("tables", "pipeline.cli.tables:app", "Author", "The source's tables, columns and keys."),
     Entry("check", "pipeline.cli.check:check", "Author", "Find every error in the projections at once."),
     Entry("preview", "pipeline.cli.preview:preview", "Author", "Show documents from live rows, before anything runs."),

@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-import keyword
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from pipeline.authoring.catalog import Catalog, Column, Table
-from pipeline.authoring.column_types import kinds_of
-from pipeline.authoring.documents import Document
+from pipeline.authoring.catalog import Catalog, Table
 from pipeline.errors import OperationError
+from pipeline.operations.draft import draft
 
-IMPORTS = {
-    "Any": "typing",
-    "Decimal": "decimal",
-    "UUID": "uuid",
-    "date": "datetime",
-    "datetime": "datetime",
-    "time": "datetime",
-    "timedelta": "datetime",
-}
 SETTINGS = """\
 # The settings of this project; `cdc config show` prints all. CDC_… in the environment wins (CDC_SOURCE__DSN is source.dsn).
 project = "{project}"
@@ -60,6 +49,8 @@ One file, one read model. Write the document that readers want:
 
 Then, from the folder above:
 
+    cdc new projection NAME --table TABLE    writes one and its test
+    pytest                         every test, and every projection on generated histories
     cdc tables show TABLE          the columns to choose from
     cdc check                      every mistake at once
     cdc preview NAME               documents from live rows, before anything runs
@@ -69,17 +60,22 @@ Then, from the folder above:
 
 A change to a projection that is applied needs the next version: `projection(…, version=2)`.
 """
-TEST = '''\
-"""The read model `{name}`, from rows to documents."""
+PYTEST = """\
+[pytest]
+testpaths = tests
+pythonpath = .
+"""
+PACKAGE = '"""The read models of this project: one file, one read model."""\n'
+CONVERGENCE = '''\
+"""Every projection on generated histories, also one that has no test of its own yet."""
 
-from pipeline.authoring.discovery import find
-from pipeline.settings import load
+from typing import Any
+
+from pipeline.testing import Scenario
 
 
-def test_the_document_has_the_columns_of_the_table() -> None:
-    {name} = find(load(), "{index}")
-
-    assert set({name}.shape.model_fields) == {{{fields}}}
+def test_any_delivery_of_any_history_gives_the_same_documents(cdc_scenario: Scenario[Any]) -> None:
+    cdc_scenario.assert_converges(20)
 '''
 IGNORED = ".cdc/\n.venv/\n__pycache__/\n.pytest_cache/\n"
 
@@ -99,17 +95,17 @@ def scaffold(folder: Path, table: Table, *, project: str, name: str, catalog: Ca
     """Write the project; raises OperationError, before anything is written, where a file is there already."""
     if not re.fullmatch(r"[a-z][a-z0-9-]*", project):
         raise OperationError(f"{project!r} can't name a project: use --name with small letters, digits and -.")
-    module = re.sub(r"\W", "_", name)
-    fields = [_identifier(column.name) for column in table.columns if not column.generated]
+    drafted = draft(table, name)
     files: Mapping[str, str] = {
         "cdc.toml": SETTINGS.format(project=project),
         f"connectors/debezium/{project}.toml": CONNECTOR.format(project=project, table=table.name),
-        f"projections/{module}.py": projection_text(table, name),
+        f"projections/{drafted.module}.py": drafted.projection,
+        "projections/__init__.py": PACKAGE,
         "projections/README.md": README.format(project=project),
         "projections/catalog.lock.json": catalog.text(),
-        f"tests/projections/test_{module}.py": TEST.format(
-            name=module, index=name, fields=", ".join(f'"{field}"' for field in fields)
-        ),
+        f"tests/projections/test_{drafted.module}.py": drafted.test,
+        "tests/projections/test_convergence.py": CONVERGENCE,
+        "pytest.ini": PYTEST,
         ".gitignore": IGNORED,
     }
     there = [file for file in files if (folder / file).exists()]
@@ -121,60 +117,7 @@ def scaffold(folder: Path, table: Table, *, project: str, name: str, catalog: Ca
     return Scaffolded(folder=str(folder), table=table.name, projection=name, files=tuple(files))
 
 
-def projection_text(table: Table, name: str) -> str:
-    """A flat projection of a table as an author would write it."""
-    columns = [column for column in table.columns if not column.generated]
-    annotations = [kinds_of(column).annotation(nullable=column.nullable) for column in columns]
-    lines = [_field(column, annotation) for column, annotation in zip(columns, annotations, strict=True)]
-    renamed = any("= column(" in line for line in lines)
-    used = sorted({word for text in annotations for word in re.findall(r"\w+", text) if word in IMPORTS})
-    modules: dict[str, list[str]] = {}
-    for word in used:
-        modules.setdefault(IMPORTS[word], []).append(word)
-    imports = [f"from {module} import {', '.join(words)}" for module, words in sorted(modules.items())]
-    own = ", ".join(["Document", *(["column"] if renamed else []), "elasticsearch", "projection"])
-    document = _class_name(name)
-    key = "" if table.primary_key == ("id",) else f", key={_key(table.primary_key)}"
-    head = f'"""{document}: one document for each row of {table.name}."""\n\n'
-    head += "".join(f"{line}\n" for line in imports) + ("\n" if imports else "")
-    return (
-        f"{head}from pipeline import {own}\n\n\n"
-        f'class {document}(Document, source="{table.name}"{key}):\n' + "\n".join(lines) + "\n\n\n"
-        f'{re.sub(r"[^a-z0-9_]", "_", name)} = projection({document}, to=elasticsearch("{name}"))\n'
-    )
-
-
 def index_name(table: str) -> str:
     """`shop.order_lines` → `order_lines`, as far as it can name an index."""
     plain = re.sub(r"[^a-z0-9_-]", "_", table.rpartition(".")[2].lower()).lstrip("_-")
     return plain if plain[:1].isalpha() else f"t{plain}"
-
-
-def _field(column: Column, annotation: str) -> str:
-    name = _identifier(column.name)
-    return f"    {name}: {annotation}" + (
-        "" if name == column.name else f" = column({column.name!r})".replace("'", '"')
-    )
-
-
-def _identifier(column: str) -> str:
-    name = re.sub(r"\W", "_", column).lstrip("_") or "field"
-    if name[0].isdigit():
-        name = f"n{name}"
-    # what pydantic's own attributes or Python's words would clash with
-    return f"{name}_" if keyword.iskeyword(name) or hasattr(Document, name) or name.startswith("model_") else name
-
-
-def _class_name(name: str) -> str:
-    words = re.split(r"[_-]+", name)
-    last = words[-1]
-    if last.endswith("ies"):
-        words[-1] = last[:-3] + "y"
-    elif last.endswith("s") and not last.endswith("ss"):
-        words[-1] = last[:-1]
-    return "".join(word.capitalize() for word in words if word) + "Document"
-
-
-def _key(key: tuple[str, ...]) -> str:
-    names = [f'"{name}"' for name in key]
-    return names[0] if len(names) == 1 else f"({', '.join(names)})"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -62,6 +64,9 @@ def test_a_new_project_passes_its_own_check(table: Table, tmp_path: Path, monkey
     assert all((tmp_path / file).is_file() for file in done.files)
     assert report.findings == ()
     assert len(report.projections) == 1
+    tests = subprocess.run([sys.executable, "-m", "pytest", "-q"], cwd=tmp_path, capture_output=True, text=True)
+    assert tests.returncode == 0, tests.stdout
+    assert "8 passed" in tests.stdout  # three of the projection, five generated histories
 
 
 def test_nothing_is_written_over(tmp_path: Path) -> None:

@@ -426,7 +426,7 @@ def test_a_recording_without_transactions_is_applied_change_by_change() -> None:
         (1, 1, "short now"),
         (1, 2, "short now"),
     ]  # row by row, what a key change leaves out is gone with the old row
-    assert all(d["ta"] == [long, "b"] and d["ia"] == list(range(1, 11)) for d in documents)
+    assert [(d["ta"], d["ia"]) for d in documents[:2]] == [([long, "b"], list(range(1, 11)))] * 2
     shop.assert_converges(40)
 
 
