@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Any, Generic, TypeVar, cast
@@ -20,41 +19,19 @@ from pipeline.engine.assemble import document_id
 from pipeline.engine.engine import Inputs
 from pipeline.engine.layout import lay_out
 from pipeline.engine.measures import group_id, group_key
-from pipeline.engine.story import RowStory, rows_behind
+from pipeline.engine.story import rows_behind
 from pipeline.errors import ScenarioError
 from pipeline.events.envelope import UNCHANGED
 from pipeline.testing.deliveries import Delivery, InOrder, wrong
 from pipeline.testing.expected import derived_differences, difference, instance, nested, stored_values
 from pipeline.testing.groups import counted, read_group, wrong_group
 from pipeline.testing.recording import has_transactions, recorded_source
+from pipeline.testing.seen import Received, Story
 from pipeline.testing.source import Key, Record, SourceModel
-from pipeline.testing.tables import SourceTable, SourceTables, source_tables
+from pipeline.testing.tables import SourceTable, SourceTables, catalog_beside, source_tables
 from pipeline.testing.worker import Consistency, Setup, Worker
 
 ShapeT = TypeVar("ShapeT", bound=Document | Aggregate)
-
-
-@dataclass(frozen=True, slots=True)
-class Received:
-    """One write that a sink received; `document` is None for a delete."""
-
-    id: str
-    document: Mapping[str, Any] | None
-
-
-@dataclass(frozen=True, slots=True)
-class Story:
-    """Why a document is as it is: the rows behind it, what each sink holds, and what it waits for."""
-
-    id: str
-    rows: tuple[RowStory, ...]
-    sinks: Mapping[str, Mapping[str, Any] | None]
-    waits: str | None
-
-    def __str__(self) -> str:
-        lines = [f"{row.path}: {row.table} {row.columns} (commit {row.commit}, order {row.order})" for row in self.rows]
-        lines += [f"{name}: {json.dumps(document, ensure_ascii=False)}" for name, document in self.sinks.items()]
-        return "\n".join([f"document {self.id}", *lines, *([self.waits] if self.waits else [])])
 
 
 class Scenario(Generic[ShapeT]):
@@ -67,7 +44,7 @@ class Scenario(Generic[ShapeT]):
 
     def __init__(self, projection: Projection[ShapeT], *, catalog: Catalog | None = None) -> None:
         shape = shape_of(cast("Any", projection.shape))
-        known = catalog or _catalog_beside(projection)
+        known = catalog or catalog_beside(projection)
         layout = lay_out(shape, known)
         self._projection, self._layout = projection, layout
         self.shape = shape
@@ -417,12 +394,6 @@ def _listed(there: list[str]) -> str:
 
 def _one(key: tuple[Any, ...]) -> Any:
     return key[0] if len(key) == 1 else key
-
-
-def _catalog_beside(projection: Projection[Any]) -> Catalog:
-    """The lock file in the projection's folder; without one the shape says what its columns are."""
-    path = Path(projection.file).parent / "catalog.lock.json"
-    return Catalog.load(path) if projection.file and path.is_file() else Catalog()
 
 
 __all__ = ["UNCHANGED", "Received", "Scenario", "Story"]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pipeline.authoring.catalog import Catalog, did_you_mean
+from pipeline.authoring.projection import Projection
 from pipeline.authoring.shape import Shape
 from pipeline.engine.layout import Layout
 from pipeline.errors import ScenarioError, UnknownColumn, UnknownTable
@@ -109,3 +111,9 @@ def _required(shape: Shape) -> set[tuple[str, str]]:
         for field in level.copied
         if field.column is not None and not field.nullable
     }
+
+
+def catalog_beside(projection: Projection[Any]) -> Catalog:
+    """The lock file in the projection's folder; without one the shape says what its columns are."""
+    path = Path(projection.file).parent / "catalog.lock.json"
+    return Catalog.load(path) if projection.file and path.is_file() else Catalog()
