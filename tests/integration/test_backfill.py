@@ -81,7 +81,7 @@ def test_a_hot_row_is_never_set_back_by_a_snapshot_that_was_asked_for_again_and_
     writer.start()
     seen: list[int] = []
     try:
-        for _ in range(5):
+        for _ in range(3):
             backfill(shop, "shop.customers", "--where", "id = 1", "--projection", f"{shop.name}-customers")
             found = shop.document(1, "customers")
             assert found is not None
