@@ -17,6 +17,11 @@ import faust
 from aiokafka.cluster import ClusterMetadata
 from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
 from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment, ConsumerProtocolMemberMetadata
+from aiokafka.errors import (
+    IllegalStateError,
+    NoOffsetForPartitionError,
+    OffsetOutOfRangeError,
+)
 from faust.transport.consumer import ensure_TP
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
@@ -41,6 +46,15 @@ class Positions(Protocol):
     def durable(self) -> Mapping[TP, int]:
         """The offsets in the mirror; Kafka's committed ones follow them, for lag tools only."""
         ...
+
+    def gone(self, offsets: Mapping[TP, int]) -> None:
+        """Kafka has no longer what was asked for; nothing more is read."""
+        ...
+
+
+def now() -> float:
+    """Seconds on a clock that goes on while the machine sleeps, where there is one."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 class Batch:
@@ -98,34 +112,44 @@ class OldestTakesAll(RoundRobinPartitionAssignor):  # type: ignore[misc]
     name = "oldest-takes-all"
     patience = 15.0
     """Seconds of silence after which the group has given its partitions away."""
+    who = ""
+    """This process, as the others are to name it."""
+    reader = ""
+    """The process that reads, as of the last assignment."""
     born = time.time_ns()
-    _seen = time.monotonic()
+    _seen = now()
 
     @classmethod
     def beat(cls) -> None:
         """Called every second; a long gap means that this process did not run."""
-        now = time.monotonic()
-        if now - cls._seen > cls.patience:
+        at = now()
+        if at - cls._seen > cls.patience:
             cls.born = time.time_ns()
-        cls._seen = now
+        cls._seen = at
 
     @classmethod
     def metadata(cls, topics: Iterable[str]) -> ConsumerProtocolMemberMetadata:
         cls.beat()
-        return ConsumerProtocolMemberMetadata(cls.version, list(topics), str(cls.born).encode())
+        return ConsumerProtocolMemberMetadata(cls.version, list(topics), f"{cls.born} {cls.who}".encode())
 
     @classmethod
     def assign(
         cls, cluster: ClusterMetadata, members: Mapping[str, ConsumerProtocolMemberMetadata]
     ) -> dict[str, ConsumerProtocolMemberAssignment]:
-        oldest = min(members, key=lambda m: (int(members[m].user_data or 0), m))
+        said = {m: (metadata.user_data or b"0").decode().partition(" ") for m, metadata in members.items()}
+        oldest = min(members, key=lambda m: (int(said[m][0]), m))
+        reader = said[oldest][2].encode()
         topics = sorted(
             (topic, sorted(cluster.partitions_for_topic(topic) or ())) for topic in members[oldest].subscription
         )
         return {
-            member: ConsumerProtocolMemberAssignment(cls.version, topics if member == oldest else [], b"")
+            member: ConsumerProtocolMemberAssignment(cls.version, topics if member == oldest else [], reader)
             for member in members
         }
+
+    @classmethod
+    def on_assignment(cls, assignment: ConsumerProtocolMemberAssignment) -> None:
+        cls.reader = (assignment.user_data or b"").decode()
 
 
 class _Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
@@ -146,6 +170,8 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
 
     sitting = 0
     """Counts the times that reading began anew or ended: what was read before is read again."""
+    _asked: dict[TP, int]
+    """Where this sitting begins."""
     _begun: set[TP]
     """The partitions of which this sitting has had its first poll."""
 
@@ -160,23 +186,33 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
     # ---- positions ----------------------------------------------------------------------------------------
 
     async def perform_seek(self) -> None:
-        """Called by Faust once the partitions are assigned: go to where the mirror stands."""
+        """Called by Faust once the partitions are assigned: go to where the mirror stands.
+
+        aiokafka fetches from Kafka's committed offsets until then; nothing of that is taken.
+        """
         self._unacked_messages.clear()
-        self.sitting += 1
-        self._begun = set[TP]()
-        assigned = {ensure_TP(tp) for tp in self.assignment()}
-        offsets = await self._positions.assigned(assigned)
+        self._take_nothing()
+        offsets = await self._positions.assigned({ensure_TP(tp) for tp in self.assignment()})
+        self._asked.update(offsets)
         for tp, offset in offsets.items():
             await self._seek(tp, offset)
-            self._read_offset[tp] = offset
+        self._begun = set[TP]()
+        self._read_offset.update(offsets)
+        self.sitting += 1
 
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
         await super().on_partitions_assigned(assigned, generation_id)
         if not assigned:  # Faust seeks only where there is something to seek
             await self._positions.assigned(())
 
-    async def on_partitions_revoked(self, revoked: set[TP]) -> None:
+    def _take_nothing(self) -> None:
+        """What was read is read again, and what comes from now on is dropped until positions are set."""
         self.sitting += 1
+        self._read_offset.clear()
+        self._asked = dict[TP, int]()
+
+    async def on_partitions_revoked(self, revoked: set[TP]) -> None:
+        self._take_nothing()
         await self._positions.revoked()
         await super().on_partitions_revoked(revoked)
 
@@ -205,9 +241,10 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
                     continue
                 for assigned, polled in records.items():
                     tp = ensure_TP(assigned)
+                    # aiokafka is past it, and may have been set to our offset before it gave this
                     if not self.flow_active or self.sitting != sitting:
-                        break  # a rebalance: everything is read again from the mirror's offsets
-                    if active is None or tp in active or tp in self._buffered_partitions:
+                        await self._set_position(tp)
+                    elif active is None or tp in active or tp in self._buffered_partitions:
                         await self._deliver(tp, polled)
         except self.consumer_stopped_errors:
             if not self.app.should_stop:
@@ -215,13 +252,15 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
 
     async def _deliver(self, tp: TP, polled: Sequence[Any]) -> None:
         wanted = self._read_offset[tp]
-        if wanted is not None and polled[0].offset < wanted:
+        if wanted is None:
+            return
+        if polled[0].offset < wanted:
             polled = [r for r in polled if r.offset >= wanted]
             if not polled:
                 return
         if tp not in self._begun:
             self._begun.add(tp)
-            if wanted is not None and polled[0].offset > wanted:
+            if polled[0].offset > wanted:
                 # markers and compaction leave holes; but a fetch that was under way at the assignment must leave none
                 log.warning("%s/%d: %d came where %d was asked for: asked again", *tp, polled[0].offset, wanted)
                 await self._seek(tp, wanted)
@@ -246,8 +285,28 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
                 return await self._getmany(active_partitions=active, timeout=wait), active
             await asyncio.sleep(0.01)
             return {}, active
+        except NoOffsetForPartitionError as error:  # it looked for a committed offset before ours was set
+            await self._set_position(ensure_TP(error.args[0]))
+            return {}, active
+        except OffsetOutOfRangeError as error:
+            self._positions.gone({ensure_TP(tp): offset for tp, offset in error.args[0].items()})
+            return {}, active
         finally:
             self.not_waiting_next_records.set()
+
+    async def _set_position(self, tp: TP) -> None:
+        """Ask from our offset on, if there is one; else the assignment does."""
+        wanted = self._read_offset[tp]
+        wanted = self._asked.get(tp) if wanted is None else wanted
+        if wanted is not None:
+            await self._seek(tp, wanted)
+
+    async def _seek(self, partition: TP, offset: int) -> None:
+        """Stock changes the fetcher's records from another thread than the one that reads them (a KeyError there)."""
+        try:
+            await self._thread.call_thread(self._thread.seek, partition, offset)
+        except IllegalStateError:  # the next rebalance has begun: it asks again
+            log.info("%s/%d is no longer assigned", *partition)
 
     def verify_event_path(self, now: float, tp: TP) -> None:
         """Stock warns of a livelock where commits stand still; here an idle topic commits nothing, rightly."""

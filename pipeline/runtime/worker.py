@@ -231,6 +231,7 @@ class Worker:
 
     def _faust(self) -> faust.App:
         session = OldestTakesAll.patience = self.settings.worker.session_timeout
+        OldestTakesAll.who = self.owner
         app = faust.App(
             f"{self.settings.project}-{self.id}",
             broker="kafka://" + ";".join(self.settings.kafka_bootstrap().split(",")),
@@ -275,7 +276,7 @@ class Worker:
 
     async def _assigned(self, partitions: set[TP]) -> Mapping[TP, int]:
         if not partitions:
-            self.standby = "another member of the group reads the topics"
+            self.standby = f"worker {OldestTakesAll.reader} reads the topics"
             log.warning("%s: %s; standing by", self.id, self.standby)
             return {}
         self.standby = ""
@@ -301,6 +302,15 @@ class Worker:
 
     def durable(self) -> Mapping[TP, int]:
         return {tp: self.engine.durable.get(f"{tp.topic}/{tp.partition}", 0) for tp in self.assigned_partitions}
+
+    def gone(self, offsets: Mapping[TP, int]) -> None:
+        tp, offset = next(iter(offsets.items()))
+        self.fatal(
+            LogTruncated(
+                f"{self.id}: Kafka no longer has offset {offset} of {tp.topic}/{tp.partition}, which comes next: changes "
+                f"are missing. Rebuild from the source, or restore the mirror."
+            )
+        )
 
     # ---- the loop -----------------------------------------------------------------------------------------
 

@@ -35,6 +35,7 @@ class Store:
         self.assignments: list[set[TP]] = []
         self.fail_at: bytes | None = None
         self.failed = asyncio.Event()
+        self.lost: dict[TP, int] = {}
 
     async def assigned(self, partitions: Iterable[TP]) -> Mapping[TP, int]:
         self.assignments.append(set(partitions))
@@ -45,6 +46,9 @@ class Store:
 
     def durable(self) -> Mapping[TP, int]:
         return dict(self.offsets)
+
+    def gone(self, offsets: Mapping[TP, int]) -> None:
+        self.lost = dict(offsets)
 
     def apply(self, batch: Batch) -> None:
         """All of a batch or nothing, with its offset: a checkpoint."""
@@ -196,6 +200,47 @@ async def test_one_member_reads_all_and_the_other_takes_over(stack: Endpoints, t
             await send(stack.kafka, topic, [b"after"])
             await until(lambda: b"after" in other.values + store.values)
     assert sorted(store.values + other.values) == sorted([b"%d" % n for n in range(300)] + [b"after"])
+
+
+async def test_members_that_come_and_go_under_load_leave_no_hole_in_what_is_read(
+    stack: Endpoints, tmp_path: Any
+) -> None:
+    """A poll that a rebalance overtakes is read again; one from Kafka's committed offset is never taken for ours."""
+    topic, store, sent, over = await make_topic(stack.kafka, partitions=4), Store(), [0] * 4, asyncio.Event()
+
+    async def produce() -> None:
+        async with AIOKafkaProducer(bootstrap_servers=stack.kafka) as producer:
+            while not over.is_set():
+                for partition in range(4):
+                    await producer.send(topic, b"%d:%d" % (partition, sent[partition]), partition=partition)
+                    sent[partition] += 1
+                await asyncio.sleep(0.005)
+            await producer.flush()
+
+    producing = asyncio.create_task(produce())
+    async with Reader(stack.kafka, topic, topic, store, str(tmp_path / "a")):
+        await until(lambda: store.values)
+        for n in range(5):
+            other = Store()
+            async with Reader(stack.kafka, topic, topic, other, str(tmp_path / f"b{n}")):
+                await until(lambda other=other: other.assignments)
+            reached = len(store.values)
+            await until(lambda reached=reached: len(store.values) > reached)
+        over.set()
+        await producing
+        await until(lambda: len(store.values) >= sum(sent))
+    for partition in range(4):
+        mine = [value for value in store.values if value.startswith(b"%d:" % partition)]
+        assert mine == [b"%d:%d" % (partition, n) for n in range(sent[partition])]
+
+
+async def test_offsets_that_kafka_no_longer_has_are_told(stack: Endpoints, tmp_path: Any) -> None:
+    topic, store = await make_topic(stack.kafka), Store()
+    await send(stack.kafka, topic, [b"a", b"b", b"c"])
+    store.offsets[TP(topic, 0)] = 77
+    async with Reader(stack.kafka, topic, topic, store, str(tmp_path)):
+        await until(lambda: store.lost)
+    assert store.lost == {TP(topic, 0): 77} and not store.values
 
 
 def test_the_oldest_member_keeps_everything_whoever_comes() -> None:
