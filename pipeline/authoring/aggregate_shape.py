@@ -77,7 +77,7 @@ class AggregateShape(Shape):
 def aggregate_shape(aggregate: type[Aggregate]) -> AggregateShape:
     """Compile an Aggregate class; raises BadShape with every contradiction found, one a line."""
     where = written_at(aggregate)
-    if aggregate.__of__ is None or not issubclass(aggregate.__of__, Document):
+    if not (isinstance(aggregate.__of__, type) and issubclass(aggregate.__of__, Document)):
         raise BadShape(
             f"{where}: {aggregate.__name__} does not say what it is of; write class {aggregate.__name__}(Aggregate, of=MyDocument)."
         )

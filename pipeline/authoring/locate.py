@@ -53,7 +53,7 @@ def _below(root: type[BaseModel]) -> Iterator[type[BaseModel]]:
             continue
         seen.add(document)
         yield document
-        if issubclass(document, Aggregate) and document.__of__ is not None:
+        if issubclass(document, Aggregate) and isinstance(document.__of__, type):
             waiting.append(document.__of__)
         for info in document.model_fields.values():
             if any(isinstance(mark, (One, Many)) for mark in info.metadata):

@@ -11,6 +11,7 @@ from typing import Any
 import apsw
 from pydantic import BaseModel
 
+from pipeline.authoring.aggregates import Aggregate
 from pipeline.authoring.projection import Projection
 from pipeline.engine.refresh import key_text
 from pipeline.engine.sql import connect, rows, transaction
@@ -159,6 +160,14 @@ def _letters(settings: Settings, projection: Projection[Any]) -> Iterator[tuple[
             yield n, name, f"{error} Read the whole table again, cdc backfill {name}, then discard it."
 
 
+def _shown(projection: Projection[Any], key: tuple[Any, ...]) -> list[Any]:
+    """A key as people write it; a group's is kept as a JSON text."""
+    if not issubclass(projection.shape, Aggregate):
+        return list(key)
+    found = json.loads(key[0])
+    return found if isinstance(found, list) else [found]
+
+
 def quarantined(settings: Settings, projection: Projection[Any]) -> list[Quarantined]:
     """Oldest first."""
     db = _open(settings, projection)
@@ -170,7 +179,7 @@ def quarantined(settings: Settings, projection: Projection[Any]) -> list[Quarant
         db.close()
     return [
         Quarantined(
-            projection=projection.name, sink=row[0], key=list(row[2:-4]), kind=row[-4], error=row[-3],
+            projection=projection.name, sink=row[0], key=_shown(projection, row[2:-4]), kind=row[-4], error=row[-3],
             attempts=row[-2], at=datetime.fromtimestamp(row[-1], UTC),
         )
         for row in found
@@ -196,7 +205,9 @@ def _each_quarantined(
     wanted = None if keys is None else {json.dumps(key) for key in keys}
     with transaction(db):
         found = [
-            row for row in rows(db, "SELECT * FROM quarantine") if wanted is None or json.dumps(row[1:-4]) in wanted
+            row
+            for row in rows(db, "SELECT * FROM quarantine")
+            if wanted is None or json.dumps(_shown(projection, row[1:-4])) in wanted
         ]
         if wanted is not None and not found:
             raise OperationError(f"{projection.name} has none of these keys in quarantine; see cdc quarantine list.")

@@ -41,7 +41,10 @@ from pipeline.engine.measures import Sum, group_id, group_key
 from pipeline.engine.mirror import Mirror
 from pipeline.errors import BadShape, OperationError
 from pipeline.operations.preview import preview
+from pipeline.operations.refused import quarantined, retry_quarantined
+from pipeline.operations.status import mirror_file
 from pipeline.ports import APPLIED
+from pipeline.settings import Settings
 from pipeline.testing.source import SourceModel
 
 
@@ -416,8 +419,50 @@ def test_an_aggregate_of_nothing_is_told_of_what_it_may_be() -> None:
     class Lonely(Aggregate):
         n: int = count()
 
-    with pytest.raises(BadShape, match=r"write class Lonely\(Aggregate, of=MyDocument\)"):
-        shape_of(Lonely)
+    class Told(Aggregate, of="shop.orders"):  # type: ignore[arg-type]
+        n: int = count()
+
+    for made in (Lonely, Told):
+        with pytest.raises(BadShape, match=rf"write class {made.__name__}\(Aggregate, of=MyDocument\)"):
+            shape_of(made)
+
+
+def test_check_names_the_line_of_the_field_and_not_that_of_the_class(tmp_path: Path) -> None:
+    (tmp_path / "wrong.py").write_text(WRONG)
+    found = look(tmp_path).problems
+    assert [(p.error, p.line, p.subject) for p in found] == [
+        ("BadShape", 10, "Sales.day"), ("BadShape", 12, "Sales.revenue"),
+    ]  # fmt: skip
+
+
+WRONG = """
+from datetime import date
+from decimal import Decimal
+from pipeline import Aggregate, Document, count, elasticsearch, group, projection, total
+
+class Sale(Document, source="shop.orders"):
+    status: str
+
+class Sales(Aggregate, of=Sale):
+    day: date = group()
+    orders: int = count()
+    revenue: Decimal = total("status")
+
+sales = projection(Sales, to=elasticsearch("sales"))
+"""
+
+
+def test_quarantined_groups_are_listed_and_retried_by_their_values(payments: Groups, tmp_path: Path) -> None:
+    payments.pay(1, status="")
+    payments.follow()
+    daily = projection(Daily, to=elasticsearch("daily"))
+    own = Settings(state_dir=tmp_path / "state")
+    file = mirror_file(own, daily.id)
+    file.parent.mkdir(parents=True)
+    file.symlink_to(tmp_path / "mirror.db")
+    assert [one.key for one in quarantined(own, daily)] == [["NO"]]
+    assert retry_quarantined(own, daily, [["NO"]]) == 1
+    assert quarantined(own, daily) == []
 
 
 # ---- the guide --------------------------------------------------------------------------------------------

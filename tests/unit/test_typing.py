@@ -71,3 +71,33 @@ def test_right_use_is_clean_and_wrong_use_is_not(tmp_path: Path) -> None:
         (11, "arg-type"),
         (12, "arg-type"),
     ]
+
+
+WRONG_AGGREGATE = """
+from pipeline import Aggregate, Document, count, count_distinct, group, total
+
+
+class Sale(Document, source="shop.orders"):
+    status: str
+
+
+class Sales(Aggregate, of=Sale):
+    status: str = group()
+    orders: str = count()
+    customers: list[int] = count_distinct("status")
+    revenue: int = total()
+
+
+found = Sales(status="new", orders=1, customers=[], revenue=1)
+found.order
+"""
+
+
+def test_wrong_aggregates_are_type_errors(tmp_path: Path) -> None:
+    assert errors(WRONG_AGGREGATE, tmp_path) == [
+        (11, "assignment"),
+        (12, "assignment"),
+        (13, "call-arg"),
+        (16, "arg-type"),
+        (17, "attr-defined"),
+    ]
