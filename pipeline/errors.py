@@ -15,7 +15,7 @@ CdcError
 ├── StackError                                                             the local stack
 ├── ScenarioError                                                          a test's story asks for what a source can't do
 └── OperationError                                                         an operator's command can't be done
-    └── PlanOutdated                                                       * = Transient: try again later
+    └── PlanOutdated  VerificationFailed                                   * = Transient: try again later
 The docstring of a class is its default message; a message says what happened, to what, and what to do.
 """
 
@@ -143,3 +143,7 @@ class OperationError(CdcError):
 
 class PlanOutdated(OperationError):
     """The plan was made for something else than what would be done now."""
+
+
+class VerificationFailed(OperationError):
+    """Documents are not what the source says."""

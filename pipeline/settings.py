@@ -73,6 +73,8 @@ class WorkerSettings(_Section):
     """The share of a table's rows that a new snapshot may leave out before they are kept until `cdc sweep`."""
     flush_rows: int = Field(default=1000, ge=1)
     """Documents assembled at a time."""
+    flush_rate: float = Field(default=0.0, ge=0)
+    """Documents written a second at most; 0 for all that the sink takes. `cdc rebuild --rate` sets it for the new build."""
 
 
 class Settings(BaseSettings):

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from pipeline.authoring import builds
 from pipeline.authoring.catalog import did_you_mean
 from pipeline.authoring.locate import place, place_of_message
 from pipeline.authoring.projection import Projection
@@ -71,11 +72,16 @@ def discover(folder: Path) -> list[Projection[Any]]:
     return [found.projections[name] for name in sorted(found.projections)]
 
 
+def live(settings: Settings) -> list[Projection[Any]]:
+    """The projections of the settings' folder, each as the build that readers see."""
+    return [builds.seen(settings, projection) for projection in discover(settings.projections)]
+
+
 def find(settings: Settings, name: str) -> Projection[Any]:
-    """One projection by name; what is wrong in other files does not matter here."""
+    """One projection by name, as the build that readers see; what is wrong in other files does not matter here."""
     found = look(settings.projections)
     if name in found.projections:
-        return found.projections[name]
+        return builds.seen(settings, found.projections[name])
     if found.problems:
         raise _all(found.problems)
     raise DefinitionError(

@@ -36,11 +36,13 @@ class Projection(Generic[ShapeT]):
     version: int = 1
     file: str = ""
     line: int = 0
+    build: int = 1
+    """Builds of one version have the same code: each rebuild of it makes the next."""
 
     @property
     def id(self) -> str:
-        """`orders-v3`: names the mirror, the consumer group and the index."""
-        return f"{self.name}-v{self.version}"
+        """`orders-v3`, its second build `orders-v3.2`: names the mirror, the consumer group and the index."""
+        return f"{self.name}-v{self.version}" + (f".{self.build}" if self.build > 1 else "")
 
 
 def projection(

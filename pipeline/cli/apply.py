@@ -12,6 +12,8 @@ from pydantic import ValidationError
 from connectors.sinks import open_sink
 from connectors.sources import lifecycle
 from connectors.sources.debezium import load_definitions
+from pipeline.authoring import builds
+from pipeline.authoring.builds import Build
 from pipeline.authoring.discovery import discover
 from pipeline.authoring.projection import Projection, Target
 from pipeline.authoring.shape import shape_of
@@ -66,6 +68,10 @@ def apply(
         _print(planned, False)
     confirm("Apply this?", yes)
     done = asyncio.run(operation.apply(planned, discover(own.projections), _opener(own), Applied(own.state_dir)))
+    for step in done.steps:
+        if step.action == "create":
+            first = Build(version=step.version)
+            builds.update(own, step.projection, lambda now, live=first: now if now.live else now.having(live=live))  # type: ignore[misc]
     if yes or as_json(output):
         _print(done, as_json(output))
     err().print("Applied. Start the workers with `cdc run`.")

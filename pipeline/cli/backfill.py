@@ -13,7 +13,7 @@ import typer
 
 from connectors.sources import lifecycle, notices, signals
 from connectors.sources.debezium import ConnectorDefinition, load_definitions
-from pipeline.authoring.discovery import discover, find
+from pipeline.authoring.discovery import find, live
 from pipeline.authoring.projection import Projection
 from pipeline.authoring.shape import shape_of
 from pipeline.cli.output import As, as_json, err, load_settings, print_json, print_table
@@ -38,7 +38,7 @@ def backfill(
     """Read a table's rows again from the source, while the stream goes on; all its projections get them."""
     own = load_settings()
     definition = _definition(own, table)
-    chosen = [find(own, projection)] if projection else discover(own.projections)
+    chosen = [find(own, projection)] if projection else live(own)
     readers = [p for p in chosen if table in shape_of(p.shape).columns()]
     if projection and not readers:
         raise OperationError(f"{projection} does not read {table}.")

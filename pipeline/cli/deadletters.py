@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.authoring.discovery import discover, find
+from pipeline.authoring.discovery import find, live
 from pipeline.cli.output import As, Yes, as_json, confirm, err, load_settings, print_json, print_table
 from pipeline.errors import OperationError
 from pipeline.operations import refused
@@ -20,7 +20,7 @@ Ids = Annotated[list[int], typer.Argument(metavar="ID")]
 def list_(output: As = None) -> None:
     """All of them, oldest first."""
     own = load_settings()
-    found = [letter for p in discover(own.projections) for letter in refused.dead_letters(own, p)]
+    found = [letter for p in live(own) for letter in refused.dead_letters(own, p)]
     if as_json(output):
         print_json(found)
         return

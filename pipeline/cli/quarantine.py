@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline.authoring.discovery import discover, find
+from pipeline.authoring.discovery import find, live
 from pipeline.cli.output import As, Yes, as_json, confirm, err, load_settings, print_json, print_table
 from pipeline.errors import OperationError
 from pipeline.operations import refused
@@ -29,7 +29,7 @@ def _parsed(keys: list[str]) -> list[list[Any]]:
 def list_(output: As = None) -> None:
     """All of them, oldest first."""
     own = load_settings()
-    found = [q for p in discover(own.projections) for q in refused.quarantined(own, p)]
+    found = [q for p in live(own) for q in refused.quarantined(own, p)]
     if as_json(output):
         print_json(found)
         return

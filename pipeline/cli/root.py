@@ -13,7 +13,7 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 from pipeline.cli.output import Format, say_error, terminal
-from pipeline.errors import CdcError
+from pipeline.errors import CdcError, VerificationFailed
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +50,9 @@ COMMANDS = (
     Entry("worker", "pipeline.cli.run:worker", "Run", "Run the worker of one projection."),
     Entry("stack", "pipeline.cli.stack:app", "Run", "The local stack: real services, without Docker or root."),
     Entry("status", "pipeline.cli.status:status", "Operate", "How far each projection is, and what holds it up."),
+    Entry("rebuild", "pipeline.cli.rebuild:rebuild", "Operate", "Build a read model anew beside the one that readers see."),
+    Entry("cutover", "pipeline.cli.rebuild:cutover", "Operate", "Let readers see the build that is ready."),
+    Entry("rollback", "pipeline.cli.rebuild:rollback", "Operate", "Let readers see the build before again."),
     Entry("connector", "pipeline.cli.connector:app", "Operate", "Debezium's connectors: what they read, and whether they do."),
     Entry("deadletters", "pipeline.cli.deadletters:app", "Operate", "Changes that could not be decoded."),
     Entry("quarantine", "pipeline.cli.quarantine:app", "Operate", "Documents that could not be built or were refused."),
@@ -129,7 +132,7 @@ def run(arguments: Sequence[str]) -> int:
         return 130
     except CdcError as error:
         say_error(error)
-        return 1
+        return 3 if isinstance(error, VerificationFailed) else 1
     except Exception as error:  # a defect of ours, or a service's client: the reader needs the line, not our frames
         say_error(error)
         return 1

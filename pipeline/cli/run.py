@@ -20,8 +20,13 @@ def run(
     raise typer.Exit(supervisor.run(load_settings(), list(projections or ()), global_options=terminal.again()))
 
 
-def worker(name: Annotated[str, typer.Argument(metavar="NAME", help="The projection.")]) -> None:
+def worker(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The projection.")],
+    build: Annotated[
+        int | None, typer.Option("--build", min=1, help="Not the build that readers see, but this.", show_default=False)
+    ] = None,
+) -> None:
     """Run the worker of one projection in this process."""
     from pipeline.runtime import worker as workers
 
-    raise typer.Exit(workers.run(load_settings(), name))
+    raise typer.Exit(workers.run(load_settings(), name, build))

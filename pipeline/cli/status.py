@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.authoring.discovery import discover, find
+from pipeline.authoring.discovery import find, live
 from pipeline.cli.output import As, as_json, err, load_settings, print_json, print_table
 from pipeline.operations.status import ProjectionStatus, StatusReport
 from pipeline.operations.status import status as read
@@ -25,7 +25,7 @@ def status(
 ) -> None:
     """How far each projection is, and what holds it up; exit code 4 where something needs attention."""
     own = load_settings()
-    chosen = [find(own, name) for name in projections] if projections else discover(own.projections)
+    chosen = [find(own, name) for name in projections] if projections else live(own)
     while True:
         report = read(own, chosen, fail_behind=fail_behind)
         _print(report, as_json(output))

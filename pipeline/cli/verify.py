@@ -62,7 +62,8 @@ def verify(
     while True:
         options = _options(own, projection, Share(number, parts), rate, timeout, show)
         try:
-            found = asyncio.run(_verify(own, projection, options, repair))
+            with Bar(projection.name) as bar:
+                found = asyncio.run(verified(own, projection, options, bar, repair=repair))
         except CdcError as error:
             if not continuous:
                 raise
@@ -138,7 +139,10 @@ def _options(
     return Options(definition_of(own, projection).name, share, rate, timeout, show)
 
 
-async def _verify(own: Settings, projection: Projection[Any], options: Options, repair: bool) -> VerifyReport:
+async def verified(
+    own: Settings, projection: Projection[Any], options: Options, bar: Bar, *, repair: bool = False
+) -> VerifyReport:
+    """Compare all sinks of a projection with the source, and tell `cdc status`."""
     shape = shape_of(projection.shape)
     if isinstance(shape, AggregateShape):
         raise OperationError(
@@ -154,14 +158,12 @@ async def _verify(own: Settings, projection: Projection[Any], options: Options, 
         if not readable(column)
     )
     expectation, source = Expectation(shape, catalog, unreadable), PostgresDocuments(dsn, shape, catalog)
+    repairs = _repairs(own, projection, catalog, dsn) if repair else ()
     found: list[SinkVerified] = []
     for sink in _sinks(own, projection):
         try:
-            with Bar(sink.name) as bar:
-                repairs = _repairs(own, projection, catalog, dsn) if repair else ()
-                found.append(
-                    await operation.verify(source, expectation, sink, options, repairs=repairs, progress=bar.update)
-                )
+            one = await operation.verify(source, expectation, sink, options, repairs=repairs, progress=bar.update)
+            found.append(one)
         finally:
             await sink.close()
     result = report(projection, options.share, found, expectation)

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict
 
+from pipeline.authoring.aggregate_shape import AggregateShape
 from pipeline.authoring.catalog import Catalog, Column
 from pipeline.authoring.column_types import kinds_of
 from pipeline.authoring.shape import FieldShape, Kind, RelationShape, Shape
@@ -61,6 +62,8 @@ class Expectation:
     """
 
     def __init__(self, shape: Shape, catalog: Catalog, unreadable: frozenset[str] = frozenset()) -> None:
+        if isinstance(shape, AggregateShape):
+            raise OperationError(f"{shape.name} is an aggregate, and verify knows documents of single rows only.")
         self.shape = shape
         self.not_compared: list[str] = []
         self._unreadable = unreadable

@@ -31,13 +31,14 @@ class Flusher:
         sink_id: int,
         owner: str,
         rows: int,
+        rate: float,
         in_flight: int,
         in_engine: InThread,
         in_reader: InThread,
         may_write: Callable[[], bool],
     ) -> None:
         self._engine, self._reader, self.sink, self.sink_id = engine, reader, sink, sink_id
-        self._owner, self._rows = owner, rows
+        self._owner, self._rows, self._rate = owner, min(rows, max(1, int(rate))) if rate else rows, rate
         self._in_engine, self._in_reader, self._may_write = in_engine, in_reader, may_write
         self._room = asyncio.Semaphore(in_flight)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -73,6 +74,8 @@ class Flusher:
             self._tasks.add(task)
             task.add_done_callback(self._done)
             await self._publish(min_seconds=1.0)
+            if self._rate:
+                await asyncio.sleep(len(taken.keys) / self._rate)
         await self._finish()
 
     async def _finish(self) -> None:

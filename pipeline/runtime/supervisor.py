@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
+from connectors.sinks import open_sink
+from pipeline.authoring import builds
+from pipeline.authoring.builds import Build
 from pipeline.authoring.discovery import discover, find
 from pipeline.authoring.projection import Projection
+from pipeline.authoring.shape import shape_of
+from pipeline.errors import CdcError
+from pipeline.operations.rebuild import sweep
+from pipeline.ports import Sink
 from pipeline.runtime.pacing import Backoff
 from pipeline.runtime.worker import EXIT_STOP_AND_SAY
 from pipeline.settings import Settings
@@ -22,6 +32,8 @@ log = logging.getLogger("cdc.supervisor")
 HEALTHY_AFTER: Final = 30.0
 """Seconds after which a worker's next failure starts the backoff anew."""
 STOP_WITHIN: Final = 30.0
+LOOK_EVERY: Final = 1.0
+"""Seconds between two looks at which builds there are."""
 
 
 @dataclass(slots=True)
@@ -30,6 +42,7 @@ class Child:
 
     name: str
     arguments: list[str]
+    environment: dict[str, str] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
     started: float = 0.0
     not_before: float = 0.0
@@ -37,7 +50,9 @@ class Child:
     given_up: bool = False
 
     def start(self) -> None:
-        self.process = subprocess.Popen([sys.executable, "-m", "pipeline.cli", *self.arguments])
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "pipeline.cli", *self.arguments], env={**os.environ, **self.environment}
+        )
         self.started = time.monotonic()
         log.info("%s: worker %d started", self.name, self.process.pid)
 
@@ -78,23 +93,78 @@ class Child:
 
 
 def run(settings: Settings, names: Sequence[str] = (), *, global_options: Sequence[str] = ()) -> int:
-    """`cdc run`: all projections, or the named ones, until SIGTERM or SIGINT."""
-    chosen: list[Projection[Any]] = (
-        [find(settings, name) for name in names] if names else discover(settings.projections)
-    )
-    children = [Child(p.id, [*global_options, "worker", p.name]) for p in chosen]
+    """`cdc run`: all projections, or the named ones, until SIGTERM or SIGINT; a rebuild's builds come and go meanwhile."""
+    chosen = [found for found in discover(settings.projections) if not names or found.name in names]
+    for name in names:
+        find(settings, name)
+    children: dict[str, Child] = {}
+    leaving: list[Child] = []
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
+    looked = 0.0
     while not stopping.is_set():
-        for child in children:
+        if time.monotonic() - looked > LOOK_EVERY:
+            looked = time.monotonic()
+            _look(settings, chosen, children, leaving, global_options)
+        for child in children.values():
             child.poll()
-        if children and all(child.given_up for child in children):
+        if children and all(child.given_up for child in children.values()):
             return 1
         stopping.wait(0.2)
-    for child in children:
+    for child in children.values():
         child.stop()
     deadline = time.monotonic() + STOP_WITHIN
-    for child in children:
+    for child in [*children.values(), *leaving]:
         child.reap(deadline)
     return 0
+
+
+def _look(
+    settings: Settings,
+    chosen: Sequence[Projection[Any]],
+    children: dict[str, Child],
+    leaving: list[Child],
+    options: Sequence[str],
+) -> None:
+    """Start workers of new builds, end those of builds that nobody needs, and drop what these leave."""
+    wanted = {child.name: child for code in chosen for child in _wanted(settings, code, options)}
+    for id in [id for id in children if id not in wanted]:
+        log.info("%s: no longer needed", id)
+        children[id].stop()
+        leaving.append(children.pop(id))
+    for id, child in wanted.items():
+        if children.setdefault(id, child).environment != child.environment:
+            children[id].environment = child.environment  # no more than the usual rate any longer
+            children[id].stop()
+    leaving[:] = [child for child in leaving if child.process is not None and child.process.poll() is None]
+    for code in chosen:
+        try:
+            for gone in asyncio.run(sweep(settings, code, partial(_sinks, settings))):
+                log.info("%s: dropped", gone)
+        except CdcError as error:
+            log.warning("%s: %s", code.name, error)
+
+
+def _wanted(settings: Settings, code: Projection[Any], options: Sequence[str]) -> Iterator[Child]:
+    known = builds.read(settings, code.name)
+    live = known.live or Build(version=code.version)
+    found = dict.fromkeys([live, *known.running()])
+    if code.version not in {build.version for build in found} and Build(version=code.version) not in known.dropping:
+        found[Build(version=code.version)] = None
+    for build in found:
+        own = build.of(code)
+        environment: dict[str, str] = {}
+        if build.version != code.version:
+            folder = builds.code_of(settings, own.id)
+            if not folder.exists():
+                log.warning("%s: its code is not kept here, so it has no worker", own.id)
+                continue
+            environment["CDC_PROJECTIONS"] = str(folder)
+        if known.job is not None and build == known.job.target and known.job.rate:
+            environment["CDC_WORKER__FLUSH_RATE"] = str(known.job.rate)
+        yield Child(own.id, [*options, "worker", code.name, "--build", str(build.build)], environment)
+
+
+def _sinks(settings: Settings, projection: Projection[Any]) -> list[Sink]:
+    return [open_sink(target, projection, shape_of(projection.shape), settings) for target in projection.to]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError
 
@@ -99,3 +100,23 @@ def check_log(projection: str, where: str, start: int, earliest: int, end: int) 
             f"{projection}: the mirror stands at {start} in {where}, but Kafka's log ends at {end}: "
             f"the topic was made anew. Rebuild the projection."
         )
+
+
+async def missing_log(bootstrap: str, topics: Iterable[str]) -> str:
+    """Why these topics no longer hold everything since their start; nothing where they do."""
+    consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, client_id="cdc-rebuild")
+    try:
+        await consumer.start()
+        await consumer.topics()
+        for topic in topics:
+            partitions = [TopicPartition(topic, n) for n in consumer.partitions_for_topic(topic) or ()]
+            if not partitions:
+                return f"there is no topic {topic}"
+            starts = await consumer.beginning_offsets(partitions)
+            if cut := [tp for tp, offset in starts.items() if offset > 0]:
+                return f"{topic}/{cut[0].partition} starts at {starts[cut[0]]}: what came before is gone"
+    except (KafkaError, OSError) as error:
+        raise SourceUnavailable(f"Kafka at {bootstrap} can't be reached: {error}; is it up?") from None
+    finally:
+        await consumer.stop()
+    return ""

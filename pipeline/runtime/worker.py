@@ -12,11 +12,13 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any, Final, TypeVar
 
 import faust
 from faust.types import TP
 
+from pipeline.authoring.builds import keep_code
 from pipeline.authoring.discovery import find
 from pipeline.authoring.fingerprint import fingerprint
 from pipeline.engine.dirty import Reader
@@ -170,7 +172,7 @@ class Worker:
             self.flushers.append(
                 Flusher(
                     engine=lambda: self.engine, reader=reader, sink=sink, sink_id=number, owner=self.owner,
-                    rows=self.settings.worker.flush_rows, in_flight=self.settings.elasticsearch.in_flight,
+                    rows=self.settings.worker.flush_rows, rate=self.settings.worker.flush_rate, in_flight=self.settings.elasticsearch.in_flight,
                     in_engine=self.in_engine, in_reader=lambda f, *a, t=thread: self._in(t, f, *a),
                     may_write=lambda: bool(self.assigned_partitions),
                 )
@@ -383,12 +385,14 @@ class Worker:
         return True
 
 
-def run(settings: Settings, name: str) -> int:
+def run(settings: Settings, name: str, build: int | None = None) -> int:
     """`cdc worker NAME`: run one projection's worker until it is told to stop; the process's exit code."""
-    wired = wiring.wire(settings, find(settings, name))
+    projection = find(settings, name)
+    wired = wiring.wire(settings, projection if build is None else replace(projection, build=build))
     settings.state_dir.mkdir(parents=True, exist_ok=True)
     if not os.access(settings.state_dir, os.W_OK):
         raise SettingsError(f"The state folder {settings.state_dir} can't be written to.")
+    keep_code(settings, wired.projection.id)
 
     async def main() -> int:
         wiring.open_sinks(settings, wired)

@@ -137,6 +137,17 @@ class Project:
         self.workers.append(process)
         return process
 
+    def start_run(self, *names: str, **settings: str) -> subprocess.Popen[bytes]:
+        """`cdc run`: the supervisor, and a worker for every build that needs one."""
+        log = (self.folder / "worker.log").open("ab")
+        process = subprocess.Popen(
+            [sys.executable, "-m", "pipeline.cli", "run", *names],
+            cwd=self.folder, env={**self.environment, **settings}, stdout=log, stderr=log,
+        )  # fmt: skip
+        log.close()
+        self.workers.append(process)
+        return process
+
     def stop_workers(self) -> None:
         for process in self.workers:
             if process.poll() is None:
@@ -224,5 +235,4 @@ class Project:
         with httpx.Client(base_url=self.endpoints.elasticsearch, timeout=30) as client:
             for index in client.get(f"/{self.name}-*", params={"expand_wildcards": "all"}).json():
                 client.delete(f"/{index}")
-            for index in (f"{self.name}-{own}-v1" for own in ("orders", "customers", "sales")):
                 client.delete(f"/cdc-checkpoints/_doc/{index}")

@@ -1,0 +1,115 @@
+"""Mirrors as files: a copy for the next build, what is still to be written, what belongs to one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import apsw
+
+from pipeline.authoring.fingerprint import fingerprint
+from pipeline.authoring.projection import Projection
+from pipeline.authoring.shape import shape_of
+from pipeline.engine.layout import Layout
+from pipeline.engine.sql import connect, listed, quoted, rows, transaction, value
+from pipeline.errors import OperationError
+from pipeline.operations.layouts import layout_of
+from pipeline.operations.status import mirror_file, verified_file, worker_file
+from pipeline.settings import Settings
+
+
+def usable(settings: Settings, live: Projection[Any], new: Projection[Any]) -> str:
+    """Why the mirror of `live` is not enough for `new`, or nothing where it is."""
+    path, layout = mirror_file(settings, live.id), layout_of(settings, new)
+    if layout.aggregate is not None:
+        return f"{new.name} is an aggregate, whose groups are counted anew"
+    if not path.exists():
+        return f"there is no mirror {path}"
+    db = connect(str(path), readonly=True)
+    try:
+        if not value(db, "SELECT value FROM meta WHERE name = 'loaded'"):
+            return f"{live.id} has not had its first load"
+        return _lacks(db, layout, same=fingerprint(shape_of(new.shape)) == _said(db))
+    finally:
+        db.close()
+
+
+def _said(db: apsw.Connection) -> str:
+    return str(value(db, "SELECT value FROM meta WHERE name = 'fingerprint'") or "")
+
+
+def _lacks(db: apsw.Connection, layout: Layout, *, same: bool) -> str:
+    for table in layout.tables.values():
+        there = [name for (name,) in rows(db, "SELECT name FROM pragma_table_info(?) ORDER BY cid", (table.name,))]
+        there = [name for name in there if name not in ("_commit", "_order", "_generation")]
+        if there != list(table.columns):
+            missing = sorted(set(table.columns) - set(there))
+            return f"it lacks {table.name}.{', '.join(missing)}" if missing else f"{table.name} is laid out otherwise"
+    # what waits in them is told by numbers of the layout, which other code may count otherwise
+    if not same and (value(db, "SELECT 1 FROM staged LIMIT 1") or value(db, "SELECT 1 FROM fanout LIMIT 1")):
+        return "the code changed, and transactions or fan-outs of the old code wait in it: try again"
+    return ""
+
+
+def copy_mirror(settings: Settings, live: Projection[Any], new: Projection[Any], sinks: Sequence[str]) -> None:
+    """The live mirror, as of one moment, as the new build's, with every document dirty for its sinks; all or nothing."""
+    source, target = mirror_file(settings, live.id), mirror_file(settings, new.id)
+    part = target.with_suffix(".part")
+    for path in (part, *(Path(f"{part}{end}") for end in ("-wal", "-shm"))):
+        path.unlink(missing_ok=True)
+    if not source.exists():
+        raise OperationError(f"There is no mirror {source} to copy: cancel, and rebuild --from log.")
+    above, below = connect(str(source), readonly=True), apsw.Connection(str(part))
+    try:
+        with below.backup("main", above, "main") as copying:
+            while not copying.done:
+                copying.step(-1)  # in one read transaction: the worker goes on writing
+        _mark(below, layout_of(settings, new), fingerprint(shape_of(new.shape)), sinks)
+        below.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    finally:
+        above.close()
+        below.close()
+    for path in files_of(settings, new.id):
+        path.unlink(missing_ok=True)
+    with part.open("rb") as written:
+        os.fsync(written.fileno())
+    part.replace(target)
+
+
+def _mark(db: apsw.Connection, layout: Layout, code: str, sinks: Sequence[str]) -> None:
+    root, names = layout.root, [f"k{i}" for i in range(len(layout.root.key))]
+    with transaction(db):
+        for table in ("sinks", "dirty", "quarantine", "refresh"):
+            db.execute(f"DELETE FROM {table}")
+        db.execute("UPDATE meta SET value = ? WHERE name = 'fingerprint'", (code,))
+        db.executemany("INSERT INTO sinks(name) VALUES(?)", [(name,) for name in sinks])
+        # since 0: no watermark before all of them are written
+        db.execute(
+            f"INSERT INTO dirty(sink, {', '.join(names)}, seq, since, low) SELECT s.id, {listed(root.key, 'r.')},"
+            f" (SELECT value FROM meta WHERE name = 'seq'), 0, 1 FROM sinks s CROSS JOIN {quoted(root.name)} r"
+        )
+
+
+def dirty_in(path: Path, projection: Projection[Any]) -> tuple[int, int]:
+    """Root rows in a mirror, and documents that are still to be written."""
+    if not path.exists():
+        return 0, 0
+    db = connect(str(path), readonly=True)
+    try:
+        found = int(value(db, f"SELECT count(*) FROM {quoted(shape_of(projection.shape).table)}") or 0)
+        return found, int(value(db, "SELECT count(*) FROM dirty") or 0)
+    finally:
+        db.close()
+
+
+def files_of(settings: Settings, id: str) -> list[Path]:
+    """What a build has on this machine, but for its lock."""
+    mirror = mirror_file(settings, id)
+    return [
+        mirror,
+        *(Path(f"{mirror}{end}") for end in ("-wal", "-shm")),
+        worker_file(settings, id),
+        verified_file(settings, id),
+    ]

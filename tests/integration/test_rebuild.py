@@ -1,0 +1,217 @@
+"""Rebuilds on the real stack: a build beside the live one, killed at every step, cut over, rolled back."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import apsw
+import httpx
+import pytest
+
+from pipeline.demo import truth
+from pipeline.demo.shop import Load
+from tests.support.project import Project, until
+
+pytestmark = pytest.mark.stack
+
+
+@pytest.fixture(scope="module")
+def shop(new_project: Callable[[str], Project]) -> Iterator[Project]:
+    project = new_project("it_rebuild")
+    project.create()
+    project.start_run()
+    project.wait_for(truth.position(project.dsn))
+    yield project
+
+
+def name_of(shop: Project) -> str:
+    return f"{shop.name}-orders"
+
+
+def rebuild(shop: Project, *options: str, fault: str = "", code: int = 0) -> dict[str, Any]:
+    """`cdc rebuild` to its end; what it says on stdout."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline.cli", "rebuild", name_of(shop), *options, "-o", "json"],
+        cwd=shop.folder, env={**shop.environment, "CDC_FAULT": fault}, capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
+    assert done.returncode == code, f"{done.returncode}\n{done.stdout}{done.stderr}\n{shop.log()}"
+    found: dict[str, Any] = json.loads(done.stdout) if done.stdout else {"said": done.stderr}
+    return found
+
+
+def standing(shop: Project) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(shop.cdc("rebuild", "status", name_of(shop), "-o", "json").stdout)
+    return found
+
+
+def seen(shop: Project) -> list[str]:
+    """The indices that readers see."""
+    return list(httpx.get(f"{shop.endpoints.elasticsearch}/_alias/{name_of(shop)}").json())
+
+
+def there(shop: Project, index: str) -> bool:
+    return httpx.head(f"{shop.endpoints.elasticsearch}/{index}").status_code == 200
+
+
+def refresh_interval(shop: Project, index: str) -> str | None:
+    settings = httpx.get(f"{shop.endpoints.elasticsearch}/{index}/_settings").json()
+    found: str | None = settings[index]["settings"]["index"].get("refresh_interval")
+    return found
+
+
+def assert_right(shop: Project, index: str) -> None:
+    found = truth.compare(shop.dsn, shop.endpoints.elasticsearch, index, truth.ORDERS)
+    assert found.none, f"{index}: {found.counts()} {found.stale[:5]}\n{shop.log()}"
+
+
+def current(shop: Project, index: str) -> None:
+    """Wait until a build stands where the source is now."""
+    position = truth.position(shop.dsn)
+
+    def reached() -> bool:
+        found = httpx.get(f"{shop.endpoints.elasticsearch}/cdc-checkpoints/_doc/{index}").json().get("_source") or {}
+        return int((found.get("watermark") or {}).get(shop.name, {}).get("lsn", -1)) >= position
+
+    until(reached, 60, f"{index} is at {position}\n{shop.log()}")
+
+
+@dataclass
+class Reader:
+    """Reads one order that never changes, and counts all, as fast as it can."""
+
+    shop: Project
+    reads: int = 0
+    wrong: list[str] = field(default_factory=list)
+    stopping: threading.Event = field(default_factory=threading.Event)
+
+    def __enter__(self) -> Reader:
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.stopping.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        with httpx.Client(base_url=self.shop.endpoints.elasticsearch, timeout=30) as client:
+            while not self.stopping.is_set():
+                one = client.get(f"/{name_of(self.shop)}/_doc/100000")
+                count = client.get(f"/{name_of(self.shop)}/_count")
+                self.reads += 1
+                if one.status_code != 200 or one.json()["_source"]["status"] != "steady":
+                    self.wrong.append(one.text)
+                if count.status_code != 200 or count.json()["count"] < 150:
+                    self.wrong.append(count.text)
+
+
+@pytest.mark.edge_case(51)
+def test_readers_see_no_gap_while_a_build_is_made_under_load_cut_over_and_rolled_back(shop: Project) -> None:
+    name = name_of(shop)
+    shop.wait_for(shop.sql("INSERT INTO shop.orders VALUES(100000, 1, 'steady', now(), 0)"))
+    until(lambda: shop.document(100000), 10, "the steady order is there")
+    httpx.post(f"{shop.endpoints.elasticsearch}/{name}/_refresh")
+    load = Load(shop.dsn, rate=30, seconds=200)
+    load._any_order = lambda: load._random.randint(1, 200)  # type: ignore[method-assign]
+    load.start()
+    try:
+        with Reader(shop) as reader:
+            done = rebuild(shop)
+            assert done["live"] == f"{name}-v1.2" and done["kept"] == f"{name}-v1"
+            assert seen(shop) == [f"{name}-v1.2"]
+            shop.cdc("rollback", name, "--yes")
+            assert seen(shop) == [f"{name}-v1"]
+            shop.cdc("rollback", name, "--yes")
+            assert seen(shop) == [f"{name}-v1.2"]
+    finally:
+        load.stop()
+        load.join(30)
+    assert load.error is None and load.done > 100
+    assert reader.reads > 20 and reader.wrong == []
+    for index in (f"{name}-v1.2", f"{name}-v1"):
+        current(shop, index)
+        assert_right(shop, index)
+    assert refresh_interval(shop, f"{name}-v1.2") is None
+    assert shop.cdc("verify", name, "--all").returncode == 0
+
+
+@pytest.mark.edge_case(51)
+def test_a_rebuild_that_is_killed_at_any_step_goes_on(shop: Project) -> None:
+    name = name_of(shop)
+    for point in ("prepare", "copy", "load", "verify", "ready"):
+        rebuild(shop, fault=f"rebuild-{point}", code=-signal.SIGKILL)
+        assert seen(shop) == [f"{name}-v1.2"] and standing(shop)["phase"] == point
+    assert refresh_interval(shop, f"{name}-v1.3") is None
+    shop.sql("UPDATE shop.orders SET status = 'meanwhile' WHERE id % 7 = 0")
+    rebuild(shop, fault="rebuild-switched", code=-signal.SIGKILL)
+    assert seen(shop) == [f"{name}-v1.3"] and standing(shop)["phase"] == "switch"
+    done = rebuild(shop)
+    assert done["live"] == f"{name}-v1.3" and done["phase"] is None
+    current(shop, f"{name}-v1.3")
+    assert_right(shop, name)
+    until(lambda: not there(shop, f"{name}-v1"), 30, "the first build is dropped")
+    assert there(shop, f"{name}-v1.2")
+
+
+def test_a_worker_that_is_killed_while_it_loads_goes_on(shop: Project) -> None:
+    name, killed = name_of(shop), []
+    said = shop.folder / ".cdc" / "workers" / f"{name}-v1.4.json"
+
+    def kill() -> None:
+        def loading() -> bool:
+            report = json.loads(said.read_text()) if said.exists() else {}
+            return any(sink["applied"] >= 40 for sink in report.get("sinks", {}).values())
+
+        until(loading, 90, "the new build writes")
+        assert refresh_interval(shop, f"{name}-v1.4") == "-1"
+        pid = json.loads(said.read_text())["pid"]
+        os.kill(pid, signal.SIGKILL)
+        killed.append(pid)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    done = rebuild(shop, "--rate", "20")
+    killer.join()
+    assert killed and done["live"] == f"{name}-v1.4"
+    current(shop, f"{name}-v1.4")
+    assert_right(shop, name)
+    assert refresh_interval(shop, f"{name}-v1.4") is None
+
+
+@pytest.mark.edge_case(35)
+def test_a_build_from_the_log_is_right_and_waits_for_the_cutover(shop: Project) -> None:
+    name = name_of(shop)
+    done = rebuild(shop, "--from", "log", "--no-cutover")
+    assert (done["phase"], done["origin"], done["live"]) == ("ready", "log", f"{name}-v1.4")
+    assert seen(shop) == [f"{name}-v1.4"]
+    current(shop, f"{name}-v1.5")
+    assert_right(shop, f"{name}-v1.5")
+    shop.cdc("cutover", name, "--yes")
+    assert seen(shop) == [f"{name}-v1.5"] and standing(shop)["live"] == f"{name}-v1.5"
+
+
+@pytest.mark.edge_case(51)
+def test_a_build_that_differs_from_the_source_is_not_cut_over_and_can_be_cancelled(shop: Project) -> None:
+    name = name_of(shop)
+    db = apsw.Connection(str(shop.folder / ".cdc" / "mirrors" / f"{name}-v1.5.db"))
+    db.set_busy_timeout(10_000)
+    db.execute("""UPDATE "shop.orders" SET status = 'wrong' WHERE id = 100000""")
+    db.close()
+    refused = rebuild(shop, code=3)
+    assert "different 100000 status" in refused["said"] and "not cut over" in refused["said"]
+    assert seen(shop) == [f"{name}-v1.5"] and there(shop, f"{name}-v1.6")
+    assert shop.cdc("cutover", name, "--yes", check=False).returncode == 1
+    shop.cdc("rebuild", "cancel", name)
+    until(lambda: not there(shop, f"{name}-v1.6"), 40, "the build is dropped")
+    mirrors = shop.folder / ".cdc" / "mirrors"
+    until(lambda: not list(mirrors.glob(f"{name}-v1.6.db*")), 10, "its mirror is gone")
+    assert standing(shop)["target"] is None
+    assert shop.cdc("rebuild", "cancel", name, check=False).returncode == 1
