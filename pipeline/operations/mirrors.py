@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -113,3 +115,17 @@ def files_of(settings: Settings, id: str) -> list[Path]:
         worker_file(settings, id),
         verified_file(settings, id),
     ]
+
+
+@contextmanager
+def owned(settings: Settings, id: str) -> Iterator[bool]:
+    """Hold a mirror as its worker would; False where a worker has it."""
+    lock = mirror_file(settings, id).with_suffix(".lock")
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("a") as held:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True

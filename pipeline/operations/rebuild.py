@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, Final
 
 from pydantic import BaseModel
@@ -16,13 +15,15 @@ from pipeline.authoring import builds
 from pipeline.authoring.builds import Build, Builds, Job, Kept, Phase
 from pipeline.authoring.projection import Projection
 from pipeline.errors import OperationError, VerificationFailed
-from pipeline.operations.mirrors import copy_mirror, dirty_in, files_of, usable
+from pipeline.operations.mirrors import copy_mirror, dirty_in, files_of, owned, usable
 from pipeline.operations.status import mirror_file, status
 from pipeline.operations.verified import VerifyReport
 from pipeline.operations.wait import wait
 from pipeline.ports import Sink
 from pipeline.settings import Settings
 
+COPY_PATIENCE: Final = 60
+"""Seconds until a worker of the new build has to have ended, so that its mirror can be replaced."""
 SAY_AFTER: Final = 10.0
 """Seconds without a worker of the new build after which that is said."""
 
@@ -114,7 +115,8 @@ async def _origin(
         return "mirror", f"the mirror of {live.id} has every row and column"
     no_log = await hands.missing_log()
     if no_log:
-        raise OperationError(f"{new.id} can't be built from the log: {no_log}; nor from the mirror: {no_mirror}.")
+        other = f"; nor from the mirror: {no_mirror}" if no_mirror else ""
+        raise OperationError(f"{new.id} can't be built from the log: {no_log}{other}.")
     return "log", no_mirror or "asked for, and Kafka's topics hold everything"
 
 
@@ -155,7 +157,7 @@ async def _step(
     if job.phase == "copy":
         if job.origin == "mirror":
             live = builds.read(settings, code.name).live or Build(version=code.version)
-            copy_mirror(settings, live.of(code), new, [sink.name for sink in sinks])
+            await _copy(settings, live.of(code), new, [sink.name for sink in sinks])
         return "load"
     if job.phase == "load":
         await _load(settings, new, sinks, hands)
@@ -171,6 +173,16 @@ async def _step(
     hands.passing("rebuild-switched")
     builds.update(settings, code.name, lambda now: _switched(now, job))
     return None
+
+
+async def _copy(settings: Settings, live: Projection[Any], new: Projection[Any], sinks: Sequence[str]) -> None:
+    for _ in range(COPY_PATIENCE):
+        with owned(settings, new.id) as mine:
+            if mine:
+                await asyncio.to_thread(copy_mirror, settings, live, new, sinks)
+                return
+        await asyncio.sleep(1)
+    raise OperationError(f"A worker of {new.id} runs already: end it, and go on with `cdc rebuild {new.name}`.")
 
 
 async def _load(settings: Settings, new: Projection[Any], sinks: Sequence[Sink], hands: Hands) -> None:
@@ -288,12 +300,8 @@ def _without(build: Build, now: Builds) -> Builds:
 
 
 async def _dropped(settings: Settings, old: Projection[Any], sinks: Sequence[Sink]) -> bool:
-    lock: Path = mirror_file(settings, old.id).with_suffix(".lock")
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("a") as held:
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+    with owned(settings, old.id) as mine:
+        if not mine:
             return False
         for sink in sinks:
             try:

@@ -150,8 +150,9 @@ def _wanted(settings: Settings, code: Projection[Any], options: Sequence[str]) -
     known = builds.read(settings, code.name)
     live = known.live or Build(version=code.version)
     found = dict.fromkeys([live, *known.running()])
-    if code.version not in {build.version for build in found} and Build(version=code.version) not in known.dropping:
-        found[Build(version=code.version)] = None
+    target = known.job.target if known.job is not None else None
+    if code.version not in {build.version for build in (*found, *known.dropping, *([target] if target else []))}:
+        found[Build(version=code.version)] = None  # beside, as `cdc apply` made it
     for build in found:
         own = build.of(code)
         environment: dict[str, str] = {}

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import AIOKafkaConsumer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError
 
@@ -104,19 +104,15 @@ def check_log(projection: str, where: str, start: int, earliest: int, end: int) 
 
 async def missing_log(bootstrap: str, topics: Iterable[str]) -> str:
     """Why these topics no longer hold everything since their start; nothing where they do."""
-    consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, client_id="cdc-rebuild")
+    topics = list(topics)
     try:
-        await consumer.start()
-        await consumer.topics()
-        for topic in topics:
-            partitions = [TopicPartition(topic, n) for n in consumer.partitions_for_topic(topic) or ()]
-            if not partitions:
-                return f"there is no topic {topic}"
-            starts = await consumer.beginning_offsets(partitions)
-            if cut := [tp for tp, offset in starts.items() if offset > 0]:
-                return f"{topic}/{cut[0].partition} starts at {starts[cut[0]]}: what came before is gone"
+        async with AIOKafkaConsumer(bootstrap_servers=bootstrap, client_id="cdc-rebuild") as consumer:
+            if missing := sorted(set(topics) - await consumer.topics()):
+                return f"there is no topic {', '.join(missing)}"
+        # only of the topics that it reads does a consumer know the partitions
+        async with AIOKafkaConsumer(*topics, bootstrap_servers=bootstrap, client_id="cdc-rebuild") as consumer:
+            starts = await consumer.beginning_offsets(list(consumer.assignment()))
     except (KafkaError, OSError) as error:
         raise SourceUnavailable(f"Kafka at {bootstrap} can't be reached: {error}; is it up?") from None
-    finally:
-        await consumer.stop()
-    return ""
+    cut = [f"{tp.topic}/{tp.partition} starts at {offset}" for tp, offset in starts.items() if offset > 0]
+    return f"{min(cut)}: what came before is gone" if cut else ""
