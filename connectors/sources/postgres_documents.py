@@ -32,8 +32,7 @@ Key = tuple[str, ...]
 
 ARGUMENTS: Final = 100
 """The most arguments a Postgres function takes."""
-PATIENCE: Final = 10
-"""Seconds that a slot's creation waits for transactions that are open."""
+CONNECT_TIMEOUT: Final = 10
 SESSION: Final = "SET TimeZone = 'UTC'; SET DateStyle = 'ISO'; SET bytea_output = 'hex'; SET extra_float_digits = 1"
 _UNREADABLE = re.compile(
     r"(bit varying|bit|line|lseg|box|path|polygon|circle|point)(\(\d+\))?(\[\])?|interval\b.*\[\]|bit(\(1\))?\[\]"
@@ -47,10 +46,13 @@ def readable(column: Column) -> bool:
 
 
 class PostgresDocuments:
-    """The documents of one shape, as the database says."""
+    """The documents of one shape, as the database says.
 
-    def __init__(self, dsn: str, shape: Shape, catalog: Catalog) -> None:
-        self.dsn, self.shape, self.catalog = dsn, shape, catalog
+    `patience`: seconds that a snapshot waits for transactions that are open, of any database of the server.
+    """
+
+    def __init__(self, dsn: str, shape: Shape, catalog: Catalog, *, patience: float = 10.0) -> None:
+        self.dsn, self.shape, self.catalog, self.patience = dsn, shape, catalog, patience
         self.root = catalog.table(shape.table)
         self.key = self.root.primary_key or shape.key
 
@@ -60,7 +62,7 @@ class PostgresDocuments:
         with connected(self.dsn) as connection:
             connection.execute(SESSION.encode())
             connection.commit()
-            with _exported(self.dsn) as (position, name):
+            with _exported(self.dsn, self.patience) as (position, name):
                 connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
                 connection.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(name)))
             # the slot is gone here: it keeps no log while documents are read
@@ -228,13 +230,13 @@ def _table(name: str) -> sql.Composable:
 
 
 @contextmanager
-def _exported(dsn: str) -> Iterator[tuple[int, str]]:
+def _exported(dsn: str, patience: float) -> Iterator[tuple[int, str]]:
     """A temporary slot: the position from which its stream would start, and the snapshot of just before that."""
-    options = f"{conninfo_to_dict(dsn).get('options') or ''} -c lock_timeout={PATIENCE}s"
+    options = f"{conninfo_to_dict(dsn).get('options') or ''} -c lock_timeout={max(1, round(patience * 1000))}"
     try:
         connection = psycopg.connect(
             make_conninfo(dsn, replication="database", options=options.strip(), application_name="cdc-verify"),
-            autocommit=True, connect_timeout=PATIENCE, row_factory=dict_row,
+            autocommit=True, connect_timeout=CONNECT_TIMEOUT, row_factory=dict_row,
         )  # fmt: skip
     except psycopg.OperationalError as error:
         raise SourceUnavailable(
@@ -247,18 +249,18 @@ def _exported(dsn: str) -> Iterator[tuple[int, str]]:
             f"CREATE_REPLICATION_SLOT {name} TEMPORARY LOGICAL pgoutput (SNAPSHOT 'export')".encode()
         )
         if made.status != psycopg.pq.ExecStatus.TUPLES_OK:
-            raise _refused(made.error_message.decode("utf-8", "replace"), dsn)
+            raise _refused(made.error_message.decode("utf-8", "replace"), dsn, patience)
         position, snapshot = made.get_value(0, 1), made.get_value(0, 2)
         assert position is not None and snapshot is not None
         yield lsn(position.decode()), snapshot.decode()
 
 
-def _refused(said: str, dsn: str) -> SourceError:
+def _refused(said: str, dsn: str, patience: float) -> SourceError:
     text = said.partition("\n")[0].removeprefix("ERROR:").strip()
     if "lock timeout" in text:
         return SourceUnavailable(
-            f"The source database {where(dsn)} has had a transaction open for more than {PATIENCE} s, and a slot starts"
-            " only where none is: end it (pg_stat_activity, xact_start), or try again."
+            f"The server of {where(dsn)} has had a transaction open for more than {patience:.0f} s, and a slot starts only"
+            " once those have ended that were open: look for it in pg_stat_activity (xact_start), or give more --timeout."
         )
     return SourceError(
         f"The source database {where(dsn)} made no temporary slot ({text}): check wal_level = logical,"

@@ -34,6 +34,10 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="The projection.")]
 Keep = Annotated[float, typer.Option("--keep", min=0, help="Hours that the old build is kept current.")]
 
 
+PATIENCE = 300.0
+"""Seconds that the comparison waits for the watermark, and for transactions that are open."""
+
+
 class Origin(StrEnum):
     auto = "auto"
     mirror = "mirror"
@@ -98,7 +102,7 @@ def rollback(name: Name, yes: Yes = False, keep: Keep = 1.0, output: As = None) 
 def _hands(own: Settings, code: Projection[Any]) -> Iterator[Hands]:
     wired = wiring.wire(own, code)
     dsn = wired.definition.dsn(own.source_dsn())
-    options = Options(wired.definition.name, Share())
+    options = Options(wired.definition.name, Share(), patience=PATIENCE)
     topics = [*wired.inputs.topics, wired.definition.transaction_topic]
     with Bar(code.name) as bar:
         yield Hands(

@@ -50,7 +50,9 @@ def verify(
     ] = False,
     every: Annotated[float, typer.Option("--every", min=0, help="Seconds between two samples.")] = 60.0,
     rate: Annotated[float, typer.Option("--rate", min=0, help="At most so many documents a second; 0: all.")] = 0.0,
-    timeout: Timeout = 60.0,
+    timeout: Annotated[
+        float, typer.Option("--timeout", min=0, help="Seconds to wait for the watermark, and for open transactions.")
+    ] = 60.0,
     show: Annotated[int, typer.Option("--show", min=0, help="How many differences are shown.")] = 20,
     output: As = None,
 ) -> None:
@@ -157,7 +159,10 @@ async def verified(
         for column in table.columns
         if not readable(column)
     )
-    expectation, source = Expectation(shape, catalog, unreadable), PostgresDocuments(dsn, shape, catalog)
+    expectation, source = (
+        Expectation(shape, catalog, unreadable),
+        PostgresDocuments(dsn, shape, catalog, patience=options.patience),
+    )
     repairs = _repairs(own, projection, catalog, dsn) if repair else ()
     found: list[SinkVerified] = []
     for sink in _sinks(own, projection):

@@ -100,6 +100,8 @@ def dirty_in(path: Path, projection: Projection[Any]) -> tuple[int, int]:
         return 0, 0
     db = connect(str(path), readonly=True)
     try:
+        if value(db, "SELECT 1 FROM sqlite_schema WHERE name = 'meta'") is None:
+            return 0, 0  # its worker is just making it
         found = int(value(db, f"SELECT count(*) FROM {quoted(shape_of(projection.shape).table)}") or 0)
         return found, int(value(db, "SELECT count(*) FROM dirty") or 0)
     finally:

@@ -88,6 +88,11 @@ async def begin(
 ) -> Job:
     """Decide what is built and from what, and write it down; goes on with a job that is there. Raises OperationError."""
     known = builds.read(settings, code.name)
+    if known.job is not None and known.job.target.version != code.version:
+        raise OperationError(
+            f"A rebuild of {known.job.target.of(code).id} is under way, and the code is at version {code.version}:"
+            f" `cdc rebuild cancel {code.name}` first."
+        )
     if known.job is not None:
         hands.say(f"{code.name}: going on with {known.job.target.of(code).id}, at {known.job.phase}")
         return known.job

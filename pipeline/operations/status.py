@@ -125,6 +125,8 @@ def _projection(settings: Settings, projection: Projection[Any], fail_behind: fl
         return _new(projection, said)
     db = connect(str(path), readonly=True)
     try:
+        if value(db, "SELECT 1 FROM sqlite_schema WHERE name = 'meta'") is None:
+            return _new(projection, said)  # its worker is just making it
         return _from_mirror(settings, db, projection, said, fail_behind)
     finally:
         db.close()

@@ -215,3 +215,25 @@ def test_a_build_that_differs_from_the_source_is_not_cut_over_and_can_be_cancell
     until(lambda: not list(mirrors.glob(f"{name}-v1.6.db*")), 10, "its mirror is gone")
     assert standing(shop)["target"] is None
     assert shop.cdc("rebuild", "cancel", name, check=False).returncode == 1
+
+
+@pytest.mark.edge_case(51)
+def test_a_new_version_of_the_code_is_built_beside_the_old_one_which_stays_current(shop: Project) -> None:
+    name, file = name_of(shop), shop.folder / "projections" / "orders.py"
+    old = standing(shop)["live"]
+    text = file.read_text().replace("    status: str\n", '    status: str\n    state: str = column("status")\n')
+    text = text.replace("import Document,", "import Document, column,").replace(f'("{name}")', f'("{name}"), version=2')
+    file.write_text(text)
+    shop.stop_workers()
+    shop.start_run()
+    done = rebuild(shop, "--from", "mirror")
+    assert (done["live"], done["kept"], seen(shop)) == (f"{name}-v2", old, [f"{name}-v2"])
+    position = shop.sql("UPDATE shop.orders SET status = 'newer' WHERE id = 100000")
+    for index in (f"{name}-v2", old):
+        current(shop, index)
+    document = shop.document(100000)
+    assert document is not None and document["state"] == document["status"] == "newer"
+    assert_right(shop, old)
+    shop.cdc("rollback", name, "--yes")
+    assert seen(shop) == [old] and position > 0
+    assert_right(shop, name)

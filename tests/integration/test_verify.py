@@ -175,7 +175,7 @@ def test_a_mirror_that_was_made_wrong_is_healed(shop: Project) -> None:
 def test_a_transaction_that_stays_open_is_named(shop: Project) -> None:
     with psycopg.connect(shop.dsn) as db:
         db.execute("UPDATE shop.products SET stock = 1 WHERE id = 1")
-        done = shop.cdc("verify", f"{shop.name}-orders", check=False)
+        done = shop.cdc("verify", f"{shop.name}-orders", "--timeout", "2", check=False)
         db.rollback()
     assert done.returncode == 1 and "transaction open" in done.stderr
 

@@ -20,7 +20,7 @@ from pipeline.engine.layout import lay_out
 from pipeline.engine.mirror import Mirror
 from pipeline.errors import OperationError
 from pipeline.operations.mirrors import copy_mirror, dirty_in, owned, usable
-from pipeline.operations.status import mirror_file
+from pipeline.operations.status import mirror_file, status
 from pipeline.ports import APPLIED
 from pipeline.settings import Settings
 
@@ -176,6 +176,14 @@ def test_a_mirror_that_lacks_a_column_or_its_first_load_is_not_enough(own: Setti
     path = mirror_file(own, "notes-v7")
     Mirror(str(path), lay_out(shape_of(Note)), owner="new").close()
     assert "first load" in usable(own, projection(version=7), projection(version=8))
+
+
+def test_a_mirror_that_its_worker_is_just_making_has_nothing_yet(own: Settings) -> None:
+    path = mirror_file(own, "notes-v1")
+    path.parent.mkdir(parents=True)
+    path.touch()
+    assert dirty_in(path, projection()) == (0, 0)
+    assert status(own, [projection()]).projections[0].state == "new"
 
 
 def test_a_mirror_that_a_worker_holds_is_not_taken(own: Settings) -> None:
