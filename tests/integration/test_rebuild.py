@@ -52,6 +52,13 @@ def standing(shop: Project) -> dict[str, Any]:
     return found
 
 
+def following(shop: Project) -> str:
+    """The id of the build that the next rebuild makes."""
+    path = shop.folder / ".cdc" / "builds" / f"{name_of(shop)}.json"
+    highest = json.loads(path.read_text())["highest"].get("1", 1)
+    return f"{name_of(shop)}-v1.{highest + 1}"
+
+
 def seen(shop: Project) -> list[str]:
     """The indices that readers see."""
     return list(httpx.get(f"{shop.endpoints.elasticsearch}/_alias/{name_of(shop)}").json())
@@ -115,7 +122,7 @@ class Reader:
 
 @pytest.mark.edge_case(51)
 def test_readers_see_no_gap_while_a_build_is_made_under_load_cut_over_and_rolled_back(shop: Project) -> None:
-    name = name_of(shop)
+    name, new = name_of(shop), following(shop)
     shop.wait_for(shop.sql("INSERT INTO shop.orders VALUES(100000, 1, 'steady', now(), 0)"))
     until(lambda: shop.document(100000), 10, "the steady order is there")
     httpx.post(f"{shop.endpoints.elasticsearch}/{name}/_refresh")
@@ -125,45 +132,45 @@ def test_readers_see_no_gap_while_a_build_is_made_under_load_cut_over_and_rolled
     try:
         with Reader(shop) as reader:
             done = rebuild(shop)
-            assert done["live"] == f"{name}-v1.2" and done["kept"] == f"{name}-v1"
-            assert seen(shop) == [f"{name}-v1.2"]
+            assert done["live"] == new and done["kept"] == f"{name}-v1"
+            assert seen(shop) == [new]
             shop.cdc("rollback", name, "--yes")
             assert seen(shop) == [f"{name}-v1"]
             shop.cdc("rollback", name, "--yes")
-            assert seen(shop) == [f"{name}-v1.2"]
+            assert seen(shop) == [new]
     finally:
         load.stop()
         load.join(30)
     assert load.error is None and load.done > 100
     assert reader.reads > 20 and reader.wrong == []
-    for index in (f"{name}-v1.2", f"{name}-v1"):
+    for index in (new, f"{name}-v1"):
         current(shop, index)
         assert_right(shop, index)
-    assert refresh_interval(shop, f"{name}-v1.2") is None
+    assert refresh_interval(shop, new) is None
     assert shop.cdc("verify", name, "--all").returncode == 0
 
 
 @pytest.mark.edge_case(51)
 def test_a_rebuild_that_is_killed_at_any_step_goes_on(shop: Project) -> None:
-    name = name_of(shop)
+    name, new, (old,) = name_of(shop), following(shop), seen(shop)
     for point in ("prepare", "copy", "load", "verify", "ready"):
         rebuild(shop, fault=f"rebuild-{point}", code=-signal.SIGKILL)
-        assert seen(shop) == [f"{name}-v1.2"] and standing(shop)["phase"] == point
-    assert refresh_interval(shop, f"{name}-v1.3") is None
+        assert seen(shop) == [old] and standing(shop)["phase"] == point
+    assert refresh_interval(shop, new) is None
     shop.sql("UPDATE shop.orders SET status = 'meanwhile' WHERE id % 7 = 0")
     rebuild(shop, fault="rebuild-switched", code=-signal.SIGKILL)
-    assert seen(shop) == [f"{name}-v1.3"] and standing(shop)["phase"] == "switch"
+    assert seen(shop) == [new] and standing(shop)["phase"] == "switch"
     done = rebuild(shop)
-    assert done["live"] == f"{name}-v1.3" and done["phase"] is None
-    current(shop, f"{name}-v1.3")
+    assert done["live"] == new and done["phase"] is None
+    current(shop, new)
     assert_right(shop, name)
-    until(lambda: not there(shop, f"{name}-v1"), 30, "the first build is dropped")
-    assert there(shop, f"{name}-v1.2")
+    assert there(shop, old) and standing(shop)["kept"] == old
 
 
 def test_a_worker_that_is_killed_while_it_loads_goes_on(shop: Project) -> None:
-    name, killed = name_of(shop), []
-    said = shop.folder / ".cdc" / "workers" / f"{name}-v1.4.json"
+    name, new, before = name_of(shop), following(shop), standing(shop)["kept"]
+    killed: list[int] = []
+    said = shop.folder / ".cdc" / "workers" / f"{new}.json"
 
     def kill() -> None:
         def loading() -> bool:
@@ -171,7 +178,7 @@ def test_a_worker_that_is_killed_while_it_loads_goes_on(shop: Project) -> None:
             return any(sink["applied"] >= 40 for sink in report.get("sinks", {}).values())
 
         until(loading, 90, "the new build writes")
-        assert refresh_interval(shop, f"{name}-v1.4") == "-1"
+        assert refresh_interval(shop, new) == "-1"
         pid = json.loads(said.read_text())["pid"]
         os.kill(pid, signal.SIGKILL)
         killed.append(pid)
@@ -180,41 +187,43 @@ def test_a_worker_that_is_killed_while_it_loads_goes_on(shop: Project) -> None:
     killer.start()
     done = rebuild(shop, "--rate", "20")
     killer.join()
-    assert killed and done["live"] == f"{name}-v1.4"
-    current(shop, f"{name}-v1.4")
+    assert killed and done["live"] == new
+    current(shop, new)
     assert_right(shop, name)
-    assert refresh_interval(shop, f"{name}-v1.4") is None
+    assert refresh_interval(shop, new) is None
+    assert before is None or until(lambda: not there(shop, before), 40, "the build before the last is dropped")
 
 
 @pytest.mark.edge_case(35)
 def test_a_build_from_the_log_is_right_and_waits_for_the_cutover(shop: Project) -> None:
-    name = name_of(shop)
+    name, new, (old,) = name_of(shop), following(shop), seen(shop)
     done = rebuild(shop, "--from", "log", "--no-cutover")
-    assert (done["phase"], done["origin"], done["live"]) == ("ready", "log", f"{name}-v1.4")
-    assert seen(shop) == [f"{name}-v1.4"]
-    current(shop, f"{name}-v1.5")
-    assert_right(shop, f"{name}-v1.5")
+    assert (done["phase"], done["origin"], done["live"]) == ("ready", "log", old)
+    assert seen(shop) == [old]
+    current(shop, new)
+    assert_right(shop, new)
     shop.cdc("cutover", name, "--yes")
-    assert seen(shop) == [f"{name}-v1.5"] and standing(shop)["live"] == f"{name}-v1.5"
+    assert seen(shop) == [new] and standing(shop)["live"] == new
 
 
 @pytest.mark.edge_case(51)
 def test_a_build_that_differs_from_the_source_is_not_cut_over_and_can_be_cancelled(shop: Project) -> None:
-    name = name_of(shop)
-    db = apsw.Connection(str(shop.folder / ".cdc" / "mirrors" / f"{name}-v1.5.db"))
+    name, new, (old,) = name_of(shop), following(shop), seen(shop)
+    db = apsw.Connection(str(shop.folder / ".cdc" / "mirrors" / f"{old}.db"))
     db.set_busy_timeout(10_000)
-    db.execute("""UPDATE "shop.orders" SET status = 'wrong' WHERE id = 100000""")
+    db.execute("""UPDATE "shop.orders" SET status = 'wrong' WHERE id = 50""")
     db.close()
     refused = rebuild(shop, code=3)
-    assert "different 100000 status" in refused["said"] and "not cut over" in refused["said"]
-    assert seen(shop) == [f"{name}-v1.5"] and there(shop, f"{name}-v1.6")
+    assert "different 50 status" in refused["said"] and "not cut over" in refused["said"]
+    assert seen(shop) == [old] and there(shop, new)
     assert shop.cdc("cutover", name, "--yes", check=False).returncode == 1
     shop.cdc("rebuild", "cancel", name)
-    until(lambda: not there(shop, f"{name}-v1.6"), 40, "the build is dropped")
+    until(lambda: not there(shop, new), 40, "the build is dropped")
     mirrors = shop.folder / ".cdc" / "mirrors"
-    until(lambda: not list(mirrors.glob(f"{name}-v1.6.db*")), 10, "its mirror is gone")
+    until(lambda: not list(mirrors.glob(f"{new}.db*")), 10, "its mirror is gone")
     assert standing(shop)["target"] is None
     assert shop.cdc("rebuild", "cancel", name, check=False).returncode == 1
+    assert shop.cdc("verify", name, "--all", check=False).returncode == 0
 
 
 @pytest.mark.edge_case(51)
@@ -228,10 +237,10 @@ def test_a_new_version_of_the_code_is_built_beside_the_old_one_which_stays_curre
     shop.start_run()
     done = rebuild(shop, "--from", "mirror")
     assert (done["live"], done["kept"], seen(shop)) == (f"{name}-v2", old, [f"{name}-v2"])
-    position = shop.sql("UPDATE shop.orders SET status = 'newer' WHERE id = 100000")
+    position = shop.sql("UPDATE shop.orders SET status = 'newer' WHERE id = 60")
     for index in (f"{name}-v2", old):
         current(shop, index)
-    document = shop.document(100000)
+    document = shop.document(60)
     assert document is not None and document["state"] == document["status"] == "newer"
     assert_right(shop, old)
     shop.cdc("rollback", name, "--yes")
