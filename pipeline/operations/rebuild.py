@@ -202,7 +202,9 @@ async def _load(settings: Settings, new: Projection[Any], sinks: Sequence[Sink],
                 raise OperationError(f"The worker of {new.id} has stopped: {own.error}")
             if own.pid is None and not said and time.monotonic() - began > SAY_AFTER:
                 said = True
-                hands.say(f"No worker of {new.id} runs yet: `cdc run` starts it, or `cdc worker {new.name} --build {new.build}`.")
+                hands.say(
+                    f"No worker of {new.id} runs yet: `cdc run` starts it, or `cdc worker {new.name} --build {new.build}`."
+                )
         await sink.loading(False)
         await sink.refresh()
 

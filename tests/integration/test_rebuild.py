@@ -223,7 +223,8 @@ def test_a_build_that_differs_from_the_source_is_not_cut_over_and_can_be_cancell
     until(lambda: not list(mirrors.glob(f"{new}.db*")), 10, "its mirror is gone")
     assert standing(shop)["target"] is None
     assert shop.cdc("rebuild", "cancel", name, check=False).returncode == 1
-    assert shop.cdc("verify", name, "--all", check=False).returncode == 0
+    shop.sql("UPDATE shop.orders SET status = 'mended' WHERE id = 50")  # which mends the mirror
+    current(shop, old)
 
 
 @pytest.mark.edge_case(51)
