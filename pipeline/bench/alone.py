@@ -16,6 +16,7 @@ import psycopg
 
 from connectors.sinks.elasticsearch_bulk import encode, split_bulk
 from pipeline.bench.lab import like, until
+from pipeline.bench.meters import Meter
 from pipeline.demo.truth import documents
 from pipeline.errors import OperationError
 from pipeline.ports import Write
@@ -61,10 +62,12 @@ def compare(dsn: str, elasticsearch: str, index: str, query: str) -> Compared:
 class Alone:
     """An index of its own with the settings and mapping of another."""
 
-    def __init__(self, elasticsearch: str, like: str, *, rows: int, size: int) -> None:
-        """Requests have at most `rows` documents and `size` bytes, as the worker's have."""
+    def __init__(self, elasticsearch: str, like: str, *, rows: int, size: int, pid: int | None) -> None:
+        """Requests have at most `rows` documents and `size` bytes, as the worker's have; `pid` is the server's."""
         self._url, self._like, self._rows, self._size = elasticsearch, like, rows, size
-        self._revision = 1
+        self._revision, self._server = 1, {"server": pid} if pid is not None else {}
+        self.cpu: dict[str, float] = {}
+        """CPU seconds that the server took, as `cpu_alone_1` for one client."""
 
     def rates(self, writes: Sequence[Write], *, over: bool = False) -> dict[str, float]:
         """Documents a second by number of clients; `over` existing ones where asked."""
@@ -75,7 +78,9 @@ class Alone:
                     self._send(index, self._bodies(writes), 2)
                 bodies = self._bodies(writes)
                 self._calm()
-                seconds = self._send(index, bodies, clients)
+                with Meter(self._server) as meter:
+                    seconds = self._send(index, bodies, clients)
+                self.cpu |= {f"cpu_alone_{clients}": used for used in meter.seconds.values()}
             found[f"{clients} client{'s' * (clients > 1)}"] = round(len(writes) / seconds, 1)
         return found
 

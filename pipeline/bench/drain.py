@@ -40,7 +40,8 @@ def drained(bench: Bench, lab: Lab, model: str, *, part: str, what: str) -> Figu
     lab.reached(model, lab.position())
     again = lab.indexed(model)
     worker.stop()
-    found = bench.compared(lab, model)
+    found, alone = bench.compared(lab, model), bench.alone(lab, model)
+    rates = alone.rates(found.writes)
     detail = {f"cpu_{name}": used for name, used in meter.seconds.items()} | {
         "cpu_worker": cpu, "memory_mb": megabytes(memory), "events_per_second": round(events / (ended - began)),
         "seconds": round(ended - began, 2), "seconds_of_start": round(began - worker.began, 2),
@@ -49,8 +50,8 @@ def drained(bench: Bench, lab: Lab, model: str, *, part: str, what: str) -> Figu
     }  # fmt: skip
     return Figure(
         part=part, what=what, unit="documents/s", values=[round(documents / (ended - began), 1)],
-        alone={k: [v] for k, v in bench.alone(lab, model).rates(found.writes).items()},
-        documents=found.documents, different=found.different, detail={k: [v] for k, v in detail.items()},
+        alone={k: [v] for k, v in rates.items()},
+        documents=found.documents, different=found.different, detail={k: [v] for k, v in (detail | alone.cpu).items()},
     )  # fmt: skip
 
 

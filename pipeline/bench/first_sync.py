@@ -27,7 +27,8 @@ def measure(bench: Bench) -> list[Figure]:
     again = lab.indexed(MODEL)
     worker.stop()
     bench.labs[lab.data.orders] = lab
-    found = bench.compared(lab, MODEL)
+    found, alone = bench.compared(lab, MODEL), bench.alone(lab, MODEL)
+    rates = alone.rates(found.writes)
     detail = {f"cpu_{name}": used for name, used in meter.seconds.items()} | {
         "cpu_worker": cpu, "memory_mb": megabytes(memory), "rows_per_second": round(lab.data.rows / seconds),
         "seconds": round(seconds, 2), "seconds_until_in_kafka": round(in_kafka.result() - began, 2),
@@ -38,8 +39,8 @@ def measure(bench: Bench) -> list[Figure]:
         Figure(
             part="a", what="first sync, joined orders", unit="documents/s",
             values=[round(lab.data.orders / seconds, 1)],
-            alone={k: [v] for k, v in bench.alone(lab, MODEL).rates(found.writes).items()},
-            documents=found.documents, different=found.different, detail={k: [v] for k, v in detail.items()},
+            alone={k: [v] for k, v in rates.items()},
+            documents=found.documents, different=found.different, detail={k: [v] for k, v in (detail | alone.cpu).items()},
         )
     ]  # fmt: skip
 

@@ -64,7 +64,7 @@ class Bench:
 
     def alone(self, lab: Lab, model: str) -> Alone:
         rows, size = self.settings.worker.flush_rows, self.settings.elasticsearch.bulk_bytes
-        return Alone(lab.stack.elasticsearch, lab.index(model), rows=rows, size=size)
+        return Alone(lab.stack.elasticsearch, lab.index(model), rows=rows, size=size, pid=lab.pids.get("elasticsearch"))
 
 
 def megabytes(n: int) -> int:
