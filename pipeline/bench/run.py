@@ -63,6 +63,9 @@ def _once(bench: Bench, parts: Sequence[str]) -> list[list[Figure]]:
     for part in sorted(parts):
         bench.say.print(f"{part}: {PARTS[part][0]}")
         found.append(PARTS[part][1](bench))
+        for figure in found[-1]:  # told at once, so that a run that is ended early has said something
+            ratio = ", ".join(f"{value:.2f} of {clients}" for clients, value in figure.ratio.items())
+            bench.say.print(f"   {figure.what}: {figure.median:,.0f} {figure.unit} {ratio}")
     return found
 
 

@@ -28,6 +28,8 @@ class Taken:
     writes: list[Write] = field(default_factory=list)
     refused: list[tuple[tuple[Any, ...], str, str]] = field(default_factory=list)
     """(key, kind, error); the kind is `failed` or `pending`."""
+    number: int = 0
+    """Tells its reader's batches apart."""
 
 
 class Reader:
@@ -39,7 +41,10 @@ class Reader:
         self.keys = layout.written_key
         names = ", ".join(self.keys)
         self.db.execute(keys_sql(self.keys))
-        self.db.execute(f"CREATE TEMP TABLE inflight(sink INTEGER, {names}, PRIMARY KEY(sink, {names})) WITHOUT ROWID")
+        self._taken = 0
+        self.db.execute(
+            f"CREATE TEMP TABLE inflight(sink INTEGER, {names}, number INTEGER, PRIMARY KEY(sink, {names})) WITHOUT ROWID"
+        )
         self._groups = GroupReader(self.db, layout) if layout.aggregate is not None else None
         self._plain, self._checked = assembly_sql(layout, checked=False), assembly_sql(layout, checked=True)
         self._always_check = needs_check(layout.shape)
@@ -62,7 +67,11 @@ class Reader:
             self.db.execute(self._fill, (sink, limit))
             taken = Taken(sink, seq)
             if self.db.changes():
-                self.db.execute(f"INSERT INTO temp.inflight SELECT ?, {', '.join(self.keys)} FROM temp.batch", (sink,))
+                self._taken = taken.number = self._taken + 1
+                self.db.execute(
+                    f"INSERT INTO temp.inflight SELECT ?, {', '.join(self.keys)}, ? FROM temp.batch",
+                    (sink, taken.number),
+                )
                 self._assemble(taken, revision(epoch, seq))
         finally:
             self.db.execute("COMMIT")
@@ -95,9 +104,7 @@ class Reader:
 
     def landed(self, taken: Taken) -> None:
         """The batch is settled: its keys may be taken again."""
-        keys = [(taken.sink, *key) for key in (*taken.keys, *(r[0] for r in taken.refused))]
-        where = " AND ".join(f"{k} = ?" for k in ("sink", *self.keys))
-        self.db.executemany(f"DELETE FROM temp.inflight WHERE {where}", keys)
+        self.db.execute("DELETE FROM temp.inflight WHERE number = ?", (taken.number,))
 
     def documents(self, keys: Sequence[tuple[Any, ...]]) -> dict[tuple[Any, ...], str | None]:
         """The documents of these keys (as `dirty` has them) as they would be written now."""

@@ -40,7 +40,8 @@ class Flusher:
         self._engine, self._reader, self.sink, self.sink_id = engine, reader, sink, sink_id
         self._owner, self._rows, self._rate = owner, min(rows, max(1, int(rate))) if rate else rows, rate
         self._in_engine, self._in_reader, self._may_write = in_engine, in_reader, may_write
-        self._room = asyncio.Semaphore(in_flight)
+        # one more than the sink sends at once: it is assembled or settled while the others are on their way
+        self._room = asyncio.Semaphore(in_flight + 1)
         self._tasks: set[asyncio.Task[None]] = set()
         self._backoff = Backoff()
         self._not_before = 0.0
