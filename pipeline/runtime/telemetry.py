@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import resource
 import time
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.operations.status import worker_file
 from pipeline.settings import Settings
 
+log = logging.getLogger("cdc.worker")
 if TYPE_CHECKING:
     from pipeline.runtime.worker import Worker
 
@@ -23,6 +25,12 @@ class StatusFile:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.started = time.time()
         self.error: str | None = None
+        self.since = self.cpu_before = 0.0
+
+    def reading(self, partitions: int) -> None:
+        """So many partitions have come: note when, and the CPU seconds used by then."""
+        log.info("%s: reads %d partitions", self.path.stem, partitions)
+        self.since, self.cpu_before = time.time(), round(time.process_time(), 3)
 
     def write(self, worker: Worker, state: str) -> None:
         temporary = self.path.with_suffix(f".{os.getpid()}.tmp")
@@ -40,8 +48,8 @@ class StatusFile:
             "at": time.time(),
             "error": self.error,
             "standby": worker.standby,
-            "reading_since": worker.reading_since[0],
-            "cpu_seconds_before": worker.reading_since[1],
+            "reading_since": self.since,
+            "cpu_seconds_before": self.cpu_before,
             "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 3),
             "peak_memory": usage.ru_maxrss * 1024,
         }

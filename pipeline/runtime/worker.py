@@ -8,7 +8,6 @@ import gc
 import logging
 import os
 import signal
-import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -63,8 +62,6 @@ class Worker:
         self.app: faust.App
         self.assigned_partitions: set[TP] = set()
         self.standby = ""
-        self.reading_since = 0.0, 0.0
-        """When the partitions came (time.time()), and the CPU seconds used by then."""
         self.totals = Progress()
 
     # ---- life ---------------------------------------------------------------------------------------------
@@ -222,8 +219,8 @@ class Worker:
         """Nobody foresaw it, or somebody else owns this now: end without a checkpoint. The mirror has what counts."""
         code = EXIT_STOP_AND_SAY if isinstance(error, LogTruncated | SchemaChanged) else EXIT_UNFORESEEN
         code = EXIT_FENCED if isinstance(error, Fenced) else code
-        known = isinstance(error, CdcError)
-        log.critical("%s: %s: %s", self.id, type(error).__name__, error, exc_info=None if known else error)
+        trace = None if isinstance(error, CdcError) else error
+        log.critical("%s: %s: %s", self.id, type(error).__name__, error, exc_info=trace)
         self.status.error = f"{type(error).__name__}: {error}"
         self.status.write(self, "failed")
         logging.shutdown()
@@ -295,8 +292,8 @@ class Worker:
         if behind > CATCH_UP_LAG or (behind > 0 and not self.engine.loaded) or self.engine.wants_cut:
             log.info("%s: %d records behind: catching up", self.id, behind)
             await self.in_engine(self.engine.catch_up, cut)
-        self.assigned_partitions, self.reading_since = partitions, (time.time(), round(time.process_time(), 3))
-        log.info("%s: reads %d partitions", self.id, len(partitions))
+        self.assigned_partitions = partitions
+        self.status.reading(len(partitions))
         return starts
 
     async def revoked(self) -> None:
