@@ -113,6 +113,10 @@ class SinkUnavailable(SinkError, Transient):
     """The sink can't be reached."""
 
 
+class NotAllowed(SinkUnavailable):
+    """Nothing was sent: this worker may have been replaced."""
+
+
 class TargetMissing(SinkError):
     """The sink's target does not exist: run `cdc apply`."""
 

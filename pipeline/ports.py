@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -72,6 +72,10 @@ class SinkRecord:
     state: dict[str, Any] = field(default_factory=dict)
 
 
+def always() -> bool:
+    return True
+
+
 class Sink(Protocol):
     """Writes the documents of one projection version to one target.
 
@@ -99,8 +103,13 @@ class Sink(Protocol):
         """Store the record; raises Fenced where the stored one has another epoch or owner."""
         ...
 
-    async def write(self, writes: Sequence[Write], epoch: int) -> Sequence[Outcome]:
-        """Write one bulk request; one outcome per write, in the same order. An id stands at most once in `writes`."""
+    async def write(
+        self, writes: Sequence[Write], epoch: int, allowed: Callable[[], bool] = always
+    ) -> Sequence[Outcome]:
+        """Write one bulk request; one outcome per write, in the same order. An id stands at most once in `writes`.
+
+        `allowed` is asked right before anything is sent; where it says no, NotAllowed is raised.
+        """
         ...
 
     async def read(self, ids: Sequence[str]) -> Mapping[str, Stored]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from pipeline.errors import SettingsError
@@ -50,8 +50,8 @@ class ElasticsearchSettings(_Section):
     """Upper bound of one bulk request, in bytes (a single larger document goes alone)."""
     in_flight: int = Field(default=2, ge=1, le=16)
     """Bulk requests under way at once."""
-    request_timeout: float = Field(default=30.0, gt=0)
-    """Seconds until a request counts as failed."""
+    request_timeout: float = Field(default=20.0, gt=0)
+    """Seconds until a request counts as failed; less than worker.session_timeout."""
 
 
 class SourceSettings(_Section):
@@ -61,8 +61,8 @@ class SourceSettings(_Section):
 
 class WorkerSettings(_Section):
     consistency: Literal["transaction", "row"] = "transaction"
-    session_timeout: float = Field(default=15.0, gt=0)
-    """Seconds until Kafka gives a silent worker's partitions away."""
+    session_timeout: float = Field(default=30.0, gt=0)
+    """Seconds until Kafka gives a silent worker's partitions away; it writes nothing from request_timeout before that."""
     incomplete_after: float = Field(default=30.0, gt=0)
     """Seconds a transaction may stay incomplete before it is released and counted."""
     missing_columns: Literal["stop", "unknown"] = "stop"
@@ -94,6 +94,15 @@ class Settings(BaseSettings):
     elasticsearch: ElasticsearchSettings = ElasticsearchSettings()
     source: SourceSettings = SourceSettings()
     worker: WorkerSettings = WorkerSettings()
+
+    @model_validator(mode="after")
+    def _no_request_outlives_the_session(self) -> Self:
+        if self.elasticsearch.request_timeout >= self.worker.session_timeout:
+            raise ValueError(
+                f"elasticsearch.request_timeout ({self.elasticsearch.request_timeout:g} s) has to be less than "
+                f"worker.session_timeout ({self.worker.session_timeout:g} s): a replaced worker's last request must be over"
+            )
+        return self
 
     @classmethod
     def settings_customise_sources(

@@ -36,6 +36,8 @@ def _elasticsearch(target: Target, projection: Projection[Any], shape: Shape, se
         options=target.options,
         bulk_bytes=own.bulk_bytes,
         in_flight=own.in_flight,
+        # deletes have to be remembered for as long as a replaced worker's last request may take to come
+        gc_deletes=f"{max(900, int(2 * (settings.worker.session_timeout + own.request_timeout)))}s",
         bulk_timeout=f"{max(1, int(own.request_timeout * 2 / 3))}s",
     )
 

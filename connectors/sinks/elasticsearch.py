@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 from urllib.parse import quote
@@ -14,8 +14,8 @@ from connectors.sinks.elasticsearch_bulk import FILTER, encode, outcomes, split_
 from connectors.sinks.elasticsearch_client import call, connect, kind, reason
 from connectors.sinks.elasticsearch_mapping import difference, flat, known, mapping, settings
 from pipeline.authoring.shape import Shape
-from pipeline.errors import Fenced, SinkError, SinkUnavailable, TargetMissing
-from pipeline.ports import Outcome, Rejected, SinkRecord, Stored, Write
+from pipeline.errors import Fenced, NotAllowed, SinkError, SinkUnavailable, TargetMissing
+from pipeline.ports import Outcome, Rejected, SinkRecord, Stored, Write, always
 
 __all__ = ["ElasticsearchSink", "connect", "mapping", "split_bulk"]
 
@@ -96,13 +96,15 @@ class ElasticsearchSink:
             f"{self.name}: the checkpoint record changed {CLAIMS} times while it was saved; try again."
         )
 
-    async def write(self, writes: Sequence[Write], epoch: int) -> Sequence[Outcome]:
+    async def write(
+        self, writes: Sequence[Write], epoch: int, allowed: Callable[[], bool] = always
+    ) -> Sequence[Outcome]:
         lines, found = encode(writes, epoch)
         chunks = list(split_bulk([len(line) for line in lines], self._bulk_bytes))
         if len(chunks) == 1:
-            await self._send(lines, chunks[0], found)
+            await self._send(lines, chunks[0], found, allowed)
         else:
-            await self._send_all(lines, chunks, found)
+            await self._send_all(lines, chunks, found, allowed)
         return [found[position] for position in range(len(writes))]
 
     async def read(self, ids: Sequence[str]) -> Mapping[str, Stored]:
@@ -220,11 +222,17 @@ class ElasticsearchSink:
                 return []
             raise self._failed(error) from None
 
-    async def _send_all(self, lines: Sequence[bytes], chunks: Sequence[list[int]], found: dict[int, Outcome]) -> None:
+    async def _send_all(
+        self,
+        lines: Sequence[bytes],
+        chunks: Sequence[list[int]],
+        found: dict[int, Outcome],
+        allowed: Callable[[], bool],
+    ) -> None:
         try:
             async with asyncio.TaskGroup() as group:
                 for chunk in chunks:
-                    group.create_task(self._send(lines, chunk, found), name=f"bulk {self._index}")
+                    group.create_task(self._send(lines, chunk, found, allowed), name=f"bulk {self._index}")
         except* SinkError as failed:
             error: BaseException = failed
             while isinstance(error, BaseExceptionGroup):
@@ -233,11 +241,15 @@ class ElasticsearchSink:
             return
         raise error
 
-    async def _send(self, lines: Sequence[bytes], chunk: Sequence[int], found: dict[int, Outcome]) -> None:
+    async def _send(
+        self, lines: Sequence[bytes], chunk: Sequence[int], found: dict[int, Outcome], allowed: Callable[[], bool]
+    ) -> None:
         """One bulk request; in halves where the server refuses it as a whole."""
         body = b"".join([lines[position] for position in chunk])
         try:
             async with self._slots:
+                if not allowed():
+                    raise NotAllowed
                 answer = await call(
                     self._client, self.name, "POST", f"/{_writer(self._index)}/_bulk", params=self._bulk, body=body
                 )
@@ -251,7 +263,7 @@ class ElasticsearchSink:
             found.update(zip(chunk, outcomes(answer, len(chunk), len(body), self.name), strict=True))
             return
         for half in (chunk[: len(chunk) // 2], chunk[len(chunk) // 2 :]):
-            await self._send(lines, half, found)
+            await self._send(lines, half, found, allowed)
 
     async def _get_record(self) -> tuple[SinkRecord | None, tuple[int, int] | None]:
         path = f"/{self._checkpoints}/_doc/{quote(self._index, safe='')}"

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from pipeline.authoring.shape import Shape
-from pipeline.errors import Fenced, SinkError, SinkUnavailable, TargetMissing
-from pipeline.ports import APPLIED, STALE, Outcome, Rejected, SinkRecord, Stored, Throttled, Write
+from pipeline.errors import Fenced, NotAllowed, SinkError, SinkUnavailable, TargetMissing
+from pipeline.ports import APPLIED, STALE, Outcome, Rejected, SinkRecord, Stored, Throttled, Write, always
 
 ID_BYTES = 512
 PAGE = 500
@@ -82,8 +82,12 @@ class MemorySink:
             )
         self._store.records[self._version] = deepcopy(record)
 
-    async def write(self, writes: Sequence[Write], epoch: int) -> Sequence[Outcome]:
+    async def write(
+        self, writes: Sequence[Write], epoch: int, allowed: Callable[[], bool] = always
+    ) -> Sequence[Outcome]:
         entries = self._entries()
+        if writes and not allowed():
+            raise NotAllowed
         outcomes = [self._write(entries, write, epoch) for write in writes]
         self.log.extend(zip(writes, outcomes, strict=True))
         return outcomes

@@ -28,6 +28,7 @@ from pipeline.operations.verify import Options
 from pipeline.ports import Sink
 from pipeline.runtime import wiring
 from pipeline.runtime.faults import passing
+from pipeline.runtime.topics import missing_log
 from pipeline.settings import Settings
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The projection.")]
@@ -110,7 +111,7 @@ def _hands(own: Settings, code: Projection[Any]) -> Iterator[Hands]:
             sinks=partial(_sinks, own),
             verify=lambda new: verified(own, new, options, bar),
             position=partial(asyncio.to_thread, postgres.position, dsn),
-            missing_log=lambda: wiring.missing_log(own.kafka_bootstrap(), topics),
+            missing_log=lambda: missing_log(own.kafka_bootstrap(), topics),
             say=lambda text: err().print(text),
             progress=bar.update,
             passing=passing,

@@ -12,6 +12,7 @@ from pipeline.engine.groups import GroupReader
 from pipeline.engine.layout import Layout
 from pipeline.engine.measures import group_id
 from pipeline.engine.mirror import Mirror
+from pipeline.engine.ownership import Tombstones
 from pipeline.engine.revision import revision
 from pipeline.engine.sql import connect, value
 from pipeline.engine.twin import Twin, needs_python
@@ -133,7 +134,7 @@ class Settling:
     """The writing side: outcomes clear dirty keys and fill the quarantine, inside the mirror's checkpoint."""
 
     def __init__(self, mirror: Mirror) -> None:
-        self.mirror, self.db = mirror, mirror.db
+        self.mirror, self.db, self.tombstones = mirror, mirror.db, Tombstones(mirror)
         names = mirror.layout.written_key
         self._same = " AND ".join(f"{name} = ?" for name in ("sink", *names))
         self._marks = ", ".join("?" * (len(names) + 1))
@@ -157,14 +158,19 @@ class Settling:
     def settle(self, taken: Taken, outcomes: Sequence[Outcome]) -> None:
         """A dirty entry goes when its sequence is not newer than the state that was read; a throttled one stays."""
         done: list[tuple[Any, ...]] = []
+        gone: list[tuple[Any, ...]] = []
         refused = list(taken.refused)
-        for key, outcome in zip(taken.keys, outcomes, strict=True):
+        for key, write, outcome in zip(taken.keys, taken.writes, outcomes, strict=True):
             if isinstance(outcome, Throttled):
                 continue
             if isinstance(outcome, Rejected):
                 refused.append((key, "refused", outcome.reason))
             else:
                 done.append((taken.sink, *key))
+                if write.document is None:
+                    gone.append(key)
+        if gone:
+            self.tombstones.sent(taken.sink, gone)
         if self._any_quarantined and done:
             self.db.executemany(f"DELETE FROM quarantine WHERE {self._same}", done)
         now = time.time()

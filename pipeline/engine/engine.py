@@ -15,6 +15,7 @@ from pipeline.engine.inputs import Inputs, Progress, Record, alone
 from pipeline.engine.layout import Layout
 from pipeline.engine.marks import Marks
 from pipeline.engine.mirror import UNKNOWN, Mirror
+from pipeline.engine.ownership import Ownership
 from pipeline.engine.refresh import Refreshing
 from pipeline.engine.sourcelog import SourceLogs, bare, in_log
 from pipeline.engine.sql import value
@@ -54,6 +55,7 @@ class Engine:
         self.columns = SeenColumns(mirror, missing_columns)
         self.marks = Marks(mirror, self.applier.marking, self.logs)
         self.folding = Folding(mirror, self.applier.marking)
+        self.ownership = Ownership(self)
         self.decoders = {
             topic: TableDecoder(table, t.number, t.wires, t.key)
             for topic, table in inputs.topics.items()
@@ -95,9 +97,11 @@ class Engine:
             self._snapshot_log = state.get("log", 0)
         self.beginnings.log = self.gate.log
 
-    def start_offset(self, partition: str) -> int:
-        """Where to read a partition from, `topic/number`."""
-        return self.mirror.offsets().get(partition, 0)
+    def next_offset(self, partition: str) -> int:
+        """Where to go on reading a partition, `topic/number`."""
+        if partition.rpartition("/")[0] == self.inputs.boundaries:
+            return self.gate.boundary_next
+        return self.gate.partition(partition).next
 
     # ---- in -----------------------------------------------------------------------------------------------
 
@@ -195,14 +199,8 @@ class Engine:
         cut = self.catching_up
         if cut is None or self._snapshot or self.wants_cut:
             return
-        for partition, end in cut.items():
-            at = (
-                self.gate.boundary_next
-                if partition.rpartition("/")[0] == self.inputs.boundaries
-                else self.gate.partition(partition).next
-            )
-            if at < end:
-                return
+        if any(self.next_offset(partition) < end for partition, end in cut.items()):
+            return
         self.catching_up, self._snapshot_over = None, False
         self.gate.by_row = self.consistency == "row"
         self.beginnings.settle(self.gate.log, seq, mark=self.loaded)
@@ -385,6 +383,7 @@ class Engine:
         with self.mirror.checkpoint():
             self.marks.prune()
             self.staging.forget_released(REMEMBERED)
+            self.ownership.tombstones.prune()
             self.refreshing.find_unknown()
             self.refreshing.prune()
 

@@ -119,6 +119,9 @@ class Mirror:
             f"CREATE TABLE IF NOT EXISTS quarantine(sink INTEGER NOT NULL, {keys}, kind TEXT NOT NULL, error TEXT NOT NULL,"
             f" attempts INTEGER NOT NULL, at REAL NOT NULL, PRIMARY KEY(sink, {keys})) WITHOUT ROWID"
         )
+        self.db.execute(
+            f"CREATE TABLE IF NOT EXISTS gone(id INTEGER PRIMARY KEY, sink INTEGER NOT NULL, at REAL NOT NULL, {keys})"
+        )
         for statement in group_tables(self.layout):
             self.db.execute(statement)
 
@@ -204,8 +207,7 @@ class Mirror:
         return int(value(self.db, "SELECT epoch FROM sinks WHERE id = ?", (sink,)) or 0)
 
     def set_epoch(self, sink: int, epoch: int) -> None:
-        with self.checkpoint():
-            self.db.execute("UPDATE sinks SET epoch = ? WHERE id = ?", (epoch, sink))
+        self.db.execute("UPDATE sinks SET epoch = ? WHERE id = ?", (epoch, sink))
 
     def sinks(self) -> dict[str, int]:
         return {name: number for number, name in rows(self.db, "SELECT id, name FROM sinks ORDER BY id")}

@@ -19,6 +19,7 @@ from pipeline.authoring.shape import shape_of
 from pipeline.engine.sourcelog import bare, log_of
 from pipeline.engine.sql import connect, quoted, rows, value
 from pipeline.engine.sweep import held
+from pipeline.errors import LogTruncated
 from pipeline.events.sourcelog import parsed
 from pipeline.settings import Settings
 
@@ -182,7 +183,7 @@ def _from_mirror(
         dead_letters=int(value(db, "SELECT count(*) FROM dead_letters") or 0),
         released_incomplete=int(counters.get("incomplete", 0)),
         pid=said.get("pid") if state not in ("stopped", "gone", "failed") else None,
-        error=said.get("error"),
+        error=said.get("error") or said.get("standby") or None,
         sinks=sinks,
         attention=[],
     )
@@ -263,10 +264,18 @@ def _label(db: apsw.Connection, number: int) -> str:
     return next((log.log for log in source_logs(db) if parsed(log.log).number == number), "")
 
 
+def _startable(found: ProjectionStatus) -> bool:
+    """Not one that stands by, nor one that said that starting it again would not help."""
+    return found.state != "standby" and not (found.error or "").startswith(LogTruncated.__name__)
+
+
 def _attention(found: ProjectionStatus, fail_behind: float) -> list[str]:
     name, wanted = found.name, []
     if found.state not in ("running", "catching up"):
-        wanted.append(f"{name} is {found.state}{': ' + found.error if found.error else ''}; start it with cdc run")
+        told = f": {found.error}" if found.error else ""
+        wanted.append(f"{name} is {found.state}{told}" + ("; start it with cdc run" if _startable(found) else ""))
+    elif found.error:
+        wanted.append(f"{name}: {found.error}")
     if found.state == "running" and found.behind is not None and found.behind > fail_behind:
         wanted.append(f"{name} is {found.behind:.0f} s behind")
     wanted += [f"{name}: {s.name}: {s.error}" for s in found.sinks if s.error and found.state == "running"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
@@ -22,7 +23,9 @@ from aiokafka.errors import (
     IllegalStateError,
     NoOffsetForPartitionError,
     OffsetOutOfRangeError,
+    RebalanceInProgressError,
 )
+from aiokafka.protocol.group import HeartbeatRequest, SyncGroupRequest
 from faust.transport.consumer import ensure_TP
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
@@ -182,12 +185,31 @@ class _Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         consumer._key_deserializer = _as_it_came
         return consumer
 
+    async def on_start(self) -> None:
+        await super().on_start()
+        coordinator = self._ensure_consumer()._coordinator
+        send = coordinator._send_req
+
+        async def sent(request: Any) -> Any:
+            asked = now()
+            answer = await send(request)
+            if isinstance(request, SyncGroupRequest | HeartbeatRequest) and answer.error_code in _STILL_A_MEMBER:
+                self.consumer.heard = asked
+            return answer
+
+        coordinator._send_req = sent
+
+
+_STILL_A_MEMBER = (0, RebalanceInProgressError.errno)
+
 
 class BatchConsumer(driver.Consumer):  # type: ignore[misc]
     """Delivers whole polls; acknowledges nothing, for the mirror holds the offsets."""
 
     sitting = 0
     """Counts the times that reading began anew or ended: what was read before is read again."""
+    heard = -math.inf
+    """When the newest heartbeat that the group answered was sent, by `now()`."""
     _asked: dict[TP, int]
     """Where this sitting begins."""
     _begun: set[TP]

@@ -10,7 +10,7 @@ from typing import Any
 
 from pipeline.engine.dirty import Reader, Taken
 from pipeline.engine.engine import Engine
-from pipeline.errors import SinkError, SinkUnavailable, Transient
+from pipeline.errors import Fenced, SinkError, SinkUnavailable, Transient
 from pipeline.ports import Applied, Outcome, Rejected, Sink, SinkRecord, Stale, Throttled
 from pipeline.runtime.faults import passing
 from pipeline.runtime.pacing import Backoff
@@ -25,7 +25,7 @@ class Flusher:
     def __init__(
         self,
         *,
-        engine: Callable[[], Engine],
+        engine: Engine,
         reader: Reader,
         sink: Sink,
         sink_id: int,
@@ -36,6 +36,8 @@ class Flusher:
         in_engine: InThread,
         in_reader: InThread,
         may_write: Callable[[], bool],
+        window: float,
+        look: Callable[[], Awaitable[None]],
     ) -> None:
         self._engine, self._reader, self.sink, self.sink_id = engine, reader, sink, sink_id
         self._owner, self._rows, self._rate = owner, min(rows, max(1, int(rate))) if rate else rows, rate
@@ -45,6 +47,10 @@ class Flusher:
         self._tasks: set[asyncio.Task[None]] = set()
         self._backoff = Backoff()
         self._not_before = 0.0
+        self._window, self._look = window, look
+        """Seconds after which no request of a replaced worker, nor one from before an outage, is under way."""
+        self._look_again: float | None = None
+        """When to look whether deleted documents came back."""
         self._record: SinkRecord | None = None
         self._saved_at = 0.0
         self.changed = asyncio.Event()
@@ -58,7 +64,7 @@ class Flusher:
         """Until `stopping`; raises only what nobody foresaw, and Fenced."""
         while not self.stopping:
             if not await self._ready():
-                if not (self._engine().folding.unfolded and await self._in_engine(self._engine().continue_fanout)):
+                if not (self._engine.folding.unfolded and await self._in_engine(self._engine.continue_fanout)):
                     await self._pause(0.2)
                 continue
             await self._room.acquire()
@@ -97,33 +103,38 @@ class Flusher:
     async def _ready(self) -> bool:
         if self._failure is not None:
             raise self._failure
-        if time.monotonic() < self._not_before or not self._may_write() or not self._engine().may_flush:
+        if time.monotonic() < self._not_before or not self._may_write() or not self._engine.may_flush:
             return False
-        return (self._record is not None or await self._claim()) and self._passed()
+        if self._record is None:
+            await self._claim()
+        # after a claim the mirror may have to catch up first
+        return self._record is not None and self._engine.may_flush and self._passed()
 
-    async def _claim(self) -> bool:
+    async def _claim(self) -> None:
         """Take ownership of the sink when there is first something to write, so that an absent sink stops no mirror."""
         try:
             at_least = await self._in_engine(self._stored_epoch)
             self._record = await self.sink.claim(self._owner, at_least)
-            await self._in_engine(self._store_epoch, self._record.epoch)
+            anew = await self._in_engine(
+                self._engine.ownership.claimed, self.sink_id, self._record.epoch, self._record.offsets
+            )
         except Transient as error:
             self._away(error)
-            return False
+            return
         log.info("%s: epoch %d claimed", self.sink.name, self._record.epoch)
+        if anew:
+            log.warning("%s: it may hold what this mirror does not know of: every document again", self.sink.name)
+            await self._look()
+        self._look_again = time.monotonic() + self._window
         self._succeeded()
-        return True
 
     def _stored_epoch(self) -> int:
-        return self._engine().mirror.epoch(self.sink_id)
-
-    def _store_epoch(self, epoch: int) -> None:
-        self._engine().mirror.set_epoch(self.sink_id, epoch)
+        return self._engine.mirror.epoch(self.sink_id)
 
     def _passed(self) -> bool:
         """Documents never go back in time: the mirror has to be past what the sink has acknowledged."""
         assert self._record is not None
-        stored = self._engine().durable
+        stored = self._engine.durable
         behind = [p for p, offset in self._record.offsets.items() if stored.get(p, 0) < offset]
         if behind:
             self.error = f"waits until the mirror has passed {behind[0]} {self._record.offsets[behind[0]]}"
@@ -141,16 +152,28 @@ class Flusher:
         outcomes: list[Outcome] | None = None
         passing("writing")
         try:
-            outcomes = list(await self.sink.write(taken.writes, self._record.epoch)) if taken.writes else []
+            outcomes = await self._written(taken)
             self._succeeded()
             self._tell(outcomes)
         except SinkError as error:  # away, or missing: what is dirty stays dirty
             self._away(error)
         passing("written")
         if outcomes is not None:
-            await self._in_engine(self._engine().settle, taken, outcomes)
+            await self._in_engine(self._engine.settle, taken, outcomes)
             passing("settled")
         await self._in_reader(self._reader.landed, taken)
+
+    async def _written(self, taken: Taken) -> list[Outcome]:
+        assert self._record is not None
+        if not taken.writes:
+            return []
+        outcomes = list(await self.sink.write(taken.writes, self._record.epoch, self._may_write))
+        if any(isinstance(o, Stale) for o in outcomes):
+            # one of ours that was through without an answer, or a successor's: then nothing of this is settled
+            stored = await self.sink.record()
+            if stored is None or (stored.epoch, stored.owner) != (self._record.epoch, self._owner):
+                raise Fenced(f"{self.sink.name}: another worker has claimed the sink: this one stops.")
+        return outcomes
 
     def _tell(self, outcomes: list[Outcome]) -> None:
         self.last_write_at = time.time()
@@ -171,16 +194,38 @@ class Flusher:
     def _succeeded(self) -> None:
         if self.error:
             log.info("%s: works again", self.sink.name)
+            self._look_again = time.monotonic() + self._window
         self.error = None
         self._backoff.reset()
 
     async def _idle(self) -> None:
         """Nothing fresh to write: work off a fan-out, tell the sink how far it is, wait for a change."""
-        if await self._in_engine(self._engine().continue_fanout):
+        if await self._in_engine(self._engine.continue_fanout):
             return
         if not self._tasks:
             await self._publish(min_seconds=0.5)
+        if self._look_again is not None and time.monotonic() >= self._look_again:
+            await self._look_up_deleted()
         await self._pause(0.5)
+
+    async def _look_up_deleted(self) -> None:
+        """A sink forgets a deleted document's version, after a while or at a restart: then a late write brings it back."""
+        since, after, ownership = time.time() - 3 * self._window, 0, self._engine.ownership
+        self._look_again = None
+        try:
+            while True:
+                after, keys = await self._in_engine(ownership.tombstones.page, self.sink_id, since, after)
+                if not keys:
+                    return
+                ids = [ownership.tombstones.id(key) for key in keys]
+                found = await self.sink.read(ids)
+                back = [key for key, id in zip(keys, ids, strict=True) if id in found]
+                if back:
+                    log.warning("%s: %d deleted documents are there: written again", self.sink.name, len(back))
+                    await self._in_engine(ownership.came_back, self.sink_id, back)
+        except SinkUnavailable as error:
+            self._away(error)
+            self._look_again = time.monotonic() + self._window
 
     async def _pause(self, seconds: float) -> None:
         self.changed.clear()
@@ -194,7 +239,7 @@ class Flusher:
         if self._record is None or time.monotonic() - self._saved_at < min_seconds:
             return
         self._saved_at = time.monotonic()
-        offsets, watermark = await self._in_engine(self._engine().acknowledged, self.sink_id)
+        offsets, watermark = await self._in_engine(self._engine.acknowledged, self.sink_id)
         if not offsets or (offsets == self._record.offsets and watermark == self._record.watermark):
             return
         self._record.offsets, self._record.watermark = offsets, watermark

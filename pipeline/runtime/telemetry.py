@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import resource
 import time
@@ -12,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from pipeline.operations.status import worker_file
 from pipeline.settings import Settings
 
-log = logging.getLogger("cdc.worker")
 if TYPE_CHECKING:
     from pipeline.runtime.worker import Worker
 
@@ -25,12 +23,6 @@ class StatusFile:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.started = time.time()
         self.error: str | None = None
-        self.since = self.cpu_before = 0.0
-
-    def reading(self, partitions: int) -> None:
-        """So many partitions have come: note when, and the CPU seconds used by then."""
-        log.info("%s: reads %d partitions", self.path.stem, partitions)
-        self.since, self.cpu_before = time.time(), round(time.process_time(), 3)
 
     def write(self, worker: Worker, state: str) -> None:
         temporary = self.path.with_suffix(f".{os.getpid()}.tmp")
@@ -39,6 +31,9 @@ class StatusFile:
 
     def _report(self, worker: Worker, state: str) -> dict[str, Any]:
         usage = resource.getrusage(resource.RUSAGE_SELF)
+        membership = getattr(worker, "membership", None)
+        standby = membership.standby if membership is not None else ""
+        since, before = membership.reading_since if membership is not None else (0.0, 0.0)
         report: dict[str, Any] = {
             "projection": worker.wired.projection.name,
             "version": worker.wired.projection.version,
@@ -47,9 +42,9 @@ class StatusFile:
             "started": self.started,
             "at": time.time(),
             "error": self.error,
-            "standby": worker.standby,
-            "reading_since": self.since,
-            "cpu_seconds_before": self.cpu_before,
+            "standby": standby,
+            "reading_since": since,
+            "cpu_seconds_before": before,
             "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 3),
             "peak_memory": usage.ru_maxrss * 1024,
         }
@@ -62,7 +57,7 @@ class StatusFile:
                 "transactions": worker.totals.transactions,
                 "newest_ms": worker.totals.newest_ms,
             }
-            if not worker.standby and state == "running" and report["catching_up"]:
+            if not standby and state == "running" and report["catching_up"]:
                 report["state"] = "catching up"
         report["sinks"] = {
             f.sink.name: {"error": f.error, "last_write": f.last_write_at, **f.written} for f in worker.flushers

@@ -9,13 +9,12 @@ import logging
 import os
 import signal
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, Final, TypeVar
 
 import faust
-from faust.types import TP
 
 from pipeline.authoring.builds import keep_code
 from pipeline.authoring.discovery import find
@@ -30,9 +29,11 @@ from pipeline.runtime import wiring
 from pipeline.runtime.batches import Batch, OldestTakesAll, batch_topic, install
 from pipeline.runtime.faults import passing
 from pipeline.runtime.flusher import Flusher
+from pipeline.runtime.membership import Membership
 from pipeline.runtime.pacing import Backoff
 from pipeline.runtime.refresher import Refresher
 from pipeline.runtime.telemetry import StatusFile
+from pipeline.runtime.topics import ensure_topics
 from pipeline.settings import Settings
 
 log = logging.getLogger("cdc.worker")
@@ -42,8 +43,6 @@ EXIT_UNFORESEEN: Final = 70
 EXIT_FENCED: Final = 75
 EXIT_STOP_AND_SAY: Final = 78
 """Restarting would not help: somebody has to decide."""
-CATCH_UP_LAG: Final = 5000
-"""Records behind at the start from which on documents wait until the worker has caught up."""
 
 
 class Worker:
@@ -60,8 +59,7 @@ class Worker:
         self.mirror: Mirror
         self.engine: Engine
         self.app: faust.App
-        self.assigned_partitions: set[TP] = set()
-        self.standby = ""
+        self.membership: Membership
         self.totals = Progress()
 
     # ---- life ---------------------------------------------------------------------------------------------
@@ -74,7 +72,7 @@ class Worker:
         path = mirror_file(self.settings, self.id)
         path.parent.mkdir(parents=True, exist_ok=True)
         self.status = StatusFile(self.settings, self.id)
-        with path.with_suffix(".lock").open("a") as lock:
+        with path.with_suffix(".lock").open("a+") as lock:
             if not await self._own(lock):
                 return 0
             await self.in_engine(self._open, str(path))
@@ -86,35 +84,39 @@ class Worker:
 
     async def _own(self, lock: Any) -> bool:
         """The mirror has one writer: a second worker stands by until the first is gone (the kernel frees its lock)."""
+        said = False
         while not self.stopping.is_set():
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock.truncate(0)
+                print(self.owner, file=lock, flush=True)
                 return True
             except BlockingIOError:
-                if not self.standby:
-                    self.standby = "another worker holds the mirror"
-                    log.warning("%s: %s; standing by", self.id, self.standby)
+                if not said:
+                    lock.seek(0)
+                    log.warning("%s: worker %s holds the mirror; standing by", self.id, lock.read().strip())
+                    said = True
                 await self._nap(0.5)
         return False
 
     def _open(self, path: str) -> None:
-        self.standby = ""
         self.mirror = Mirror(path, self.wired.layout, owner=self.owner, fingerprint=fingerprint(self.wired.shape))
         with self.mirror.checkpoint():
             self.sink_ids = [self.mirror.sink_id(sink.name) for sink in self.wired.sinks]
-        self._new_engine()
-        self.engine.refreshing.begin_anew()
-
-    def _new_engine(self) -> None:
         worker = self.settings.worker
         self.engine = Engine(
             self.mirror, self.wired.inputs, consistency=worker.consistency,
             staged_bytes=worker.staged_bytes, sweep_limit=worker.sweep_limit, missing_columns=worker.missing_columns,
         )  # fmt: skip
+        self.engine.refreshing.begin_anew()
 
     async def _work(self) -> None:
         await self._until_kafka()
-        self.app = self._faust()
+        self.membership = Membership(
+            name=self.id, engine=self.engine, in_engine=self.in_engine, stopping=self.stopping, fatal=self.fatal,
+            silence=self.settings.worker.session_timeout - self.settings.elasticsearch.request_timeout,
+        )  # fmt: skip
+        self.app = self.membership.app = self._faust()
         await self._open_flushers()
         gc.freeze()
         gc.set_threshold(200_000, 20, 100)
@@ -154,7 +156,7 @@ class Worker:
         topics[definition.transaction_topic] = 1
         while not self.stopping.is_set():
             try:
-                await wiring.ensure_topics(self.settings.kafka_bootstrap(), definition, topics)
+                await ensure_topics(self.settings.kafka_bootstrap(), definition, topics)
                 return
             except Transient as error:
                 log.warning("%s: %s", self.id, error)
@@ -162,16 +164,18 @@ class Worker:
                 await self._nap(backoff.delay())
 
     async def _open_flushers(self) -> None:
+        window = self.settings.worker.session_timeout + self.settings.elasticsearch.request_timeout
         for sink, number in zip(self.wired.sinks, self.sink_ids, strict=True):
             thread = ThreadPoolExecutor(1, f"reader-{number}")
             self._reader_threads.append(thread)
             reader: Reader = await self._in(thread, self.engine.reader)
             self.flushers.append(
                 Flusher(
-                    engine=lambda: self.engine, reader=reader, sink=sink, sink_id=number, owner=self.owner,
-                    rows=self.settings.worker.flush_rows, rate=self.settings.worker.flush_rate, in_flight=self.settings.elasticsearch.in_flight,
+                    engine=self.engine, reader=reader, sink=sink, sink_id=number, owner=self.owner,
+                    rows=self.settings.worker.flush_rows, rate=self.settings.worker.flush_rate,
+                    in_flight=self.settings.elasticsearch.in_flight,
                     in_engine=self.in_engine, in_reader=lambda f, *a, t=thread: self._in(t, f, *a),
-                    may_write=lambda: bool(self.assigned_partitions),
+                    may_write=self.membership.may_write, window=window, look=self._new_cut,
                 )
             )  # fmt: skip
 
@@ -181,7 +185,7 @@ class Worker:
             in_engine=self.in_engine,
             definition=self.wired.definition,
             settings=self.settings,
-            may_ask=lambda: bool(self.assigned_partitions) and self.engine.catching_up is None,
+            may_ask=lambda: bool(self.membership.partitions) and self.engine.catching_up is None,
             applied=lambda: self._add(Progress()),
         )
 
@@ -219,8 +223,8 @@ class Worker:
         """Nobody foresaw it, or somebody else owns this now: end without a checkpoint. The mirror has what counts."""
         code = EXIT_STOP_AND_SAY if isinstance(error, LogTruncated | SchemaChanged) else EXIT_UNFORESEEN
         code = EXIT_FENCED if isinstance(error, Fenced) else code
-        trace = None if isinstance(error, CdcError) else error
-        log.critical("%s: %s: %s", self.id, type(error).__name__, error, exc_info=trace)
+        known = isinstance(error, CdcError)
+        log.critical("%s: %s: %s", self.id, type(error).__name__, error, exc_info=None if known else error)
         self.status.error = f"{type(error).__name__}: {error}"
         self.status.write(self, "failed")
         logging.shutdown()
@@ -250,11 +254,11 @@ class Worker:
             stream_wait_empty=False,
             broker_commit_interval=2.0,
             broker_session_timeout=session,
-            broker_heartbeat_interval=session / 5,
+            broker_heartbeat_interval=min(3.0, session / 5),
             broker_request_timeout=max(40.0, session),
             broker_rebalance_timeout=30.0,
         )
-        install(app, self)
+        install(app, self.membership)
         topics = [*self.wired.inputs.topics, self.wired.definition.transaction_topic]
 
         async def project(stream: Any) -> None:
@@ -262,54 +266,6 @@ class Worker:
 
         app.agent(batch_topic(app, topics), name="project")(project)
         return app
-
-    async def assigned(self, partitions: Iterable[TP]) -> Mapping[TP, int]:
-        """All partitions, or none and this worker stands by."""
-        try:
-            return await self._assigned({TP(tp.topic, tp.partition) for tp in partitions})
-        except Exception as error:  # a cancellation goes on: Faust assigns again
-            if self.stopping.is_set():
-                return {}
-            self.fatal(error)
-            raise
-
-    async def _assigned(self, partitions: set[TP]) -> Mapping[TP, int]:
-        if not partitions:
-            self.standby = f"worker {OldestTakesAll.reader} reads the topics"
-            log.warning("%s: %s; standing by", self.id, self.standby)
-            return {}
-        self.standby = ""
-        await self.in_engine(self._new_engine)
-        stored = self.engine.durable
-        consumer = self.app.consumer
-        earliest = await consumer.earliest_offsets(*partitions)
-        ends = await consumer.highwaters(*partitions)
-        starts = {tp: stored.get(f"{tp.topic}/{tp.partition}", 0) for tp in partitions}
-        for tp, start in starts.items():
-            wiring.check_log(self.id, f"{tp.topic}/{tp.partition}", start, earliest.get(tp) or 0, ends.get(tp) or 0)
-        cut = {f"{tp.topic}/{tp.partition}": int(end or 0) for tp, end in ends.items()}
-        behind = sum(cut.values()) - sum(starts.values())
-        if behind > CATCH_UP_LAG or (behind > 0 and not self.engine.loaded) or self.engine.wants_cut:
-            log.info("%s: %d records behind: catching up", self.id, behind)
-            await self.in_engine(self.engine.catch_up, cut)
-        self.assigned_partitions = partitions
-        self.status.reading(len(partitions))
-        return starts
-
-    async def revoked(self) -> None:
-        self.assigned_partitions = set()
-
-    def durable(self) -> Mapping[TP, int]:
-        return {tp: self.engine.durable.get(f"{tp.topic}/{tp.partition}", 0) for tp in self.assigned_partitions}
-
-    def gone(self, offsets: Mapping[TP, int]) -> None:
-        tp, offset = next(iter(offsets.items()))
-        self.fatal(
-            LogTruncated(
-                f"{self.id}: Kafka no longer has offset {offset} of {tp.topic}/{tp.partition}, which comes next: changes "
-                f"are missing. Rebuild from the source, or restore the mirror."
-            )
-        )
 
     # ---- the loop -----------------------------------------------------------------------------------------
 
@@ -334,10 +290,11 @@ class Worker:
         return progress
 
     async def _new_cut(self) -> None:
-        """The snapshot has ended: what was written by now has to be read before documents are."""
-        ends = await self.app.consumer.highwaters(*self.assigned_partitions)
-        cut = {f"{tp.topic}/{tp.partition}": int(end or 0) for tp, end in ends.items()}
-        await self.in_engine(self.engine.catch_up, cut)
+        """What is in Kafka by now has to be read before documents are written."""
+        ends = await self.membership.ends()
+        if not ends:
+            return  # a rebalance: the assignment says where the log ends
+        await self.in_engine(self.engine.catch_up, ends)
         self._add(await self.in_engine(self.engine.step))
 
     def _add(self, progress: Progress) -> None:
@@ -354,11 +311,12 @@ class Worker:
         loop, beats = asyncio.get_running_loop(), 0
         while not self.stopping.is_set():
             OldestTakesAll.beat()
+            self.status.error = self.membership.complaint()
             self.status.write(self, "running")
             stuck = self.engine.gate.overdue() if self.engine.catching_up is None else None
             if stuck is None or waited is None or waited[0] != stuck:
                 waited = (stuck, loop.time()) if stuck is not None else None
-            elif loop.time() - waited[1] > self.settings.worker.incomplete_after and self._at_the_end():
+            elif loop.time() - waited[1] > self.settings.worker.incomplete_after and self.membership.at_the_end():
                 log.warning("%s: transaction %s did not complete: released as it is", self.id, stuck)
                 self._add(await self.in_engine(self.engine.give_up, stuck))
                 waited = None
@@ -370,16 +328,6 @@ class Worker:
             if beats % 60 == 0:
                 await self.in_engine(self.engine.prune)
             await self._nap(1.0)
-
-    def _at_the_end(self) -> bool:
-        """Everything that Kafka has was read, so waiting longer brings nothing."""
-        consumer, gate = self.app.consumer, self.engine.gate
-        for tp in self.assigned_partitions:
-            name = f"{tp.topic}/{tp.partition}"
-            at = gate.boundary_next if tp.topic == self.wired.inputs.boundaries else gate.partition(name).next
-            if at < (consumer.highwater(tp) or 0):
-                return False
-        return True
 
 
 def run(settings: Settings, name: str, build: int | None = None) -> int:

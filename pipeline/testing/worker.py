@@ -87,7 +87,7 @@ class Worker:
         )
         self.reader = self.engine.reader()
         self.flying: list[tuple[str, Taken]] = []
-        self.read = {partition: self.engine.start_offset(partition) for partition in self.log}
+        self.read = {partition: self.engine.next_offset(partition) for partition in self.log}
         if self.engine.wants_cut:
             self.cut()
 
@@ -146,7 +146,8 @@ class Worker:
                 epoch = done(self.sinks[name].claim(mirror.owner, mirror.epoch(number))).epoch
             except SinkUnavailable:
                 return False
-            mirror.set_epoch(number, epoch)
+            with mirror.checkpoint():
+                mirror.set_epoch(number, epoch)
             self.epochs[name] = epoch
         return True
 

@@ -14,7 +14,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.structs import TopicPartition
 from faust.types import TP
 
-from pipeline.runtime.batches import Batch, OldestTakesAll, batch_topic, install
+from pipeline.runtime.batches import Batch, OldestTakesAll, batch_topic, install, now
 from pipeline.settings import Endpoints
 
 pytestmark = [
@@ -232,6 +232,21 @@ async def test_members_that_come_and_go_under_load_leave_no_hole_in_what_is_read
     for partition in range(4):
         mine = [value for value in store.values if value.startswith(b"%d:" % partition)]
         assert mine == [b"%d:%d" % (partition, n) for n in range(sent[partition])]
+
+
+async def test_the_group_is_heard_for_as_long_as_it_answers(stack: Endpoints, tmp_path: Any) -> None:
+    topic, store = await make_topic(stack.kafka), Store()
+    async with Reader(stack.kafka, topic, topic, store, str(tmp_path)) as reader:
+        await until(lambda: store.assignments)
+        first = reader.app.consumer.heard
+        assert 0 <= now() - first < 10
+        await until(lambda: reader.app.consumer.heard > first)
+        coordinator = reader.app.consumer._thread._consumer._coordinator
+        coordinator.member_id = "nobody"  # as after an expulsion: the group answers, and says no
+        last = reader.app.consumer.heard
+        await until(lambda: coordinator.member_id != "nobody")
+        assert reader.app.consumer.heard == last
+        await until(lambda: reader.app.consumer.heard > last)
 
 
 async def test_offsets_that_kafka_no_longer_has_are_told(stack: Endpoints, tmp_path: Any) -> None:

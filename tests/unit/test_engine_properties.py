@@ -202,7 +202,7 @@ class Worker:
         self.engine = Engine(mirror, inputs, consistency=self.consistency, staged_bytes=self.staged_bytes)  # type: ignore[arg-type]
         self.readers: dict[int, Reader] = {number: self.engine.reader() for number in ids}
         self.flying: list[Taken] = []
-        self.read = {partition: self.engine.start_offset(partition) for partition in self.model.log}
+        self.read = {partition: self.engine.next_offset(partition) for partition in self.model.log}
         if self.random.random() < 0.5 or self.engine.wants_cut:
             self.cut()
 

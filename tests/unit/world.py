@@ -91,7 +91,7 @@ class World:
         inputs = Inputs(self.source.topics, self.source.boundaries, "shop")
         self.engine = Engine(mirror, inputs, consistency=self.consistency, staged_bytes=self.staged_bytes)
         self.reader = self.engine.reader()
-        self.at = {name: self.engine.start_offset(name) for name in self.source.log}
+        self.at = {name: self.engine.next_offset(name) for name in self.source.log}
 
     def crash(self) -> None:
         """The process is gone; what it had in flight may still reach a sink."""

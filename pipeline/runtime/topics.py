@@ -1,0 +1,129 @@
+"""The topics a worker reads: made where they are missing, and told apart from those that were made anew."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Mapping
+from io import BytesIO
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import KafkaError, TopicAlreadyExistsError
+from aiokafka.protocol.api import Request, RequestStruct, Response
+from aiokafka.protocol.types import (
+    AbstractType,
+    Boolean,
+    CompactArray,
+    CompactString,
+    Int16,
+    Int32,
+    Schema,
+    TaggedFields,
+)
+
+from connectors.sources.debezium import ConnectorDefinition
+from pipeline.errors import SourceUnavailable
+
+
+async def ensure_topics(bootstrap: str, definition: ConnectorDefinition, topics: Mapping[str, int]) -> None:
+    """Create the topics that are not there yet (a table that is empty has none), as the connector would."""
+    retention = str(int(definition.retention_days * 86_400_000))
+    settings = {"cleanup.policy": "delete", "retention.ms": retention}
+    new = [
+        NewTopic(
+            name, partitions, 1, topic_configs={**settings, "max.message.bytes": str(definition.max_message_bytes)}
+        )
+        for name, partitions in topics.items()
+    ]
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap, client_id="cdc-worker")
+    try:
+        await admin.start()
+        known = set(await admin.list_topics())
+        missing = [topic for topic in new if topic.name not in known]
+        if missing:
+            await admin.create_topics(missing)
+    except TopicAlreadyExistsError:
+        pass
+    except (KafkaError, OSError) as error:
+        raise SourceUnavailable(f"Kafka at {bootstrap} can't be reached: {error}; is it up?") from None
+    finally:
+        await admin.close()
+
+
+async def missing_log(bootstrap: str, topics: Iterable[str]) -> str:
+    """Why these topics no longer hold everything since their start; nothing where they do."""
+    topics = list(topics)
+    try:
+        async with AIOKafkaConsumer(bootstrap_servers=bootstrap, client_id="cdc-rebuild") as consumer:
+            if missing := sorted(set(topics) - await consumer.topics()):
+                return f"there is no topic {', '.join(missing)}"
+        # only of the topics that it reads does a consumer know the partitions
+        async with AIOKafkaConsumer(*topics, bootstrap_servers=bootstrap, client_id="cdc-rebuild") as consumer:
+            starts = await consumer.beginning_offsets(list(consumer.assignment()))
+    except (KafkaError, OSError) as error:
+        raise SourceUnavailable(f"Kafka at {bootstrap} can't be reached: {error}; is it up?") from None
+    cut = [f"{tp.topic}/{tp.partition} starts at {offset}" for tp, offset in starts.items() if offset > 0]
+    return f"{min(cut)}: what came before is gone" if cut else ""
+
+
+async def topic_ids(client: Any, topics: Iterable[str]) -> dict[str, str]:
+    """`{topic: id}` by a connected aiokafka client; a topic that is deleted and made again has another id."""
+    answer = await client.send(client.get_random_node(), _Describe(list(topics)))
+    return {name: str(number) for error, name, number, *_ in answer.topics if not error}
+
+
+class _Uuid(AbstractType[uuid.UUID]):  # type: ignore[misc]
+    @classmethod
+    def encode(cls, value: uuid.UUID) -> bytes:
+        return value.bytes
+
+    @classmethod
+    def decode(cls, data: BytesIO) -> uuid.UUID:
+        return uuid.UUID(bytes=data.read(16))
+
+
+_TEXT, _NUMBERS, _TAGS = CompactString("utf-8"), CompactArray(Int32), ("tags", TaggedFields)
+_BROKER = CompactArray(("node", Int32), ("host", _TEXT), ("port", Int32), ("rack", _TEXT), _TAGS)
+_PARTITION = CompactArray(
+    ("error", Int16), ("partition", Int32), ("leader", Int32), ("epoch", Int32),
+    ("replicas", _NUMBERS), ("in_sync", _NUMBERS), ("offline", _NUMBERS), _TAGS,
+)  # fmt: skip
+_TOPIC = CompactArray(
+    ("error", Int16), ("name", _TEXT), ("id", _Uuid), ("internal", Boolean), ("partitions", _PARTITION),
+    ("operations", Int32), _TAGS,
+)  # fmt: skip
+
+
+class _Answer(Response):  # type: ignore[misc]
+    """aiokafka's own metadata answers, up to version 5, have no ids of topics."""
+
+    API_KEY = 3
+    API_VERSION = 12
+    SCHEMA = Schema(
+        ("throttle", Int32), ("brokers", _BROKER), ("cluster", _TEXT), ("controller", Int32), ("topics", _TOPIC), _TAGS
+    )
+
+
+class _Struct(RequestStruct):  # type: ignore[misc]
+    API_KEY = 3
+    API_VERSION = 12
+    FLEXIBLE_VERSION = True
+    RESPONSE_TYPE = _Answer
+    SCHEMA = Schema(
+        ("topics", CompactArray(("id", _Uuid), ("name", _TEXT), _TAGS)),
+        ("create", Boolean),
+        ("operations", Boolean),
+        _TAGS,
+    )
+
+
+class _Describe(Request[_Struct]):  # type: ignore[misc]
+    API_KEY = 3
+
+    def __init__(self, topics: list[str]) -> None:
+        self._topics = topics
+
+    def build(self, request_struct_class: type[_Struct]) -> _Struct:
+        nothing = uuid.UUID(int=0)
+        return request_struct_class([(nothing, name, {}) for name in self._topics], False, False, {})
