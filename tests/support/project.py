@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -175,6 +177,12 @@ class Project:
         path = self.folder / ".cdc" / "workers" / f"{self.name}-{name}-v1.json"
         found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
         return found
+
+    def mirror_offsets(self, name: str = "orders") -> dict[str, int]:
+        """How far the mirror has read, by `topic/partition`."""
+        path = self.folder / ".cdc" / "mirrors" / f"{self.name}-{name}-v1.db"
+        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
+            return dict(db.execute("SELECT partition, next FROM offsets"))
 
     # ---- looking at it ------------------------------------------------------------------------------------
 
