@@ -167,7 +167,8 @@ class Lab:
     def fresh(self, model: str) -> None:
         """The read model as if it had never been: no mirror, an empty index."""
         for file in (self.folder / ".cdc").glob(f"*/{self.index(model)}*"):
-            file.unlink()
+            if file.is_file():  # a folder is the code of this build, which stays
+                file.unlink()
         path = f"/{self.index(model)}"
         body = like(self.http, path)
         for gone in (path, f"/cdc-checkpoints/_doc{path}"):
