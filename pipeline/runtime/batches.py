@@ -109,32 +109,20 @@ class _BatchSchema(faust.Schema):  # type: ignore[misc]
 class OldestTakesAll(RoundRobinPartitionAssignor):  # type: ignore[misc]
     """One member reads everything, the others stand by: a document's rows lie in partitions of many topics.
 
-    The member that has been in the group longest keeps it, so a newcomer takes nothing away; one that was stopped for
-    longer than its session comes back as the youngest.
+    The member that has been in the group longest keeps it, so a newcomer takes nothing away; one that the group has
+    put out meanwhile, as it does with one that was stopped, comes back as the youngest.
     """
 
     name = "oldest-takes-all"
-    patience = 15.0
-    """Seconds of silence after which the group has given its partitions away."""
     who = ""
     """This process, as the others are to name it."""
     reader = ""
     """The process that reads, as of the last assignment."""
-    born = time.time_ns()
-    _seen = now()
-
-    @classmethod
-    def beat(cls) -> None:
-        """Called every second; a long gap means that this process did not run."""
-        at = now()
-        if at - cls._seen > cls.patience:
-            cls.born = time.time_ns()
-        cls._seen = at
+    member_since = time.time_ns()
 
     @classmethod
     def metadata(cls, topics: Iterable[str]) -> ConsumerProtocolMemberMetadata:
-        cls.beat()
-        return ConsumerProtocolMemberMetadata(cls.version, list(topics), f"{cls.born} {cls.who}".encode())
+        return ConsumerProtocolMemberMetadata(cls.version, list(topics), f"{cls.member_since} {cls.who}".encode())
 
     @classmethod
     def assign(
@@ -188,7 +176,11 @@ class _Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
     async def on_start(self) -> None:
         await super().on_start()
         coordinator = self._ensure_consumer()._coordinator
-        send = coordinator._send_req
+        send, put_out = coordinator._send_req, coordinator.reset_generation
+
+        def no_longer_a_member() -> None:
+            put_out()
+            OldestTakesAll.member_since = time.time_ns()
 
         async def sent(request: Any) -> Any:
             asked = now()
@@ -197,7 +189,7 @@ class _Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
                 self.consumer.heard = asked
             return answer
 
-        coordinator._send_req = sent
+        coordinator._send_req, coordinator.reset_generation = sent, no_longer_a_member
 
 
 _STILL_A_MEMBER = (0, RebalanceInProgressError.errno)

@@ -233,7 +233,7 @@ class Worker:
     # ---- Faust --------------------------------------------------------------------------------------------
 
     def _faust(self) -> faust.App:
-        session = OldestTakesAll.patience = self.settings.worker.session_timeout
+        session = self.settings.worker.session_timeout
         OldestTakesAll.who = self.owner
         app = faust.App(
             f"{self.settings.project}-{self.id}",
@@ -310,7 +310,6 @@ class Worker:
         waited: tuple[str, float] | None = None
         loop, beats = asyncio.get_running_loop(), 0
         while not self.stopping.is_set():
-            OldestTakesAll.beat()
             self.status.error = self.membership.complaint()
             self.status.write(self, "running")
             stuck = self.engine.gate.overdue() if self.engine.catching_up is None else None

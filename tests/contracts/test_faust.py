@@ -268,3 +268,16 @@ def test_the_oldest_member_keeps_everything_whoever_comes() -> None:
     assigned = OldestTakesAll.assign(Cluster(), {"new": metadata, "old": older})  # type: ignore[arg-type]
     assert [(topic, list(numbers)) for topic, numbers in assigned["old"].assignment] == [("a", [0, 1])]
     assert assigned["new"].assignment == []
+
+
+async def test_a_member_that_the_group_has_put_out_comes_back_as_the_youngest(stack: Endpoints, tmp_path: Any) -> None:
+    """However short the time was for which it did not run: the group says so, no clock of its own."""
+    topic, store = await make_topic(stack.kafka), Store()
+    await send(stack.kafka, topic, [b"a"])
+    async with Reader(stack.kafka, topic, topic, store, str(tmp_path)) as reader:
+        await until(lambda: store.values)
+        before = OldestTakesAll.member_since
+        reader.app.consumer._thread._ensure_consumer()._coordinator.member_id = "put-out"
+        await until(lambda: OldestTakesAll.member_since > before)
+        await send(stack.kafka, topic, [b"b"])
+        await until(lambda: store.values[-1] == b"b")
