@@ -16,11 +16,13 @@ if TYPE_CHECKING:
         total,
     )
     from pipeline.authoring.documents import Document, Text, column, constant, derived, hidden, left_out, many, one
+    from pipeline.authoring.event_documents import EventDocument, on
     from pipeline.authoring.projection import Projection, elasticsearch, projection
 
 __all__ = [
     "Aggregate",
     "Document",
+    "EventDocument",
     "Projection",
     "Text",
     "average",
@@ -38,6 +40,7 @@ __all__ = [
     "many",
     "maximum",
     "minimum",
+    "on",
     "one",
     "projection",
     "total",
@@ -48,9 +51,9 @@ def __getattr__(name: str) -> Any:
     # on first use, so that `cdc --help` does not wait for pydantic
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from pipeline.authoring import aggregates, documents, projection
+    from pipeline.authoring import aggregates, documents, event_documents, projection
 
-    home = next(module for module in (projection, documents, aggregates) if hasattr(module, name))
+    home = next(m for m in (projection, documents, aggregates, event_documents) if hasattr(m, name))
     found = globals()[name] = getattr(home, name)
     return found
 

@@ -76,12 +76,7 @@ class AggregateShape(Shape):
 
 def aggregate_shape(aggregate: type[Aggregate]) -> AggregateShape:
     """Compile an Aggregate class; raises BadShape with every contradiction found, one a line."""
-    where = written_at(aggregate)
-    if not (isinstance(aggregate.__of__, type) and issubclass(aggregate.__of__, Document)):
-        raise BadShape(
-            f"{where}: {aggregate.__name__} does not say what it is of; write class {aggregate.__name__}(Aggregate, of=MyDocument)."
-        )
-    of = shape_of(aggregate.__of__)
+    where, of = written_at(aggregate), source_of(aggregate)
     hints = get_type_hints(aggregate, include_extras=True)
     fields: list[FieldShape] = []
     groups: list[GroupShape] = []
@@ -94,7 +89,7 @@ def aggregate_shape(aggregate: type[Aggregate]) -> AggregateShape:
             if mark is None:
                 raise BadShape(f"{name} has neither group() nor a measure; write one, as in {name}: int = count().")
             if isinstance(mark, Group):
-                groups.append(_group(of, own, mark))
+                groups.append(group_shape(of, own, mark))
             else:
                 measures.append(_measure(of, own, mark))
             fields.append(own)
@@ -109,6 +104,16 @@ def aggregate_shape(aggregate: type[Aggregate]) -> AggregateShape:
     )  # fmt: skip
 
 
+def source_of(aggregate: type[Aggregate]) -> Shape:
+    """The shape of the documents that it is of."""
+    if not (isinstance(aggregate.__of__, type) and issubclass(aggregate.__of__, Document)):
+        name, base = aggregate.__name__, aggregate.__bases__[0].__name__
+        raise BadShape(
+            f"{written_at(aggregate)}: {name} does not say what it is of; write class {name}({base}, of=MyDocument)."
+        )
+    return shape_of(aggregate.__of__)
+
+
 def _unread(aggregate: type[Aggregate]) -> Iterator[str]:
     """What works on a Document, and would silently do nothing here."""
     for name in aggregate.model_computed_fields:
@@ -117,8 +122,8 @@ def _unread(aggregate: type[Aggregate]) -> Iterator[str]:
         yield f"keep is never asked; write it in {aggregate.__of__.__name__}: what it lets go leaves its group."  # type: ignore[union-attr]
 
 
-def _group(of: Shape, own: FieldShape, mark: Group) -> GroupShape:
-    value = _value(of, own, mark.field or own.name, group=True)
+def group_shape(of: Shape, own: FieldShape, mark: Group) -> GroupShape:
+    value = value_of(of, own, mark.field or own.name, group=True)
     if value.kind in ("float", "json"):
         raise BadShape(f"{own.name} groups by a {value.kind}, whose values are not told apart; group by another field.")
     _same_kind(own, value)
@@ -131,7 +136,7 @@ def _measure(of: Shape, own: FieldShape, mark: Measure) -> MeasureShape:
     if mark.how == "count":
         _wants(own, "int", "count()")
         return MeasureShape(own.name, "count", None, None, False, 0, 0, False)
-    value = _value(of, own, mark.field)
+    value = value_of(of, own, mark.field)
     check = _CHECKS[mark.how]
     check(own, value)
     by = _by(of, own, mark, value)
@@ -157,7 +162,7 @@ def _by(of: Shape, own: FieldShape, mark: Measure, value: Value) -> Value | None
         if value.kind == "json":
             raise BadShape(f"{own.name}: {_said(value)} has no order; name one, {mark.how}({mark.field!r}, by=…).")
         return value
-    by = _value(of, own, mark.by.removeprefix("-") if mark.how == "collect" else mark.by)
+    by = value_of(of, own, mark.by.removeprefix("-") if mark.how == "collect" else mark.by)
     if by.kind == "json":
         raise BadShape(f"{own.name}: {_said(by)} is {by.kind}, which has no order; order by another field.")
     return by
@@ -242,7 +247,7 @@ def _type(field: FieldShape) -> str:
 # ---- values of the document -------------------------------------------------------------------------------
 
 
-def _value(of: Shape, own: FieldShape, dotted: str, *, group: bool = False) -> Value:
+def value_of(of: Shape, own: FieldShape, dotted: str, *, group: bool = False) -> Value:
     """Find a field or property by its name, or `customer.name` through a `one`; raises BadShape."""
     level, nullable = of, False
     *above, last = path = tuple(dotted.split("."))

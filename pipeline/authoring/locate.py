@@ -13,14 +13,16 @@ from pydantic import BaseModel
 
 from pipeline.authoring.aggregates import Aggregate
 from pipeline.authoring.documents import Document, Many, One
+from pipeline.authoring.event_documents import EventDocument
 
+BASES = (Document, Aggregate, EventDocument)
 _LOCATED = re.compile(r"^[^\s:]+:\d+: (?P<rest>(?P<document>\w+)(?:\.(?P<field>\w+))?.*)$", re.DOTALL)
 
 
 def place(document: type[BaseModel], field: str | None = None) -> tuple[str, int]:
     """The file and the line of a field, or of its class where there is no such line."""
     for owner in document.__mro__:
-        if not issubclass(owner, (Document, Aggregate)) or owner in (Document, Aggregate):
+        if not issubclass(owner, (Document, Aggregate)) or owner in BASES:
             continue
         file = inspect.getsourcefile(owner)
         lines = _lines(file, Path(file).stat().st_mtime_ns).get(owner.__qualname__) if file else None

@@ -18,6 +18,7 @@ from pydantic import BaseModel
 
 from pipeline.authoring.aggregates import Aggregate
 from pipeline.authoring.documents import Constant, Document, Fixed, Hidden, LeftOut, Many, One, Text
+from pipeline.authoring.event_documents import EventDocument
 from pipeline.errors import BadShape
 
 Kind = Literal[
@@ -170,6 +171,10 @@ def shape_of(document: type[Document] | type[Aggregate]) -> Shape:
 
 @cache
 def _compiled(document: type[Document] | type[Aggregate]) -> Shape:
+    if issubclass(document, EventDocument):
+        from pipeline.authoring.event_shape import event_shape  # which stands on this module
+
+        return event_shape(document)
     if issubclass(document, Aggregate):
         from pipeline.authoring.aggregate_shape import aggregate_shape  # which stands on this module
 

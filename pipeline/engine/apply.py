@@ -230,6 +230,8 @@ class Applier:
             if after is None:
                 if moved is not None and event.transaction is not None:
                     moved[_pair(event, 1)] = self._known(table, key, before)
+                if table.kept:
+                    continue
                 folded[key] = (*key, *filler, commit, order, 1)
                 continue
             if event.partial:
@@ -342,6 +344,8 @@ class Applier:
 
     def _truncate(self, event: Event, seq: int, mark: bool) -> None:
         statements, table = self.sql[event.table], self.tables[event.table]
+        if table.kept:
+            return
         lsn = self.log << LOG_BITS | (event.source.lsn or 0)
         commit, order = position(event, self.log)
         known = self._floors.get(event.table)

@@ -7,11 +7,13 @@ from typing import Any, Final
 
 import msgspec
 
+from pipeline.authoring.event_shape import EventShape
 from pipeline.engine.assemble import assembly_sql, keys_sql, needs_check
 from pipeline.engine.layout import Layout
 from pipeline.engine.marking import Marking
 from pipeline.engine.measures import Contributing, State, Sum, columns_of, decode_state, encode_state
 from pipeline.engine.mirror import Mirror
+from pipeline.engine.replay import EventContributing
 from pipeline.engine.sql import rows, value
 from pipeline.engine.twin import Twin
 
@@ -56,7 +58,8 @@ class Folding:
 
     def _compile(self, layout: Layout) -> None:
         assert layout.aggregate is not None
-        self._contributing = Contributing(layout.aggregate)
+        shape = layout.aggregate
+        self._contributing = EventContributing(shape) if isinstance(shape, EventShape) else Contributing(shape)
         self._slots = self._contributing.slots
         self._values = columns_of(self._slots)
         self._places = {i: self._values.index(f"v{i}") for i in range(len(self._slots))}
@@ -127,7 +130,7 @@ class Folding:
             fresh, group = None, None
             try:
                 data = None if document is None else self._twin.read(document)
-                if data is not None:
+                if data is not None and self._contributing.takes(data):
                     group = self._contributing.group(data)
                     fresh = (group, *self._contributing.values(data))
             except Exception as error:  # the author's code: its groups are quarantined, all others go on

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pipeline.authoring.aggregate_shape import AggregateShape
 from pipeline.authoring.catalog import Catalog
 from pipeline.authoring.column_types import Wire, declared_wire, wire_of
+from pipeline.authoring.event_shape import EventShape
 from pipeline.authoring.shape import Kind, RelationShape, Shape
 
 
@@ -47,6 +48,8 @@ class Table:
     columns: dict[str, Kind | None]
     wires: dict[str, Wire]
     """How each column's values come in events."""
+    kept: bool = False
+    """Its rows are events: they stay when the source deletes them."""
     occurrences: list[Occurrence] = field(default_factory=list)
     indexes: set[tuple[str, ...]] = field(default_factory=set)
 
@@ -96,6 +99,7 @@ def lay_out(shape: Shape, catalog: Catalog | None = None) -> Layout:
         if source is not None:
             wires.update({c.name: wire_of(c) for c in source.columns if c.name in columns})
         tables[name] = Table(len(tables), name, key, columns, wires)
+    tables[shape.table].kept = isinstance(aggregate, EventShape) and not aggregate.forgets
     layout = Layout(shape, tables, aggregate)
     _place(layout, shape, ())
     return layout

@@ -146,6 +146,10 @@ class Contributing:
         """The key of the document's group: a JSON list of its values; equal values have one text."""
         return "[" + ",".join(_group_text(read(data), shape) for read, shape in self._groups) + "]"
 
+    def takes(self, data: Any) -> bool:
+        """Whether the document counts in its group."""
+        return True
+
     def values(self, data: Any) -> tuple[Any, ...]:
         """The columns of `contributions`: for each slot its value, after its place in order where it has one."""
         found: list[Any] = []

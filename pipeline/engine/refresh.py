@@ -203,7 +203,7 @@ class Refreshing:
             if now is not None and now != place:
                 continue  # it came back, or is another row by now: the next attempt looks again
             settled.append(key)
-            if now is not None:
+            if now is not None and not of.kept:
                 gone[key] = now
         if gone:
             self.applier.remove(of.number, gone, seq)

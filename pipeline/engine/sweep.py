@@ -23,7 +23,7 @@ Counts = Mapping[str, tuple[int, int]]
 def counts(db: apsw.Connection, tables: Mapping[str, Table], ordinal: int) -> Counts:
     """What a sweep of all before this log would take away; reads every row once."""
     found: dict[str, tuple[int, int]] = {}
-    for name in tables:
+    for name in (name for name, table in tables.items() if not table.kept):
         every, old = rows(
             db, f"SELECT count(*), count(*) FILTER (WHERE _generation < ?) FROM {quoted(name)}", (ordinal,)
         )[0]
@@ -40,7 +40,7 @@ def too_much(found: Counts, limit: float) -> bool:
 def sweep(applier: Applier, ordinal: int, seq: int, *, mark: bool) -> int:
     """Delete the rows of all logs before this one and mark their documents; inside a checkpoint. How many rows."""
     db, swept = applier.db, 0
-    chosen = [table.number for table in applier.tables]
+    chosen = [table.number for table in applier.tables if not table.kept]
     for number in chosen:
         statements = applier.sql[number]
         db.execute(statements.clear)

@@ -17,9 +17,9 @@ from typing import Any, Final, get_origin
 
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
-from pydantic import BaseModel
 
 from pipeline.authoring.documents import Document
+from pipeline.authoring.event_shape import decoder_of, made
 from pipeline.authoring.shape import FieldShape, RelationShape, Shape, unwrapped
 from pipeline.errors import UnsupportedValue
 
@@ -121,12 +121,17 @@ def _converter(field: FieldShape, plain: Any) -> Callable[[Any], Any]:
         return _list(get_origin(plain) or tuple, one)
     if field.repeated or field.kind == "json":
         # a number of JSON that is no int is a Decimal, unless the author says float
-        return msgspec.json.Decoder(plain | None, float_hook=Decimal, dec_hook=_made).decode
+        return decoder_of(plain | None)
     if field.kind == "float":
         return lambda raw: None if bytes(raw) == b"null" else _float(bytes(raw).strip(b'"').decode())
     if field.kind == "interval":
         return _period
-    return partial(msgspec.convert, type=plain, strict=False, dec_hook=_made)
+    return partial(msgspec.convert, type=plain, strict=False, dec_hook=made)
+
+
+def reader_of_text(field: FieldShape) -> Callable[[Any], Any]:
+    """From a single value's JSON, decoded, to the Python type that the author declared."""
+    return _converter(field, _plain(field.annotation))
 
 
 def _float(text: Any) -> float:
@@ -139,11 +144,6 @@ def _list(holder: Callable[[Any], Any], one: Callable[[Any], Any]) -> Callable[[
         return None if items is None else holder(None if item is None else one(item) for item in items)
 
     return convert
-
-
-def _made(kind: Any, value: Any) -> Any:
-    """A value of the author's own type, which msgspec does not know."""
-    return kind.model_validate(value) if issubclass(kind, BaseModel) else kind(value)
 
 
 def _name(plain: Any) -> str:

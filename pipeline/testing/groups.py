@@ -5,25 +5,31 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from decimal import ROUND_HALF_UP, Decimal, localcontext
+from enum import Enum
 from fractions import Fraction
 from functools import reduce
+from operator import itemgetter
 from typing import Any, Final
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from pipeline.authoring.aggregate_shape import AggregateShape, MeasureShape, Value
+from pipeline.authoring.event_shape import EventShape, decoder_of
 from pipeline.engine.layout import Layout
 from pipeline.engine.measures import group_id, group_key
 from pipeline.errors import ScenarioError
 from pipeline.testing.expected import instance, nested
-from pipeline.testing.source import Key, Rows
+from pipeline.testing.source import Key, Rows, SourceModel
 
+_JSON: Final[TypeAdapter[Any]] = TypeAdapter(Any)
 Member = tuple[Key, Any]
 """A root key, and the author's document of it."""
 
 
-def counted(layout: Layout, rows: Rows) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each group's id and fields, by these rows; a document that can't be read is left out."""
+def counted(layout: Layout, source: SourceModel) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each group's id and fields, by the source's rows; a document that can't be read is left out."""
+    kept = {table.name: source.ever(table.name) for table in layout.tables.values() if table.kept}
+    rows: Rows = {**source.states[-1], **kept}
     shape = layout.aggregate
     assert shape is not None
     members: dict[str, tuple[tuple[Any, ...], list[Member]]] = {}
@@ -38,6 +44,9 @@ def counted(layout: Layout, rows: Rows) -> Iterator[tuple[str, dict[str, Any]]]:
         members.setdefault(group_id(group_key(shape, values)), (values, []))[1].append((key, document))
     for id, (values, of) in members.items():
         groups = dict(zip(shape.key, values, strict=True))
+        if isinstance(shape, EventShape):
+            yield from ((id, found) for found in _folded(shape, groups, of))
+            continue
         yield id, groups | {measure.name: _measured(measure, of) for measure in shape.measures}
 
 
@@ -56,6 +65,29 @@ def wrong_group(id: str, shape: AggregateShape, stored: Mapping[str, Any], right
         if getattr(held, name) != value:
             return f"{id}.{name} is {getattr(held, name)!r} in the sink, and {value!r} by the source's rows"
     return None
+
+
+def _folded(shape: EventShape, groups: Mapping[str, Any], members: list[Member]) -> Iterator[dict[str, Any]]:
+    """The group's document, where it has one: its events by their order and key, each given to the author's method."""
+    handlers = {handler.name: handler for handler in shape.handlers}
+    told = [(_get(d, shape.order), key, _plain(_get(d, shape.type)), _get(d, shape.payload)) for key, d in members]
+    events = [
+        (handlers[name], payload) for _, _, name, payload in sorted(told, key=itemgetter(0, 1)) if name in handlers
+    ]
+    found: Any = shape.aggregate.model_validate(groups)
+    try:
+        for handler, payload in events:
+            text = payload if isinstance(payload, str) else _JSON.dump_json(payload).decode()
+            found = getattr(found, handler.method)(decoder_of(handler.event)(text))
+        shown = bool(events) and found.keep()
+    except Exception:  # the author's code, or a payload that does not fit: this document waits
+        return
+    if shown:
+        yield {member.name: getattr(found, member.name) for member in shape.fields}
+
+
+def _plain(value: Any) -> Any:
+    return value.value if isinstance(value, Enum) else value
 
 
 def _get(document: Any, value: Value) -> Any:

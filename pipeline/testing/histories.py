@@ -13,6 +13,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, TypeAdapter
 
+from pipeline.authoring.event_shape import EventShape
 from pipeline.authoring.projection import Projection
 from pipeline.authoring.shape import FieldShape, Kind, Shape
 from pipeline.testing.scenario import UNCHANGED, Scenario
@@ -144,7 +145,9 @@ def _joins(shape: Shape, tables: Mapping[str, SourceTable]) -> Iterator[tuple[Pl
 
 
 def _tested(shape: Shape) -> Iterator[tuple[Place, tuple[Any, ...]]]:
-    """The values that a relation's `where` asks for."""
+    """The values that a relation's `where` asks for, and the types of events that a method is on."""
+    if isinstance(shape, EventShape) and shape.type.field.column is not None and len(shape.type.path) == 1:
+        yield (shape.table, shape.type.field.column), tuple(handler.name for handler in shape.handlers)
     for level in shape.walk():
         for relation in level.relations:
             for name, values in relation.where:

@@ -245,7 +245,7 @@ class Scenario(Generic[ShapeT]):
         self, shape: AggregateShape, waiting: Mapping[str, Any], stored: Mapping[str, Mapping[str, Any]]
     ) -> None:
         """Every group counted anew from the source's rows."""
-        right = dict(counted(self._layout, self._source.states[-1]))
+        right = dict(counted(self._layout, self._source))
         for id in sorted((stored.keys() | right.keys()) - waiting.keys()):
             assert id in stored, f"{self._projection.name}: the sink lacks the group {id}."
             assert id in right, f"{self._projection.name}: the sink has a group {id}, of which the source has no rows."

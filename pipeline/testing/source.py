@@ -44,6 +44,8 @@ class Change:
     key: Key | None
     after: Row | None
     lsn: int
+    whole: Row | None = None
+    """The row after it, with what the event leaves out."""
 
 
 @dataclass(slots=True)
@@ -133,6 +135,15 @@ class SourceModel:
     def key_of(self, table: str, row: Mapping[str, Any]) -> Key:
         return tuple(row[name] for name in self.keys[table])
 
+    def ever(self, table: str, transactions: int | None = None) -> dict[Key, Row]:
+        """All rows that the table has had since its snapshot (after so many transactions), deleted ones as they last were."""
+        found = dict(self.states[0][table])
+        for transaction, state in zip(self.transactions[:transactions], self.states[1:], strict=False):
+            changes = [c for c in transaction.changes if c.table == table and c.whole is not None]
+            found |= {self.key_of(table, c.whole): c.whole for c in changes if c.whole is not None}
+            found |= state[table]
+        return found
+
     def _copy(self, rows: Rows | None = None) -> Rows:
         of_all = self.rows if rows is None else rows
         return {table: {key: dict(row) for key, row in of.items()} for table, of in of_all.items()}
@@ -169,7 +180,8 @@ class SourceModel:
     def _change(self, table: str, op: str, key: Key | None, after: Row | None, *, same: bool = False) -> None:
         with self.transaction() as transaction:
             self._lsn += 0 if same else LATER
-            transaction.changes.append(Change(table, op, key, after, self._lsn))
+            whole = None if after is None else dict(self.rows[table][self.key_of(table, after)])
+            transaction.changes.append(Change(table, op, key, after, self._lsn, whole))
 
     def insert(self, table: str, row: Row) -> None:
         """Insert a row, its values as Debezium writes them."""

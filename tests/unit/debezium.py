@@ -8,6 +8,7 @@ from decimal import Decimal
 from random import Random
 from typing import Any
 
+import sagas
 import sales
 import webs
 
@@ -21,6 +22,7 @@ KEYS = {
     "shop.products": ("id",),
     "shop.orders": ("id",),
     "shop.order_lines": ("order_id", "line_no"),
+    "shop.outbox": ("id",),
 }
 LONG = {"shop.customers": "name", "shop.products": "title", "shop.orders": "note", "web.people": "name"}
 """A column of each table that an update may leave out."""
@@ -152,6 +154,8 @@ def cards(rows: Rows) -> Documents:
 
 
 SHAPES: Mapping[str, tuple[type[Document] | type[Aggregate], Callable[[Rows], Documents]]] = {
+    "sagas": (sagas.Saga, sagas.sagas),
+    "forgetting sagas": (sagas.ForgettingSaga, sagas.sagas),
     "sales": (sales.Sales, sales.sales),
     "items": (sales.Items, sales.items),
     "orders": (Order, orders),
@@ -171,6 +175,8 @@ def _fresh(random: Random, table: str) -> Row:
     word = random.choice("abcdef") + str(random.randrange(100))
     if table in webs.KEYS:
         return webs.fresh(random, table)
+    if table == "shop.outbox":
+        return sagas.fresh(random)
     if table == "shop.customers":
         deleted = random.choice((None, None, _TIMES[0]))
         return {"id": random.randint(1, 3), "name": random.choice((word, word, None)), "deleted_at": deleted}
