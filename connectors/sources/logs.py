@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from connectors.sources import postgres
-from connectors.sources.connect import Connect
+from connectors.sources.connect import Connect, connect
 from connectors.sources.debezium import ConnectorDefinition
 from pipeline.errors import PositionWentBack, SlotLost
 from pipeline.events.sourcelog import HEADER, SourceLog, parsed
@@ -57,6 +57,12 @@ def labelled(config: Mapping[str, str], label: str) -> dict[str, str]:
 def log_of(config: Mapping[str, str] | None) -> SourceLog:
     """The log whose label a running configuration gives its records."""
     return parsed((config or {}).get(LABEL, ""))
+
+
+async def running(url: str, name: str) -> str | None:
+    """The label that a connector gives its records now, or None where it has none; raises ConnectUnavailable."""
+    async with connect(url) as client:
+        return log_of(await client.config(name)).label or None
 
 
 def begun(definition: ConnectorDefinition, source: Identity, *, fresh: bool) -> SourceLog:

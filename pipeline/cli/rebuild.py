@@ -19,7 +19,7 @@ from pipeline.authoring.projection import Projection
 from pipeline.authoring.shape import shape_of
 from pipeline.cli.output import As, Yes, as_json, confirm, err, load_settings, print_json, print_table
 from pipeline.cli.progress import Bar
-from pipeline.cli.verify import verified
+from pipeline.cli.verify import source_log, verified
 from pipeline.errors import OperationError
 from pipeline.operations import rebuild as operation
 from pipeline.operations.rebuild import Hands, RebuildReport
@@ -103,7 +103,7 @@ def rollback(name: Name, yes: Yes = False, keep: Keep = 1.0, output: As = None) 
 def _hands(own: Settings, code: Projection[Any]) -> Iterator[Hands]:
     wired = wiring.wire(own, code)
     dsn = wired.definition.dsn(own.source_dsn())
-    options = Options(wired.definition.name, Share(), patience=PATIENCE)
+    options = Options(wired.definition.name, Share(), patience=PATIENCE, log=source_log(own, wired.definition.name))
     topics = [*wired.inputs.topics, wired.definition.transaction_topic]
     with Bar(code.name) as bar:
         yield Hands(

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from connectors.sinks import open_sink
-from connectors.sources import postgres
+from connectors.sources import logs, postgres
 from connectors.sources.postgres_documents import PostgresDocuments, lsn, readable
 from connectors.sources.postgres_rows import open_rows
 from pipeline.authoring.aggregate_shape import AggregateShape
@@ -85,6 +85,9 @@ def wait(
     position: Annotated[str | None, typer.Option("--lsn", help="A place in the source's log, 0/16B3748.")] = None,
     txid: Annotated[int | None, typer.Option("--txid", help="A transaction, as pg_current_xact_id() told it.")] = None,
     now: Annotated[bool, typer.Option("--now", help="All that has committed by now.")] = False,
+    searchable: Annotated[
+        bool, typer.Option("--searchable", help="Until searches find it, not only reads by id.")
+    ] = False,
     timeout: Timeout = 10.0,
     output: As = None,
 ) -> None:
@@ -98,7 +101,8 @@ def wait(
     if txid is not None:
         postgres.assure_committed(dsn, txid)
     wanted = _position(position) if position is not None else postgres.position(dsn)
-    found = asyncio.run(_wait(own, projection, definition.name, wanted, timeout))
+    log = source_log(own, definition.name)
+    found = asyncio.run(_wait(own, projection, definition.name, wanted, timeout, log, searchable))
     if as_json(output):
         print_json(found)
     else:
@@ -109,14 +113,25 @@ def wait(
 
 
 async def _wait(
-    own: Settings, projection: Projection[Any], connector: str, wanted: int, patience: float
-) -> list[Waited]:
+    own: Settings, projection: Projection[Any], connector: str, wanted: int, patience: float, log: str | None,
+    searchable: bool,
+) -> list[Waited]:  # fmt: skip
     sinks = _sinks(own, projection)
     try:
-        return list(await asyncio.gather(*(waiting(sink, connector, wanted, patience=patience) for sink in sinks)))
+        waits = [waiting(s, connector, wanted, patience=patience, log=log, searchable=searchable) for s in sinks]
+        return list(await asyncio.gather(*waits))
     finally:
         for sink in sinks:
             await sink.close()
+
+
+def source_log(own: Settings, connector: str) -> str | None:
+    """The label of the log that the connector reads; None, and a word of it, where Connect does not say."""
+    try:
+        return asyncio.run(logs.running(own.connect_url(), connector))
+    except CdcError as error:
+        err().print(f"{error} A source that was restored meanwhile is not noticed.", style="yellow")
+        return None
 
 
 def _position(text: str) -> int:
@@ -138,7 +153,8 @@ def _parts(sample: str) -> int:
 def _options(
     own: Settings, projection: Projection[Any], share: Share, rate: float, timeout: float, show: int
 ) -> Options:
-    return Options(definition_of(own, projection).name, share, rate, timeout, show)
+    connector = definition_of(own, projection).name
+    return Options(connector, share, rate, timeout, show, source_log(own, connector))
 
 
 async def verified(

@@ -70,6 +70,8 @@ class Gate:
         self.partial: set[str] = set()
         """The open transactions that are in the mirror in part."""
         self.ends: deque[End] = deque()
+        self._since: dict[str, float] = {}
+        """Since when transactions wait for what is missing of them."""
         self.log = 0
         """The source log of the newest END released: no transaction of an older one completes any more."""
         self.forgotten = 0
@@ -292,17 +294,26 @@ class Gate:
 
     # ---- what does not complete ---------------------------------------------------------------------------
 
-    def overdue(self) -> str | None:
-        """The transaction that holds up others or the documents: the first END's, or the oldest that has none yet."""
+    def overdue(self, now: float, after: float) -> str | None:
+        """The transaction that holds up the others and did not complete in `after` seconds; asked again and again.
+
+        All that wait have their time at once, so a row of them that never completes is no row of waits.
+        """
+        waiting = self.waiting()
+        self._since = {txid: self._since.get(txid, now) for txid in waiting}
+        return waiting[0] if waiting and now - self._since[waiting[0]] > after else None
+
+    def waiting(self) -> list[str]:
+        """The transactions that hold up others or the documents: those with an END, or the oldest that has none yet."""
         if self.ends:
-            return self.ends[0].txid
+            return [end.txid for end in self.ends]
         stuck = set(self.partial)
         for at in self.partitions.values():
             stuck.update(at.spilled)
             if at.waiting and (block := at.waiting[0].transaction) is not None:
                 stuck.add(block.id)
         stuck &= self.opens.keys()
-        return min(stuck, key=lambda txid: (self.opens[txid].log, self.opens[txid].commit, txid), default=None)
+        return sorted(stuck, key=lambda txid: (self.opens[txid].log, self.opens[txid].commit, txid))[:1]
 
     def give_up(self, txid: str) -> Released:
         """Release a transaction that does not complete, as far as it is here; what comes late of it is let through."""

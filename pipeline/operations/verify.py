@@ -73,6 +73,8 @@ class Options:
     """Seconds until a watermark that does not pass the source's position is an error."""
     show: int = 20
     """Differences shown."""
+    log: str | None = None
+    """The label of the log that the source writes; None where that is not known."""
 
 
 Repair = Callable[[Sink, Sequence[tuple[str, Key | None]]], Awaitable[None]]
@@ -160,7 +162,9 @@ class _Run:
 
     async def _wait(self, position: int) -> None:
         self.progress("waiting for the watermark", 0, 0)
-        waited = await wait(self.sink, self.options.connector, position, patience=self.options.patience)
+        waited = await wait(
+            self.sink, self.options.connector, position, patience=self.options.patience, log=self.options.log
+        )
         if not waited.reached:
             at = "nowhere yet" if waited.watermark is None else f"at {waited.watermark}"
             raise OperationError(

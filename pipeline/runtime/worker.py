@@ -305,20 +305,26 @@ class Worker:
         for flusher in self.flushers:
             flusher.changed.set()
 
+    def _overdue(self, now: float) -> str | None:
+        after, engine = self.settings.worker.incomplete_after, self.engine
+        return engine.gate.overdue(now, after) if engine.catching_up is None else None
+
+    async def _give_up_overdue(self) -> None:
+        now, given_up = asyncio.get_running_loop().time(), ""
+        while stuck := await self.in_engine(self._overdue, now):
+            if stuck == given_up or not self.membership.at_the_end():
+                return
+            log.warning("%s: transaction %s did not complete: released as it is", self.id, stuck)
+            self._add(await self.in_engine(self.engine.give_up, stuck))
+            given_up = stuck
+
     async def _watch(self) -> None:
         """Once a second: status, and what does not complete in time."""
-        waited: tuple[str, float] | None = None
-        loop, beats = asyncio.get_running_loop(), 0
+        beats = 0
         while not self.stopping.is_set():
             self.status.error = self.membership.complaint()
             self.status.write(self, "running")
-            stuck = self.engine.gate.overdue() if self.engine.catching_up is None else None
-            if stuck is None or waited is None or waited[0] != stuck:
-                waited = (stuck, loop.time()) if stuck is not None else None
-            elif loop.time() - waited[1] > self.settings.worker.incomplete_after and self.membership.at_the_end():
-                log.warning("%s: transaction %s did not complete: released as it is", self.id, stuck)
-                self._add(await self.in_engine(self.engine.give_up, stuck))
-                waited = None
+            await self._give_up_overdue()
             beats += 1
             if self.mirror.seq >= RENEW_AT:
                 raise CheckpointError(f"{self.id}: the sequence is used up; the next start begins it anew.")

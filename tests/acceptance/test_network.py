@@ -33,7 +33,7 @@ def network(new_project: Callable[[str], Project]) -> Iterator[tuple[Project, Pr
 
 
 @pytest.mark.edge_case(38, 49)
-@pytest.mark.parametrize("mood", ["silent", "refuse", "cut", "slow"])
+@pytest.mark.parametrize("mood", ["silent", "refuse", "cut", "slow", "busy"])
 def test_nothing_is_lost_and_the_cause_is_visible(network: tuple[Project, Proxy], mood: Mood) -> None:
     shop, proxy = network
     load = Load(shop.dsn, rate=30, seconds=120, seed=len(mood))
@@ -45,6 +45,9 @@ def test_nothing_is_lost_and_the_cause_is_visible(network: tuple[Project, Proxy]
             said = until(lambda: sink(shop).get("error"), 60, "the worker says why nothing is written")
             assert "SinkUnavailable" in str(said)
             assert any("SinkUnavailable" in line for line in shop.status()["attention"])
+        elif mood == "busy":
+            until(lambda: "429" in str(sink(shop).get("error")), 60, "the worker says that it is to wait")
+            assert proxy.refused
         elif mood == "cut":
             until(lambda: proxy.cuts > cuts + 10, 60, "connections were cut")
         until(lambda: shop.said()["applied"] > applied + 100, 60, "changes still flow into the mirror")

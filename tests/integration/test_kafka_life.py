@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic, RecordsToDelete
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError
 
 from pipeline.demo import truth
@@ -129,6 +130,48 @@ def test_a_topic_that_was_made_anew_stops_the_worker_even_when_it_is_long_again(
     until(lambda: sum(ends(shop, name).values()) >= 100, 30, "the new topic is longer than the old one was")
     assert shop.start_worker().wait(60) == EXIT_STOP_AND_SAY
     assert "made anew" in shop.log()
+
+
+@pytest.mark.edge_case(35)
+def test_a_compacted_topic_has_holes_and_its_documents_are_right(new_project: Callable[[str], Project]) -> None:
+    """Of a row only the newest change is left, so no transaction is whole, and each END counts more than there is.
+
+    They are released as they are once they have waited, all at the same time.
+    """
+    shop = new_project("it_compact")
+    shop.create(orders=30)
+    name, policy = topic(shop, "orders"), {"cleanup.policy": "compact", "min.cleanable.dirty.ratio": "0.001"}
+    fast = {**policy, "segment.ms": "100", "delete.retention.ms": "0"}
+    configure(shop, name, fast)
+    for n in range(12):
+        shop.sql(f"UPDATE shop.orders SET status = 'round {n}'", f"UPDATE shop.customers SET name = 'round {n}'")
+    shop.sql("DELETE FROM shop.order_lines WHERE order_id = 30", "DELETE FROM shop.orders WHERE id = 30")
+
+    def compacted() -> bool:
+        shop.sql("UPDATE shop.orders SET status = 'and on' WHERE id = 1")  # a new segment: the old ones may be cleaned
+        return asyncio.run(_records(shop.endpoints.kafka, name)) < 200 < ends(shop, name)[0]
+
+    until(compacted, 120, "the topic is compacted")
+    configure(shop, name, policy)  # what comes now lies in one segment, which is not cleaned
+    worker = shop.start_worker()
+    shop.wait_for(shop.sql("UPDATE shop.orders SET status = 'afterwards' WHERE id <= 5"))
+    shop.assert_equal()
+    assert worker.poll() is None and shop.status()["dead_letters"] == 0
+
+
+def configure(shop: Project, name: str, settings: dict[str, str]) -> None:
+    config = ConfigResource(ConfigResourceType.TOPIC, name, settings)
+    admin(shop, lambda client: client.alter_configs([config]))
+
+
+async def _records(bootstrap: str, name: str) -> int:
+    """How many there are, from the first offset to the end."""
+    async with AIOKafkaConsumer(name, bootstrap_servers=bootstrap, auto_offset_reset="earliest") as consumer:
+        found = await consumer.end_offsets(list(consumer.assignment()))
+        count = 0
+        while any([await consumer.position(tp) < end for tp, end in found.items()]):
+            count += sum(map(len, (await consumer.getmany(timeout_ms=500)).values()))
+    return count
 
 
 def ends(shop: Project, name: str) -> dict[int, int]:

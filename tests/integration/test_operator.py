@@ -40,6 +40,23 @@ def test_explain_sees_a_document_that_somebody_changed_in_the_sink(shop: Project
     assert story["sinks"][0]["equal"] is False
 
 
+@pytest.mark.edge_case(52)
+def test_a_wait_says_that_reads_by_id_find_it_and_searches_too_when_asked(shop: Project) -> None:
+    """Elasticsearch searches what was there at its last refresh, up to a second or more ago."""
+    alias = f"{shop.endpoints.elasticsearch}/{shop.name}-orders"
+    httpx.put(f"{alias}/_settings", json={"index.refresh_interval": "-1"}).raise_for_status()
+    for n in range(3):
+        shop.sql(f"UPDATE shop.orders SET status = 'round {n}' WHERE id = 9")
+        shop.cdc("wait", f"{shop.name}-orders", "--now")
+        found = shop.document(9)
+        assert found is not None and found["status"] == f"round {n}"
+        asked = {"query": {"term": {"status": f"round {n}"}}}
+        assert httpx.post(f"{alias}/_search", json=asked).json()["hits"]["total"]["value"] == 0
+        shop.cdc("wait", f"{shop.name}-orders", "--now", "--searchable")
+        assert httpx.post(f"{alias}/_search", json=asked).json()["hits"]["total"]["value"] == 1
+    httpx.put(f"{alias}/_settings", json={"index.refresh_interval": None}).raise_for_status()
+
+
 def test_doctor_finds_nothing_wrong_here_and_names_what_is(shop: Project) -> None:
     done = shop.cdc("doctor", "-o", "json")
     found = {f["subject"]: f for f in json.loads(done.stdout)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -65,3 +66,72 @@ def test_a_renamed_column_stops_its_projection_alone_and_says_so(life: Project) 
     life.wait_for(position, name="has_a")
     found = life.document(1, "has_a")
     assert found is not None and found["a"] == "renamed", "the other projection goes on"
+
+
+PARTED = """
+CREATE SCHEMA life;
+CREATE TABLE life.things(id bigint, at date, a text, PRIMARY KEY (id, at)) PARTITION BY RANGE (at);
+CREATE TABLE life.things_2025 PARTITION OF life.things FOR VALUES FROM ('2025-01-01') TO ('2026-01-01');
+INSERT INTO life.things VALUES(1, '2025-03-01', 'one'), (2, '2025-03-01', 'two');
+"""
+
+
+@pytest.fixture(scope="module")
+def parted(new_project: Callable[[str], Project]) -> Iterator[Project]:
+    """Keyed by the partition's column, too, as Postgres wants it."""
+    project = new_project("it_parted")
+    text = TEXT.format(field="at: date\n    a: str | None", name="things").replace(
+        "from pipeline", "from datetime import date\n\nfrom pipeline"
+    )
+    project.create_with(PARTED, ("life.things",), {"things": text})
+    project.start_worker(f"{project.name}-things")
+    project.wait_for(truth.position(project.dsn), name="things")
+    yield project
+
+
+def differences(project: Project) -> dict[str, int]:
+    done = project.cdc("verify", f"{project.name}-things", "--all", "-o", "json", check=False)
+    found = json.loads(done.stdout)["sinks"][0]
+    return {kind: found[kind] for kind in ("missing", "extra", "different")}
+
+
+@pytest.mark.edge_case(33)
+def test_a_partitioned_table_is_one_table_whatever_its_partitions_do(parted: Project) -> None:
+    position = parted.sql(
+        "CREATE TABLE life.things_2026 PARTITION OF life.things FOR VALUES FROM ('2026-01-01') TO ('2027-01-01')",
+        "INSERT INTO life.things VALUES(3, '2026-05-01', 'in the new partition')",
+        "UPDATE life.things SET at = '2026-06-01', a = 'moved' WHERE id = 2",
+    )
+    parted.wait_for(position, name="things")
+    assert differences(parted) == {"missing": 0, "extra": 0, "different": 0}
+
+
+@pytest.mark.edge_case(33)
+def test_what_leaves_or_comes_with_a_partition_makes_no_events_and_is_found_and_mended_by_verify(
+    parted: Project,
+) -> None:
+    parted.sql("ALTER TABLE life.things DETACH PARTITION life.things_2026")
+    parted.sql(
+        "CREATE TABLE life.other(LIKE life.things INCLUDING ALL)",
+        "INSERT INTO life.other VALUES(9, '2027-01-01', 'came along')",
+        "ALTER TABLE life.things ATTACH PARTITION life.other FOR VALUES FROM ('2027-01-01') TO ('2028-01-01')",
+    )
+    assert differences(parted) == {"missing": 1, "extra": 2, "different": 0}
+    done = parted.cdc("verify", f"{parted.name}-things", "--all", "--repair", "-o", "json")
+    assert json.loads(done.stdout)["sinks"][0]["repaired"] == 3
+    assert differences(parted) == {"missing": 0, "extra": 0, "different": 0}
+
+
+@pytest.mark.edge_case(33)
+def test_a_renamed_table_is_named_by_check_and_by_doctor_for_its_events_come_no_more(
+    new_project: Callable[[str], Project],
+) -> None:
+    project = new_project("it_moved")
+    text = TEXT.format(field="a: str | None", name="things")
+    project.create_with(SCHEMA, ("life.things",), {"things": text})
+    project.sql("ALTER TABLE life.things RENAME TO renamed")
+    checked = project.cdc("check", check=False)
+    assert checked.returncode == 3 and "life.things" in checked.stderr + checked.stdout
+    doctor = project.cdc("doctor", "-o", "json", check=False)
+    found = {one["subject"]: one for one in json.loads(doctor.stdout)}
+    assert found["table life.things"]["level"] == "error", found

@@ -9,21 +9,23 @@ from contextlib import contextmanager
 from random import Random
 from typing import Literal
 
-Mood = Literal["pass", "slow", "silent", "cut", "refuse"]
+Mood = Literal["pass", "slow", "silent", "cut", "refuse", "busy"]
 CHUNK = 4096
+TOO_MANY = b"HTTP/1.1 429 Too Many Requests\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 
 
 class Proxy:
     """Listens on `port`. `mood` may be changed at any time, and holds for open connections too.
 
     `slow`: each piece waits 50 ms; `silent`: nothing comes through, and nobody is told; `cut`: connections end after a
-    random number of pieces, in the middle of a request or an answer; `refuse`: they end at once.
+    random number of pieces, in the middle of a request or an answer; `refuse`: they end at once; `busy`: each request
+    is answered with 429, as by a gateway that has no room.
     """
 
     def __init__(self, host: str, port: int) -> None:
         self.target = host, port
         self.mood: Mood = "pass"
-        self.cuts = 0
+        self.cuts = self.refused = 0
         self.port = 0
         self._random = Random(1)
         self._loop = asyncio.new_event_loop()
@@ -54,7 +56,7 @@ class Proxy:
             try:
                 # whichever end closes first, or a cut, ends both ways
                 ways = [
-                    asyncio.create_task(self._carry(reader, there_writer)),
+                    asyncio.create_task(self._carry(reader, there_writer, writer)),
                     asyncio.create_task(self._carry(there_reader, writer)),
                 ]
                 try:
@@ -70,8 +72,15 @@ class Proxy:
         finally:
             writer.close()
 
-    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _carry(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, asks: asyncio.StreamWriter | None = None
+    ) -> None:
         while piece := await reader.read(CHUNK):
+            if self.mood == "busy" and asks is not None:
+                self.refused += 1
+                asks.write(TOO_MANY)
+                await asks.drain()
+                return
             if self.mood == "refuse" or (self.mood == "cut" and self._random.random() < 0.1):
                 self.cuts += 1
                 return

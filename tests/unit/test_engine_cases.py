@@ -108,3 +108,26 @@ def test_an_event_from_before_a_column_was_added_leaves_its_value_unknown_until_
         world.check_end()
     finally:
         world.close()
+
+
+@pytest.mark.edge_case(17)
+def test_transactions_that_never_complete_wait_together_not_one_after_the_other(world: World) -> None:
+    source = world.source
+    for n in range(3):
+        with source.transaction():
+            source.insert("shop.orders", order(30 + n))
+            source.insert("shop.customers", {"id": 30 + n, "name": "lost", "deleted_at": None})
+    source.produce()
+    engine, lost = world.engine, f"{source.topic('shop.customers')}/0"
+    assert engine is not None
+    for partition, log in source.log.items():
+        if partition != lost:
+            for label, records in source.runs(partition, world.at[partition], len(log)):
+                engine.receive(partition, records, label)
+    engine.step()
+    assert engine.gate.overdue(100.0, 30.0) is None, "they have only begun to wait"
+    assert engine.gate.overdue(129.0, 30.0) is None
+    released = 0
+    while stuck := engine.gate.overdue(131.0, 30.0):
+        released += engine.give_up(stuck).transactions
+    assert released == 3

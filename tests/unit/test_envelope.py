@@ -400,6 +400,7 @@ def test_half_of_a_character_is_a_dead_letter_with_its_reason(token: bytes) -> N
         of.decode(b'{"id":1}', b'{"op":"c","source":{"ts_ms":0},"after":{"id":1,"v":' + token + b"}}")
 
 
+@pytest.mark.edge_case(34)
 @pytest.mark.parametrize(
     "value", [b"", b"{", b"[]", b"null", b'{"op":"c"}', b'{"op":"x","source":{}}', b"\x00\x00\x00\x00\x01a"]
 )

@@ -216,7 +216,7 @@ class World:
         self.check_watermark()
 
     def give_up(self) -> None:
-        stuck = self.engine.gate.overdue()
+        stuck = next(iter(self.engine.gate.waiting()), None)
         if stuck is not None and self.engine.catching_up is None:
             self.given_up = True
             self.engine.give_up(stuck)
@@ -290,7 +290,7 @@ class World:
             self.write(lambda: "applied")
             self.settle()
         self.read_everything()
-        while self.gives_up and self.engine.gate.overdue() is not None:
+        while self.gives_up and self.engine.gate.waiting():
             self.give_up()
         self.approve()
         while self.engine.continue_fanout():

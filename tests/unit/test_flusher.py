@@ -1,0 +1,167 @@
+"""The flusher between the real engine and the memory sink: what it must not write, and what it writes again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+from world import World
+
+from connectors.sinks.memory import Entry, MemorySink, MemoryStore
+from pipeline.errors import Fenced
+from pipeline.ports import Write
+from pipeline.runtime.flusher import Flusher
+
+WINDOW = 0.3
+ORDER = {"customer_id": None, "status": "new", "note": None, "placed_at": "2026-01-01T00:00:00.000000Z"}
+
+
+class Desk:
+    """One flusher at work. `allowed` is what the consumer group says."""
+
+    def __init__(self, folder: Path) -> None:
+        self.world = World(folder, "orders", Random(0))
+        self.world.start()
+        self.sink_id = self.world.ids["memory:0"]
+        self.world.sinks.clear()  # what the world checks at its own sinks has no meaning here
+        self.store = MemoryStore()
+        self.sink = MemorySink(store=self.store, alias="orders", projection="orders-v1")
+        self.allowed: Callable[[], bool] = lambda: True
+
+    @property
+    def documents(self) -> dict[str, Any]:
+        entries = self.store.versions["orders-v1"]
+        return {id: entry.document for id, entry in entries.items() if entry.document is not None}
+
+    @property
+    def expected(self) -> dict[str, Any]:
+        return self.world.oracle(self.world.source.rows)
+
+    def change(self) -> None:
+        """Order 21 is made or changed."""
+        source = self.world.source
+        if (21,) in source.rows["shop.orders"]:
+            source.update("shop.orders", (21,), status=f"changed {len(source.transactions)}")
+        else:
+            source.insert("shop.orders", {"id": 21, **ORDER})
+        self.read()
+
+    def read(self) -> None:
+        self.world.read_everything()
+        self.flusher.changed.set()
+
+    async def until(self, condition: Callable[[], Any]) -> None:
+        async with asyncio.timeout(20):
+            while not condition():
+                assert not self.task.done(), self.task.exception()
+                await asyncio.sleep(0.01)
+
+    @asynccontextmanager
+    async def at_work(self) -> AsyncIterator[Desk]:
+        async def here(function: Callable[..., Any], *arguments: Any) -> Any:
+            return function(*arguments)
+
+        async def look() -> None:
+            self.world.cut()
+
+        await self.sink.prepare()
+        engine = self.world.engine
+        assert engine is not None
+        self.flusher = Flusher(
+            engine=engine, reader=engine.reader(), sink=self.sink, sink_id=self.sink_id, owner="me",
+            rows=100, rate=0, in_flight=1, in_engine=here, in_reader=here, may_write=lambda: self.allowed(),
+            window=WINDOW, look=look,
+        )  # fmt: skip
+        self.task = asyncio.create_task(self.flusher.run())
+        try:
+            yield self
+        finally:
+            self.flusher.stopping = True
+            self.flusher.changed.set()
+            await asyncio.wait({self.task}, timeout=10)
+            self.world.close()
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    return Desk(tmp_path)
+
+
+@pytest.mark.edge_case(38)
+async def test_a_worker_that_its_group_may_have_replaced_writes_nothing_until_the_group_answers(desk: Desk) -> None:
+    desk.allowed = lambda: False
+    async with desk.at_work():
+        desk.change()
+        await asyncio.sleep(0.5)
+        assert not desk.store.records and not desk.sink.log, "not even the epoch is claimed"
+        desk.allowed = lambda: True
+        await desk.until(lambda: desk.documents == desk.expected)
+
+
+@pytest.mark.edge_case(38)
+async def test_what_was_made_ready_is_not_sent_when_the_group_falls_silent_meanwhile(desk: Desk) -> None:
+    async with desk.at_work():
+        await desk.until(lambda: desk.documents == desk.expected)
+        sent, answers = len(desk.sink.log), iter((True, False))
+        desk.allowed = lambda: next(answers, False)
+        desk.change()
+        await desk.until(lambda: "NotAllowed" in str(desk.flusher.error))
+        assert len(desk.sink.log) == sent
+        desk.allowed = lambda: True
+        await desk.until(lambda: desk.documents == desk.expected)
+
+
+@pytest.mark.edge_case(47)
+async def test_a_deleted_document_that_a_late_write_brought_back_is_deleted_again(desk: Desk) -> None:
+    """As Elasticsearch may let it: it forgets the version of a deleted document after a while, or at a restart."""
+    source = desk.world.source
+    async with desk.at_work():
+        desk.change()
+        await desk.until(lambda: "21" in desk.documents)
+        source.delete("shop.orders", (21,))
+        desk.read()
+        await desk.until(lambda: "21" not in desk.documents)
+        desk.store.versions["orders-v1"]["21"] = Entry(1, {"id": 21, "status": "late"}, 1)
+        desk.sink.away = "restarts"
+        source.insert("shop.orders", {"id": 22, **ORDER})
+        desk.read()
+        await desk.until(lambda: desk.flusher.error)
+        desk.sink.away = None
+        await desk.until(lambda: "21" not in desk.documents and desk.documents == desk.expected)
+
+
+@pytest.mark.edge_case(38)
+async def test_a_stale_answer_from_another_owners_sink_settles_nothing(desk: Desk) -> None:
+    async with desk.at_work():
+        desk.change()
+        await desk.until(lambda: "21" in desk.documents)
+        await desk.sink.claim("another", 0)
+        for entry in desk.store.versions["orders-v1"].values():
+            entry.revision = 1 << 62
+        desk.change()
+        async with asyncio.timeout(10):
+            with pytest.raises(Fenced, match=r"another worker has claimed|not epoch"):
+                await desk.task
+        assert desk.world.engine is not None and desk.world.engine.dirty(desk.sink_id)
+
+
+@pytest.mark.edge_case(49)
+async def test_a_throttled_document_is_written_later_and_is_no_failure(desk: Desk) -> None:
+    async with desk.at_work():
+        await desk.until(lambda: desk.documents == desk.expected)
+        refused: list[Write] = []
+
+        def throttle(write: Write) -> str | None:
+            refused.append(write)
+            return "no room" if len(refused) < 3 else None
+
+        desk.sink.throttle = throttle
+        desk.change()
+        await desk.until(lambda: desk.documents == desk.expected)
+        assert desk.flusher.written["throttled"] == 2 and desk.flusher.written["rejected"] == 0
+        await desk.until(lambda: desk.flusher.error is None)

@@ -1,0 +1,57 @@
+"""Waiting for a place in the source's log."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from connectors.sinks.memory import MemorySink, MemoryStore
+from pipeline.operations.wait import Waited, wait
+
+OLD, NEW = "s1000/7/1", "s2000/7/2"
+
+
+async def waited(watermark: dict[str, Any] | None, lsn: int, log: str | None) -> Waited:
+    sink = MemorySink(store=MemoryStore(), alias="orders", projection="orders-v1")
+    await sink.prepare()
+    record = await sink.claim("me", 0)
+    if watermark is not None:
+        record.watermark = {"shop": watermark}
+        await sink.save(record)
+    return await wait(sink, "shop", lsn, patience=0, log=log)
+
+
+@pytest.mark.edge_case(16, 53)
+@pytest.mark.parametrize(
+    ("watermark", "lsn", "log", "reached"),
+    [
+        (None, 1, OLD, False),
+        ({"lsn": 5, "log": OLD}, 5, OLD, True),
+        ({"lsn": 5, "log": OLD}, 6, OLD, False),
+        ({"lsn": 900, "log": OLD}, 5, NEW, False),
+        ({"lsn": 4, "log": NEW}, 5, NEW, False),
+        ({"lsn": 5, "log": NEW}, 5, NEW, True),
+        ({"lsn": 5, "log": NEW}, 900, OLD, True),
+        ({"lsn": 900, "log": OLD}, 5, None, True),
+        ({"lsn": 5}, 5, None, True),
+        ({"lsn": 900}, 5, NEW, False),
+    ],
+)
+async def test_a_position_is_reached_in_its_own_log_or_a_later_one(
+    watermark: dict[str, Any] | None, lsn: int, log: str | None, reached: bool
+) -> None:
+    assert (await waited(watermark, lsn, log)).reached is reached
+
+
+async def test_it_goes_on_asking_until_its_patience_is_over() -> None:
+    sink = MemorySink(store=MemoryStore(), alias="orders", projection="orders-v1")
+    await sink.prepare()
+    record = await sink.claim("me", 0)
+    asking = asyncio.create_task(wait(sink, "shop", 7, patience=20))
+    await asyncio.sleep(0.15)
+    assert not asking.done()
+    record.watermark = {"shop": {"lsn": 7}}
+    await sink.save(record)
+    assert (await asking).reached
