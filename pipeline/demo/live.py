@@ -21,7 +21,7 @@ def watch(say: Console, *, orders: int, rate: float) -> int:
         demo.start()
         up = demo.up
         sampler = Sampler(up.elasticsearch, "orders")
-        load = shop.Load(up.postgres, rate, 86_400, committed=sampler.committed)
+        load = shop.Load(up.postgres, rate, 86_400, committed=sampler.committed, tells=True)
         say.print("Customers keep ordering; ctrl-C ends it all.")
         with sampler, Live(console=say, refresh_per_second=2, transient=False) as screen:
             load.start()

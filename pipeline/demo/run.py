@@ -25,7 +25,10 @@ from pipeline.operations.status import StatusReport
 from pipeline.settings import Endpoints, Settings, load
 from pipeline.stack import stack
 
-ALIASES = {"orders": truth.ORDERS, "customers": truth.CUSTOMERS, "sales": truth.SALES}
+ALIASES = {
+    "orders": truth.ORDERS, "customers": truth.CUSTOMERS, "sales": truth.SALES,
+    "order_saga": truth.SAGAS, "tags": truth.TAGS,
+}  # fmt: skip
 
 
 @dataclass
@@ -69,6 +72,7 @@ class Demo:
             self.up.postgres,
             customers=max(10, self.orders // 5), products=max(10, self.orders // 50), orders=self.orders,
         )  # fmt: skip
+        more = shop.seed_more(self.up.postgres)
         self.cdc("tables", "pull")
         self.cdc("check")
         began = time.monotonic()
@@ -77,8 +81,8 @@ class Demo:
         self.start_workers()
         self.wait_for(truth.position(self.up.postgres), 300)
         seconds = time.monotonic() - began
-        rows = self.orders + max(10, self.orders // 5) + max(10, self.orders // 50) + 3 * self.orders
-        documents = self.orders + max(10, self.orders // 5)
+        rows = self.orders + max(10, self.orders // 5) + max(10, self.orders // 50) + 3 * self.orders + more
+        documents = 2 * self.orders + max(10, self.orders // 5) + len(shop.TAGS)
         self.summary |= {
             "first_sync_seconds": round(seconds, 1),
             "first_sync_documents_per_second": round(documents / seconds),
@@ -182,7 +186,7 @@ def check(say: Console, *, orders: int = 20_000, rate: float = 50, seconds: floa
     with prepared(say, orders, own_state=True) as demo:
         demo.start()
         sampler = Sampler(demo.up.elasticsearch, "orders")
-        load_ = shop.Load(demo.up.postgres, rate, seconds, committed=sampler.committed)
+        load_ = shop.Load(demo.up.postgres, rate, seconds, committed=sampler.committed, tells=True)
         say.print(f"{rate:.0f} transactions/s for {seconds:.0f} s …")
         with sampler:
             load_.start()

@@ -26,17 +26,29 @@ CREATE TABLE IF NOT EXISTS shop.order_lines(
     order_id bigint NOT NULL REFERENCES shop.orders ON DELETE CASCADE, line_no integer NOT NULL,
     product_id bigint NOT NULL REFERENCES shop.products, quantity integer NOT NULL, unit_price numeric(10, 2) NOT NULL,
     PRIMARY KEY(order_id, line_no));
+CREATE TABLE IF NOT EXISTS shop.tags(id bigint PRIMARY KEY, name text NOT NULL);
+CREATE TABLE IF NOT EXISTS shop.product_tags(
+    product_id bigint NOT NULL REFERENCES shop.products, tag_id bigint NOT NULL REFERENCES shop.tags,
+    PRIMARY KEY(product_id, tag_id));
+CREATE TABLE IF NOT EXISTS shop.outbox(
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, aggregate_type text NOT NULL, aggregate_id bigint NOT NULL,
+    type text NOT NULL, payload jsonb NOT NULL);
 CREATE INDEX IF NOT EXISTS orders_by_customer ON shop.orders(customer_id);
 CREATE INDEX IF NOT EXISTS lines_by_product ON shop.order_lines(product_id);
+CREATE INDEX IF NOT EXISTS products_by_tag ON shop.product_tags(tag_id);
 """
 TABLES: Final = ("shop.order_lines", "shop.orders", "shop.products", "shop.customers")
+MORE: Final = ("shop.product_tags", "shop.tags", "shop.outbox")
+"""What `seed_more` fills, and a load that tells."""
+TAGS: Final = ("new", "sale", "vegan", "local", "gift", "bulk", "rare", "slow")
+TELL: Final = "INSERT INTO shop.outbox(aggregate_type, aggregate_id, type, payload) "
 
 
 def create(dsn: str) -> None:
     """The empty shop; what an earlier demo left in it goes."""
     with psycopg.connect(dsn) as db:
         db.execute(SCHEMA.encode())
-        db.execute(f"TRUNCATE {', '.join(TABLES)}".encode())
+        db.execute(f"TRUNCATE {', '.join((*MORE, *TABLES))}".encode())
 
 
 def seed(dsn: str, *, customers: int, products: int, orders: int, lines: int = 3) -> None:
@@ -70,6 +82,29 @@ def seed(dsn: str, *, customers: int, products: int, orders: int, lines: int = 3
         db.execute("ANALYZE")
 
 
+def seed_more(dsn: str) -> int:
+    """Tags, and the outbox as if it had told of all orders; how many rows."""
+    with psycopg.connect(dsn) as db:
+        done = [
+            db.execute(
+                "INSERT INTO shop.tags SELECT n, t FROM unnest(%s::text[]) WITH ORDINALITY x(t, n)", (list(TAGS),)
+            ),
+            db.execute(
+                "INSERT INTO shop.product_tags SELECT DISTINCT id, 1 + (id * step) %% %s FROM shop.products,"
+                " unnest(ARRAY[1, 3]) step",
+                (len(TAGS),),
+            ),
+            db.execute(
+                f"{TELL}SELECT 'order', id, 'OrderPlaced', jsonb_build_object('total', charged) FROM shop.orders".encode()
+            ),
+            db.execute(
+                f"{TELL}SELECT 'order', id, 'OrderPaid', jsonb_build_object('amount', charged) FROM shop.orders"
+                " WHERE status <> 'new'".encode()
+            ),
+        ]
+        return sum(cursor.rowcount for cursor in done)
+
+
 @dataclass
 class Load:
     """A steady writer: `rate` transactions a second for `seconds`, in a thread of its own.
@@ -88,6 +123,9 @@ class Load:
     """Told of each order that a transaction changed, and when it had committed (time.time())."""
     share: tuple[int, int] = (0, 1)
     """(i, n): of n loads at once this one touches the orders whose number leaves i when divided by n."""
+
+    tells: bool = False
+    """Each change of an order is told in the outbox too, in its transaction, and products are tagged."""
 
     def __post_init__(self) -> None:
         self._thread = threading.Thread(target=self._run, name="load", daemon=True)
@@ -132,7 +170,7 @@ class Load:
         db.commit()
 
     def _one(self, db: psycopg.Connection) -> None:
-        kinds = (
+        kinds: tuple[Callable[[psycopg.Connection], tuple[int, ...]], ...] = (
             self.order,
             self.change,
             self.rename_customer,
@@ -141,7 +179,10 @@ class Load:
             self.delete,
             self.restock,
         )
-        kind = self._random.choices(kinds, (40, 25, 6, 2, 12, 5, 10))[0]
+        weights: tuple[int, ...] = (40, 25, 6, 2, 12, 5, 10)
+        if self.tells:
+            kinds, weights = (*kinds, self.tag), (*weights, 4)
+        kind = self._random.choices(kinds, weights)[0]
         with db.transaction():
             touched = kind(db)
         now = time.time()
@@ -182,13 +223,20 @@ class Load:
             (order, customer, sum(line[3] * line[4] for line in lines)),
         )
         db.cursor().executemany("INSERT INTO shop.order_lines VALUES(%s, %s, %s, %s, %s)", lines)
+        self._tell(db, order, "OrderPlaced", "'total', %s::numeric", sum(line[3] * line[4] for line in lines))
         return (order,)
+
+    def _tell(self, db: psycopg.Connection, order: int, type: str, payload: str, value: object) -> None:
+        if self.tells:
+            db.execute(f"{TELL}VALUES('order', %s, %s, jsonb_build_object({payload}))".encode(), (order, type, value))
 
     def change(self, db: psycopg.Connection) -> tuple[int, ...]:
         order = self._any_order()
         db.execute("UPDATE shop.order_lines SET quantity = quantity %% 9 + 1 WHERE order_id = %s", (order,))
         db.execute("UPDATE shop.orders SET status = 'paid' WHERE id = %s", (order,))
         self._charge(db, order)
+        for (charged,) in db.execute("SELECT charged FROM shop.orders WHERE id = %s", (order,)).fetchall():
+            self._tell(db, order, "OrderPaid", "'amount', %s::numeric", charged)
         return (order,)
 
     def rename_customer(self, db: psycopg.Connection) -> tuple[int, ...]:
@@ -217,7 +265,18 @@ class Load:
 
     def delete(self, db: psycopg.Connection) -> tuple[int, ...]:
         order = self._any_order()
-        db.execute("DELETE FROM shop.orders WHERE id = %s", (order,))
+        gone = db.execute("DELETE FROM shop.orders WHERE id = %s RETURNING status, charged", (order,))
+        for status, charged in gone.fetchall():
+            self._tell(db, order, "OrderRefused", "'reason', %s::text", "out of stock")
+            if status != "new":
+                self._tell(db, order, "OrderCompensated", "'amount', %s::numeric", charged)
+        return ()
+
+    def tag(self, db: psycopg.Connection) -> tuple[int, ...]:
+        """A product gets a tag, or loses it where it has it."""
+        link = self._random.randint(1, self._products), self._random.randint(1, len(TAGS))
+        if not db.execute("DELETE FROM shop.product_tags WHERE product_id = %s AND tag_id = %s", link).rowcount:
+            db.execute("INSERT INTO shop.product_tags VALUES(%s, %s)", link)
         return ()
 
     def restock(self, db: psycopg.Connection) -> tuple[int, ...]:

@@ -38,6 +38,22 @@ FROM (SELECT *, (placed_at AT TIME ZONE 'UTC')::date::text AS day, coalesce((SEL
     WHERE l.order_id = orders.id), 0) AS pieces FROM shop.orders WHERE charged > 0) sale
 GROUP BY day, status
 """
+SAGAS: Final = """
+SELECT aggregate_id::text, json_build_object('order_id', aggregate_id, 'status', (array_agg(step ORDER BY id DESC))[1],
+    'total', coalesce((array_agg(payload->>'total' ORDER BY id DESC) FILTER (WHERE step = 'placed'))[1], '0'),
+    'paid', coalesce((array_agg(CASE step WHEN 'paid' THEN payload->>'amount' ELSE '0' END ORDER BY id DESC)
+        FILTER (WHERE step IN ('paid', 'compensated')))[1], '0'),
+    'refused_because', (array_agg(payload->>'reason' ORDER BY id DESC) FILTER (WHERE step = 'refused'))[1],
+    'steps', json_agg(step ORDER BY id))
+FROM (SELECT *, lower(replace(type, 'Order', '')) AS step FROM shop.outbox WHERE aggregate_type = 'order') told
+GROUP BY aggregate_id
+"""
+TAGS: Final = """
+SELECT t.id::text, json_build_object('id', t.id, 'name', t.name, 'products', coalesce((
+    SELECT json_agg(json_build_object('id', p.id, 'sku', p.sku, 'title', p.title) ORDER BY p.id)
+    FROM shop.product_tags l JOIN shop.products p ON p.id = l.product_id WHERE l.tag_id = t.id), '[]'::json))
+FROM shop.tags t
+"""
 
 
 @dataclass

@@ -51,18 +51,27 @@ class Project:
 
     # ---- making it ----------------------------------------------------------------------------------------
 
-    def create(self, *, orders: int = 200, projections: tuple[str, ...] = ("orders",), definition: str = "") -> None:
-        """The sample shop with the repository's own projections."""
+    def create(
+        self,
+        *,
+        orders: int = 200,
+        projections: tuple[str, ...] = ("orders",),
+        definition: str = "",
+        more: bool = False,
+    ) -> None:
+        """The sample shop with the repository's own projections; `more`: with its outbox and tags."""
         self._database()
         shop.create(self.dsn)
         shop.seed(self.dsn, customers=max(5, orders // 5), products=max(5, orders // 20), orders=orders)
+        if more:
+            shop.seed_more(self.dsn)
         texts = {name: (REPOSITORY / "projections" / f"{name}.py").read_text() for name in projections}
         self._deploy(
             {
                 name: text.replace(f'elasticsearch("{name}"', f'elasticsearch("{self.name}-{name}"')
                 for name, text in texts.items()
             },
-            shop.TABLES,
+            (*shop.TABLES, *(shop.MORE if more else ())),
             definition,
         )
 
