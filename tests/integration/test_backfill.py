@@ -114,9 +114,17 @@ def test_a_table_that_nobody_captures_is_refused(shop: Project) -> None:
     assert done.returncode == 1 and "No connector captures shop.other; captured are shop.customers" in done.stderr
 
 
+SLOW = """
+CREATE FUNCTION cdc.slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.5); RETURN NEW; END $$;
+CREATE TRIGGER slow BEFORE INSERT ON cdc.signals FOR EACH ROW WHEN (NEW.type = 'snapshot-window-open')
+EXECUTE FUNCTION cdc.slow();
+"""
+
+
 def test_ctrl_c_stops_the_connectors_snapshot_and_the_next_one_goes_through(shop: Project) -> None:
     topic = f"{shop.name}.shop.order_lines"
     before = sum(asyncio.run(end_offsets(shop.endpoints.kafka, topic)).values())
+    shop.sql(SLOW)  # half a second for each of more than a hundred chunks
     process = subprocess.Popen(
         [sys.executable, "-m", "pipeline.cli", "backfill", "shop.order_lines"],
         cwd=shop.folder, env=shop.environment, stderr=subprocess.PIPE,
@@ -124,6 +132,7 @@ def test_ctrl_c_stops_the_connectors_snapshot_and_the_next_one_goes_through(shop
     until(lambda: sum(asyncio.run(end_offsets(shop.endpoints.kafka, topic)).values()) > before, 60, "rows are coming")
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=30)
+    shop.sql("DROP FUNCTION cdc.slow() CASCADE")
     assert process.returncode == 130
     report = backfill(shop, "shop.order_lines", "--where", "order_id = 3")
     assert report["rows"] == 3 and report["projections"][0]["passed"]
