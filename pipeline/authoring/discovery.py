@@ -8,6 +8,7 @@ import sys
 import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -126,7 +127,18 @@ def _raised(path: Path, error: Exception) -> Problem:
     file, line = own[-1] if own else (str(path.resolve()), 1)
     # pydantic's messages go on with advice about its own settings
     message = str(error).partition("\n")[0].partition(" Set `arbitrary_types_allowed")[0]
-    return Problem(type(error).__name__, message, file, line)
+    return Problem(type(error).__name__, message + _called_wrongly(error), file, line)
+
+
+def _called_wrongly(error: Exception) -> str:
+    """What a function of ours takes, where the author called it with something else."""
+    name, called, _ = str(error).partition("() ")
+    function = getattr(sys.modules["pipeline"], name, None) if isinstance(error, TypeError) and called else None
+    if not callable(function):
+        return ""
+    parameters = signature(function).parameters.values()
+    takes = ", ".join(f"{p.name}=" if p.kind is p.KEYWORD_ONLY else p.name for p in parameters)
+    return f"; {name} takes {takes}"
 
 
 def _projections(module: ModuleType) -> Iterator[Projection[Any]]:

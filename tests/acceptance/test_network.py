@@ -42,11 +42,11 @@ def test_nothing_is_lost_and_the_cause_is_visible(network: tuple[Project, Proxy]
         cuts, applied = proxy.cuts, shop.said()["applied"]
         proxy.mood = mood
         if mood in ("silent", "refuse"):
-            said = until(lambda: sink(shop).get("error"), 60, "the worker says why nothing is written")
+            said = until(lambda: shop.sink().get("error"), 60, "the worker says why nothing is written")
             assert "SinkUnavailable" in str(said)
             assert any("SinkUnavailable" in line for line in shop.status()["attention"])
         elif mood == "busy":
-            until(lambda: "429" in str(sink(shop).get("error")), 60, "the worker says that it is to wait")
+            until(lambda: "429" in str(shop.sink().get("error")), 60, "the worker says that it is to wait")
             assert proxy.refused
         elif mood == "cut":
             until(lambda: proxy.cuts > cuts + 10, 60, "connections were cut")
@@ -60,9 +60,4 @@ def test_nothing_is_lost_and_the_cause_is_visible(network: tuple[Project, Proxy]
     shop.assert_equal()
     assert shop.workers[0].poll() is None, "the same worker went on"
     assert shop.said()["peak_memory"] < MEMORY_BOUND
-    until(lambda: not sink(shop).get("error"), 10, "nothing is complained of any more")
-
-
-def sink(shop: Project) -> dict[str, object]:
-    found: dict[str, object] = next(iter(shop.said()["sinks"].values()))
-    return found
+    until(lambda: not shop.sink().get("error"), 10, "nothing is complained of any more")

@@ -45,7 +45,7 @@ def finish(shop: Project, load: Load, seconds: float = 90) -> None:
 @pytest.mark.edge_case(49)
 def test_elasticsearch_away_under_load_costs_a_set_of_keys(shop: Project, load: Load, stack_settings: Settings) -> None:
     local_stack.stop_service(stack_settings, "elasticsearch", hard=True)
-    said = until(lambda: _sink(shop).get("error"), 30, "the worker says why nothing is written")
+    said = until(lambda: shop.sink().get("error"), 30, "the worker says why nothing is written")
     assert "SinkUnavailable" in said
     applied = shop.said()["applied"]
     until(lambda: shop.said()["applied"] > applied + 100, 60, "changes still flow into the mirror")
@@ -59,7 +59,7 @@ def test_elasticsearch_away_under_load_costs_a_set_of_keys(shop: Project, load: 
 def test_a_read_only_block_is_waited_out(shop: Project, load: Load) -> None:
     index = f"{shop.endpoints.elasticsearch}/{shop.name}-orders-v1/_settings"
     httpx.put(index, json={"index.blocks.write": True}).raise_for_status()
-    until(lambda: "throttled" in str(_sink(shop).get("error")), 30, "the worker says that it is throttled")
+    until(lambda: "throttled" in str(shop.sink().get("error")), 30, "the worker says that it is throttled")
     httpx.put(index, json={"index.blocks.write": None}).raise_for_status()
     finish(shop, load)
     assert shop.status()["quarantined"] == 0
@@ -71,8 +71,3 @@ def test_kafka_killed_under_load_comes_back(shop: Project, load: Load, stack_set
     if shop.workers[-1].poll() is not None:  # a supervisor would have started it again
         shop.start_worker()
     finish(shop, load)
-
-
-def _sink(shop: Project) -> dict[str, object]:
-    found: dict[str, object] = next(iter(shop.said()["sinks"].values()))
-    return found

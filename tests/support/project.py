@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
@@ -187,10 +186,14 @@ class Project:
         found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
         return found
 
+    def sink(self) -> dict[str, Any]:
+        """What it said of its first sink."""
+        found: dict[str, Any] = next(iter(self.said()["sinks"].values()))
+        return found
+
     def mirror_offsets(self, name: str = "orders") -> dict[str, int]:
         """How far the mirror has read, by `topic/partition`."""
-        path = self.folder / ".cdc" / "mirrors" / f"{self.name}-{name}-v1.db"
-        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
+        with closing(self._mirror(name)) as db:
             return dict(db.execute("SELECT partition, next FROM offsets"))
 
     # ---- looking at it ------------------------------------------------------------------------------------
@@ -208,11 +211,14 @@ class Project:
 
     def damage(self, name: str, *statements: str) -> None:
         """Make a mirror wrong behind its worker's back."""
+        with closing(self._mirror(name)) as db:
+            for statement in statements:
+                db.execute(statement)
+
+    def _mirror(self, name: str) -> apsw.Connection:
         db = apsw.Connection(str(self.folder / ".cdc" / "mirrors" / f"{self.name}-{name}-v1.db"))
         db.set_busy_timeout(10_000)
-        for statement in statements:
-            db.execute(statement)
-        db.close()
+        return db
 
     def watermark(self, name: str = "orders") -> int:
         """The position up to which the read model says that it is complete, as stored with it."""

@@ -291,6 +291,18 @@ def test_a_broken_file_does_not_hide_the_errors_of_the_others(checked: Checked) 
     assert report.projections == ("orders", "wrong")
 
 
+def test_a_function_called_wrongly_says_what_it_takes(checked: Checked, tmp_path: Path) -> None:
+    wrong = "from pipeline import Document, one\n\nclass Line(Document, source='shop.orders'):\n    id: int = one(by='id')\n"
+
+    (finding,) = checked(wrong=wrong).findings
+
+    assert finding.error == "TypeError"
+    assert "one(by=" in (tmp_path / finding.file).read_text().splitlines()[finding.line - 1]
+    assert finding.message == (
+        "one() got an unexpected keyword argument 'by'; one takes via=, to=, where=, depth=, hidden="
+    )
+
+
 def test_two_projections_can_not_write_one_index(checked: Checked) -> None:
     report = checked(one=GOOD, two=GOOD.replace('elasticsearch("orders")', 'elasticsearch("orders"), name="other"'))
 
