@@ -138,7 +138,7 @@ def _called_wrongly(error: Exception) -> str:
         return ""
     parameters = signature(function).parameters.values()
     takes = ", ".join(f"{p.name}=" if p.kind is p.KEYWORD_ONLY else p.name for p in parameters)
-    return f"; {name} takes {takes}"
+    return f"; it takes {takes}"
 
 
 def _projections(module: ModuleType) -> Iterator[Projection[Any]]:

@@ -298,9 +298,7 @@ def test_a_function_called_wrongly_says_what_it_takes(checked: Checked, tmp_path
 
     assert finding.error == "TypeError"
     assert "one(by=" in (tmp_path / finding.file).read_text().splitlines()[finding.line - 1]
-    assert finding.message == (
-        "one() got an unexpected keyword argument 'by'; one takes via=, to=, where=, depth=, hidden="
-    )
+    assert finding.suggestion == "It takes via=, to=, where=, depth=, hidden="
 
 
 def test_two_projections_can_not_write_one_index(checked: Checked) -> None:
