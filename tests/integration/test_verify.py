@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import apsw
@@ -13,7 +16,7 @@ import pytest
 
 from pipeline.demo import truth
 from pipeline.demo.shop import Load
-from tests.support.project import Project
+from tests.support.project import Project, until
 
 pytestmark = pytest.mark.stack
 
@@ -212,3 +215,49 @@ def test_verify_says_where_the_watermark_stands_when_no_worker_runs(shop: Projec
     shop.stop_workers()
     done = shop.cdc("verify", f"{shop.name}-orders", "--timeout", "1", check=False)
     assert done.returncode == 1 and "the watermark stands at" in done.stderr
+
+
+def test_no_more_documents_a_second_are_compared_than_the_rate_says(shop: Project) -> None:
+    found = verified(shop, "--all", "--rate", "100")
+    assert found["checked"] >= 200 and found["seconds"] >= found["checked"] / 100
+
+
+def test_continuous_mode_looks_at_part_after_part_and_tells_status_what_it_finds(shop: Project) -> None:
+    wrong = {"20", "21", "22", "23", "24", "25"}
+    for key in wrong:
+        damage(shop, key, lambda document: document.update(status="wrong"))
+    path = shop.folder / "continuous.json"
+    with path.open("wb") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "pipeline.cli", "verify", f"{shop.name}-orders", "--continuous", "--sample", "25%",
+             "--every", "0", "--show", "99", "-o", "json"],
+            cwd=shop.folder, env=shop.environment, stdout=out,
+        )  # fmt: skip
+    try:
+        until(lambda: len(samples(path)) >= 4, 90, "four samples")
+        four = samples(path)[:4]
+        assert {report["share"] for report in four} == {0.25}
+        assert sum(report["sinks"][0]["checked"] for report in four) >= 200
+        assert sorted(one["id"] for report in four for one in report["sinks"][0]["differences"]) == sorted(wrong)
+        told = "documents of 25% were not what the source says"
+        until(lambda: told in shop.cdc("status", f"{shop.name}-orders", check=False).stderr, 60, "status tells")
+        healed = verified(shop, "--all", "--repair")
+        assert healed["repaired"] == len(wrong) and process.poll() is None
+        known = len(samples(path))
+        until(lambda: len(samples(path)) >= known + 5, 90, "another round")
+        assert [report["sinks"][0]["different"] for report in samples(path)[known + 1 :][:4]] == [0, 0, 0, 0]
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def samples(path: Path) -> list[dict[str, Any]]:
+    """The reports that were written so far."""
+    text, found, at = path.read_text(), [], 0
+    while (at := text.find("{", at)) >= 0:
+        try:
+            report, at = json.JSONDecoder().raw_decode(text, at)
+        except ValueError:
+            break  # it is just being written
+        found.append(report)
+    return found
