@@ -18,9 +18,10 @@ from pipeline.authoring.projection import Projection
 from pipeline.errors import OperationError
 from pipeline.settings import Settings
 
-Origin = Literal["mirror", "log"]
-Phase = Literal["prepare", "copy", "load", "verify", "ready", "switch"]
-"""What is done next: the target made, the mirror copied, documents written, compared, waiting for the cut-over, cut over."""
+Origin = Literal["mirror", "log", "source"]
+Phase = Literal["prepare", "copy", "read", "load", "verify", "ready", "switch"]
+"""What is done next: the target made, the mirror copied or begun, tables read from the source, documents written, compared, waiting for
+the cut-over, cut over."""
 
 
 class _Entry(BaseModel):
@@ -45,12 +46,16 @@ class Job(_Entry):
     origin: Origin
     why: str
     phase: Phase = "prepare"
+    read: tuple[str, ...] = ()
+    """Tables that the connector has read for it, from the source."""
     cutover: bool = True
     rate: float = 0.0
     """Documents a second that the new build may write; 0: all that the sink takes."""
     keep: float = 3600.0
     """Seconds that the old build is kept current after the cut-over."""
     started: float
+    since: float = 0.0
+    """When this phase began."""
 
 
 class Kept(_Entry):
@@ -81,9 +86,16 @@ class Builds(_Entry):
 
     def at(self, phase: Phase) -> Builds:
         """The same with the job at this phase; raises OperationError where it was cancelled meanwhile."""
+        return self._job(phase=phase, since=time.time())
+
+    def with_read(self, table: str) -> Builds:
+        """The same with one more table read; raises OperationError where the job was cancelled meanwhile."""
+        return self._job(read=(*(self.job.read if self.job is not None else ()), table))
+
+    def _job(self, **changes: Any) -> Builds:
         if self.job is None:
             raise OperationError("The rebuild was cancelled meanwhile.")
-        return self.having(job=self.job.model_copy(update={"phase": phase}))
+        return self.having(job=self.job.model_copy(update=changes))
 
     def running(self) -> list[Build]:
         """Those that have a worker, but for the one that readers see."""

@@ -42,9 +42,8 @@ def backfill(
     readers = [p for p in chosen if table in shape_of(p.shape).columns()]
     if projection and not readers:
         raise OperationError(f"{projection} does not read {table}.")
-    _check_connector(own, definition)
     with _bar(table) as progress:
-        report = asyncio.run(_run(own, definition, readers if wait else [], table, where, progress))
+        report = asyncio.run(read_again(own, definition, readers if wait else [], table, where, progress))
     _print(report, as_json(output))
     if not report.done:
         raise typer.Exit(1)
@@ -59,15 +58,15 @@ def _definition(own: Settings, table: str) -> ConnectorDefinition:
     raise OperationError(f"No connector captures {table}; captured are {', '.join(known) or 'none'}.")
 
 
-def _check_connector(own: Settings, definition: ConnectorDefinition) -> None:
-    plan = asyncio.run(lifecycle.plan(definition, connect_url=own.connect_url(), source_dsn=own.source_dsn()))
+async def _check_connector(own: Settings, definition: ConnectorDefinition) -> None:
+    plan = await lifecycle.plan(definition, connect_url=own.connect_url(), source_dsn=own.source_dsn())
     if any(change.key.startswith("notification.") for change in plan.changes):
         raise OperationError(
             f"Connector {definition.name} does not say how its snapshots go: cdc connector apply {definition.name}."
         )
 
 
-async def _run(
+async def read_again(
     own: Settings,
     definition: ConnectorDefinition,
     readers: list[Projection[Any]],
@@ -75,6 +74,9 @@ async def _run(
     where: str,
     progress: Progress,
 ) -> BackfillReport:
+    """A table's rows by its connector, in turn with others who ask it; until these readers have written them."""
+    await _check_connector(own, definition)
+
     async def ill() -> str:
         try:
             found = await lifecycle.status(definition.name, connect_url=own.connect_url())

@@ -12,23 +12,27 @@ from typing import Annotated, Any
 import typer
 
 from connectors.sinks import open_sink
-from connectors.sources import postgres
+from connectors.sources import notices, postgres
+from connectors.sources.debezium import ConnectorDefinition
 from pipeline.authoring import builds
 from pipeline.authoring.discovery import find
 from pipeline.authoring.projection import Projection
 from pipeline.authoring.shape import shape_of
+from pipeline.cli.backfill import read_again
 from pipeline.cli.output import As, Yes, as_json, confirm, err, load_settings, print_json, print_table
 from pipeline.cli.progress import Bar
+from pipeline.cli.status import BUILDING, line_of
 from pipeline.cli.verify import source_log, verified
 from pipeline.errors import OperationError
 from pipeline.operations import rebuild as operation
+from pipeline.operations.from_source import Reading
 from pipeline.operations.rebuild import Hands, RebuildReport
 from pipeline.operations.verified import Share
 from pipeline.operations.verify import Options
 from pipeline.ports import Sink
 from pipeline.runtime import wiring
 from pipeline.runtime.faults import passing
-from pipeline.runtime.topics import missing_log
+from pipeline.runtime.topics import ends_of, missing_log
 from pipeline.settings import Settings
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The projection.")]
@@ -43,6 +47,7 @@ class Origin(StrEnum):
     auto = "auto"
     mirror = "mirror"
     log = "log"
+    source = "source"
 
 
 def rebuild(
@@ -112,10 +117,26 @@ def _hands(own: Settings, code: Projection[Any]) -> Iterator[Hands]:
             verify=lambda new: verified(own, new, options, bar),
             position=partial(asyncio.to_thread, postgres.position, dsn),
             missing_log=lambda: missing_log(own.kafka_bootstrap(), topics),
+            reading=lambda new: _reading(own, wired.definition, topics, bar),
             say=lambda text: err().print(text),
             progress=bar.update,
             passing=passing,
         )
+
+
+def _reading(own: Settings, definition: ConnectorDefinition, topics: list[str], bar: Bar) -> Reading:
+    bootstrap = own.kafka_bootstrap()
+
+    async def read(table: str) -> None:
+        await read_again(
+            own, definition, [], table, "", lambda done, total: bar.update(f"reading {table}", done, total)
+        )
+
+    return Reading(
+        connector=definition.name, ends=lambda: ends_of(bootstrap, definition, topics), topic=definition.topic,
+        table_ends=partial(notices.end_offsets, bootstrap), read=read,
+        position=partial(asyncio.to_thread, postgres.position, definition.dsn(own.source_dsn())), say=lambda text: err().print(text),
+    )  # fmt: skip
 
 
 def _sinks(own: Settings, projection: Projection[Any]) -> list[Sink]:
@@ -126,8 +147,6 @@ def _print(report: RebuildReport, json: bool) -> None:
     if json:
         print_json(report)
         return
-    rows = [
-        (report.projection, report.live or "-", report.target or "-", report.phase or "-", report.origin or "-",
-         f"{report.left:,} of {report.rows:,}" if report.target else "-", report.kept or "-")
-    ]  # fmt: skip
-    print_table(("PROJECTION", "READERS SEE", "BUILDING", "AT", "FROM", "TO WRITE", "KEPT"), rows)
+    print_table(("PROJECTION", "READERS SEE", "KEPT"), [(report.projection, report.live or "-", report.kept or "-")])
+    if report.building is not None:
+        print_table(BUILDING, [line_of(report.building)])

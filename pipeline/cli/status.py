@@ -9,10 +9,12 @@ import typer
 
 from pipeline.authoring.discovery import find, live
 from pipeline.cli.output import As, as_json, err, load_settings, print_json, print_table
-from pipeline.operations.status import ProjectionStatus, StatusReport
+from pipeline.operations.building import building
+from pipeline.operations.status import Building, ProjectionStatus, StatusReport
 from pipeline.operations.status import status as read
 
 COLUMNS = ("PROJECTION", "VERSION", "STATE", "DOCUMENTS", "BEHIND", "DIRTY", "PENDING", "QUARANTINED", "DEAD LETTERS")
+BUILDING = ("BUILDING", "FROM", "STEP", "DONE", "FOR", "LEFT")
 
 
 def status(
@@ -28,6 +30,7 @@ def status(
     chosen = [find(own, name) for name in projections] if projections else live(own)
     while True:
         report = read(own, chosen, fail_behind=fail_behind)
+        report.building = [far for p in chosen if (far := building(own, p)) is not None]
         _print(report, as_json(output))
         if not watch:
             break
@@ -41,6 +44,8 @@ def _print(report: StatusReport, json: bool) -> None:
         print_json(report)
         return
     print_table(COLUMNS, [_line(p) for p in report.projections])
+    if report.building:
+        print_table(BUILDING, [line_of(far) for far in report.building])
     for projection in report.projections:
         if len(logs := projection.source_logs) > 1:
             was, now = logs[-2], logs[-1]
@@ -59,3 +64,10 @@ def _line(p: ProjectionStatus) -> tuple[str, ...]:
         p.name, str(p.version), p.state, f"{p.documents:,}", behind, f"{p.dirty:,}", f"{p.pending:,}", f"{p.quarantined:,}",
         f"{p.dead_letters:,}",
     )  # fmt: skip
+
+
+def line_of(far: Building) -> tuple[str, ...]:
+    """A build under way, in the columns of `BUILDING`."""
+    done = f"{far.done:,} of {far.total:,} {far.unit}" if far.total else "-"
+    left = "-" if far.seconds_left is None else f"about {far.seconds_left:.0f} s"
+    return far.id, far.origin, far.step, done, f"{far.seconds:.0f} s", left

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from pipeline.engine.assemble import document_id
 from pipeline.engine.measures import group_id
 from pipeline.engine.mirror import Mirror
-from pipeline.engine.sql import rows
+from pipeline.engine.revision import revision
+from pipeline.engine.sql import rows, value
 
 if TYPE_CHECKING:
     from pipeline.engine.engine import Engine
@@ -17,6 +19,20 @@ if TYPE_CHECKING:
 KEPT: Final = 6 * 3600.0
 """Seconds; far longer than the windows after which they are looked up."""
 PAGE: Final = 1000
+ALWAYS: Final = 100
+"""So many orphans may go whatever share of the documents they are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Orphans:
+    """How orphans are told: written before `epoch`, and not in `leave`, which may be written yet. 0: there can be none.
+
+    `revision` deletes them, and no document that is written from now on.
+    """
+
+    epoch: int = 0
+    revision: int = 0
+    leave: frozenset[str] = frozenset()
 
 
 class Tombstones:
@@ -90,6 +106,8 @@ class Ownership:
                 engine.applier.marking.mark_every_root(seq, since=0)
                 self.tombstones.mark_groups(sink, seq)
                 mirror.set("loaded", None)
+                mirror.set(f"orphans/{sink}", epoch)
+                mirror.set(f"orphans held/{sink}", None)
         if anew:
             engine.loaded = engine.marks.loaded = False
             engine.wants_cut = engine.gate.by_row = True
@@ -100,3 +118,29 @@ class Ownership:
         """Documents that were deleted from the sink are there again."""
         with self.mirror.checkpoint() as seq:
             self.tombstones.again(sink, keys, seq)
+
+    def orphans(self, sink: int) -> Orphans | None:
+        """What another mirror wrote and this one does not know of; None before everything that it knows is written."""
+        mirror = self.mirror
+        if not (epoch := mirror.get(f"orphans/{sink}")):
+            return Orphans()
+        owed = value(mirror.db, "SELECT 1 FROM dirty WHERE sink = ? AND since = 0 LIMIT 1", (sink,))
+        if owed or not (self.engine.loaded and self.engine.may_flush):
+            return None
+        leave: set[str] = set()
+        for table in ("quarantine", "dirty"):
+            keys = rows(
+                mirror.db, f"SELECT {', '.join(mirror.layout.written_key)} FROM {table} WHERE sink = ?", (sink,)
+            )
+            leave.update(map(self.tombstones.id, keys))
+        return Orphans(int(epoch), revision(mirror.epoch(sink), mirror.seq), frozenset(leave))
+
+    def too_many(self, orphans: int, documents: int) -> bool:
+        """Whether somebody has to look first, as for rows that a new snapshot left out (`worker.sweep_limit`)."""
+        return orphans > max(ALWAYS, self.engine.beginnings.limit * documents)
+
+    def swept(self, sink: int, held: int) -> None:
+        """The orphans are gone, or so many of them are held because they are too many."""
+        with self.mirror.checkpoint():
+            self.mirror.set(f"orphans/{sink}", None)
+            self.mirror.set(f"orphans held/{sink}", held or None)

@@ -94,20 +94,6 @@ def _mark(db: apsw.Connection, layout: Layout, code: str, sinks: Sequence[str]) 
         )
 
 
-def dirty_in(path: Path, projection: Projection[Any]) -> tuple[int, int]:
-    """Root rows in a mirror, and documents that are still to be written."""
-    if not path.exists():
-        return 0, 0
-    db = connect(str(path), readonly=True)
-    try:
-        if value(db, "SELECT 1 FROM sqlite_schema WHERE name = 'meta'") is None:
-            return 0, 0  # its worker is just making it
-        found = int(value(db, f"SELECT count(*) FROM {quoted(shape_of(projection.shape).table)}") or 0)
-        return found, int(value(db, "SELECT count(*) FROM dirty") or 0)
-    finally:
-        db.close()
-
-
 def files_of(settings: Settings, id: str) -> list[Path]:
     """What a build has on this machine, but for its lock."""
     mirror = mirror_file(settings, id)

@@ -15,8 +15,10 @@ from pipeline.authoring import builds
 from pipeline.authoring.builds import Build, Builds, Job, Kept, Phase
 from pipeline.authoring.projection import Projection
 from pipeline.errors import OperationError, VerificationFailed
-from pipeline.operations.mirrors import copy_mirror, dirty_in, files_of, owned, usable
-from pipeline.operations.status import mirror_file, status
+from pipeline.operations.building import building
+from pipeline.operations.from_source import Reading, begin_mirror, read_tables
+from pipeline.operations.mirrors import copy_mirror, files_of, owned, usable
+from pipeline.operations.status import Building, status
 from pipeline.operations.verified import VerifyReport
 from pipeline.operations.wait import wait
 from pipeline.ports import Sink
@@ -39,6 +41,7 @@ class Hands:
     """Where the source's log is now."""
     missing_log: Callable[[], Awaitable[str]]
     """Why Kafka's topics can't fill a mirror, or nothing where they can."""
+    reading: Callable[[Projection[Any]], Reading]
     say: Callable[[str], None] = lambda text: None
     progress: Callable[[str, int, int], None] = lambda step, done, total: None
     passing: Callable[[str], None] = lambda point: None
@@ -54,11 +57,8 @@ class RebuildReport(BaseModel):
     origin: str | None = None
     why: str | None = None
     phase: str | None = None
-    left: int = 0
-    """Documents still to be written."""
-    rows: int = 0
-    """Root rows in the new mirror."""
-    seconds: float = 0.0
+    building: Building | None = None
+    """How far it is."""
     kept: str | None = None
     kept_until: float | None = None
     """Seconds since 1970."""
@@ -75,11 +75,9 @@ def report(settings: Settings, projection: Projection[Any]) -> RebuildReport:
     )
     if (job := known.job) is None:
         return found
-    new = job.target.of(projection)
-    rows, left = dirty_in(mirror_file(settings, new.id), new)
     return found.model_copy(update={
-        "target": new.id, "origin": job.origin, "why": job.why, "phase": job.phase, "rows": rows, "left": left,
-        "seconds": round(time.time() - job.started, 1),
+        "target": job.target.of(projection).id, "origin": job.origin, "why": job.why, "phase": job.phase,
+        "building": building(settings, projection),
     })  # fmt: skip
 
 
@@ -113,15 +111,18 @@ async def _origin(
     settings: Settings, live: Projection[Any], new: Projection[Any], hands: Hands, asked: str
 ) -> tuple[str, str]:
     """The cheapest origin that is enough, and why."""
+    if asked == "source":
+        return "source", "asked for"
     no_mirror = usable(settings, live, new)
     if asked == "mirror" and no_mirror:
-        raise OperationError(f"{new.id} can't be built from the mirror: {no_mirror}. Try --from log.")
+        raise OperationError(f"{new.id} can't be built from the mirror: {no_mirror}. Try --from log, or --from source.")
     if asked in ("mirror", "auto") and not no_mirror:
         return "mirror", f"the mirror of {live.id} has every row and column"
     no_log = await hands.missing_log()
+    if no_log and asked == "log":
+        raise OperationError(f"{new.id} can't be built from the log: {no_log}. Try --from source.")
     if no_log:
-        other = f"; nor from the mirror: {no_mirror}" if no_mirror else ""
-        raise OperationError(f"{new.id} can't be built from the log: {no_log}{other}.")
+        return "source", f"neither mirror nor log is enough: {no_mirror}; {no_log}"
     return "log", no_mirror or "asked for, and Kafka's topics hold everything"
 
 
@@ -160,12 +161,13 @@ async def _step(
             await sink.loading(True)
         return "copy"
     if job.phase == "copy":
-        if job.origin == "mirror":
-            live = builds.read(settings, code.name).live or Build(version=code.version)
-            await _copy(settings, live.of(code), new, [sink.name for sink in sinks])
+        await _filled(settings, code, new, job, [sink.name for sink in sinks], hands)
+        return "read" if job.origin == "source" else "load"
+    if job.phase == "read":
+        await read_tables(settings, new, job.read, hands.reading(new), partial(_read, settings, code, hands))
         return "load"
     if job.phase == "load":
-        await _load(settings, new, sinks, hands)
+        await _load(settings, code, new, sinks, hands)
         return "verify"
     if job.phase == "verify":
         await _verify(code, new, hands, despite)
@@ -180,24 +182,42 @@ async def _step(
     return None
 
 
-async def _copy(settings: Settings, live: Projection[Any], new: Projection[Any], sinks: Sequence[str]) -> None:
+async def _filled(
+    settings: Settings, code: Projection[Any], new: Projection[Any], job: Job, sinks: Sequence[str], hands: Hands
+) -> None:
+    """The mirror that the new build's worker begins with; from the log it begins with none."""
+    if job.origin == "log":
+        return
+    live = (builds.read(settings, code.name).live or Build(version=code.version)).of(code)
+    ends = await hands.reading(new).ends() if job.origin == "source" else {}
     for _ in range(COPY_PATIENCE):
         with owned(settings, new.id) as mine:
-            if mine:
+            if mine and job.origin == "source":
+                await asyncio.to_thread(begin_mirror, settings, new, ends)
+            elif mine:
                 await asyncio.to_thread(copy_mirror, settings, live, new, sinks)
+            if mine:
                 return
         await asyncio.sleep(1)
     raise OperationError(f"A worker of {new.id} runs already: end it, and go on with `cdc rebuild {new.name}`.")
 
 
-async def _load(settings: Settings, new: Projection[Any], sinks: Sequence[Sink], hands: Hands) -> None:
+def _read(settings: Settings, code: Projection[Any], hands: Hands, table: str) -> None:
+    """The connector has read a table for the job: it need not again."""
+    hands.passing("rebuild-table")
+    builds.update(settings, code.name, lambda now: now.with_read(table))
+
+
+async def _load(
+    settings: Settings, code: Projection[Any], new: Projection[Any], sinks: Sequence[Sink], hands: Hands
+) -> None:
     """Until the worker has written everything and stands where the source is; then the usual settings again."""
     position, began, said = await hands.position(), time.monotonic(), False
     for sink in sinks:
         while not (await wait(sink, hands.connector, position, patience=1.0)).reached:
             own = status(settings, [new]).projections[0]
-            rows, left = dirty_in(mirror_file(settings, new.id), new)
-            hands.progress("writing", max(0, rows - left), rows)
+            if (far := building(settings, code)) is not None:
+                hands.progress(far.step, far.done, far.total)
             if own.state == "failed" and own.error and "LogTruncated" in own.error:
                 raise OperationError(f"The worker of {new.id} has stopped: {own.error}")
             if own.pid is None and not said and time.monotonic() - began > SAY_AFTER:

@@ -81,10 +81,30 @@ class ProjectionStatus(BaseModel):
     """What needs somebody; empty where all is well."""
 
 
+class Building(BaseModel):
+    """A build under way. `total` 0: not known. `rate` a second; `seconds_left` of this step, None where not known."""
+
+    projection: str
+    id: str
+    origin: str
+    why: str
+    phase: str
+    step: str
+    unit: str = ""
+    """What `done` and `total` count: `rows`, `documents`, or nothing that is counted."""
+    done: int = 0
+    total: int = 0
+    rate: float = 0.0
+    seconds: float
+    """Since it began."""
+    seconds_left: float | None = None
+
+
 class StatusReport(BaseModel):
-    """All projections."""
+    """All projections, and the builds of them that are under way."""
 
     projections: list[ProjectionStatus]
+    building: list[Building] = []
 
     @property
     def healthy(self) -> bool:
@@ -191,6 +211,12 @@ def _from_mirror(
     waits = held(value(db, "SELECT value FROM meta WHERE name = 'held'"))
     found.held = waits[1] if waits is not None else {}
     found.attention = _attention(found, fail_behind) + _verified(settings, projection)
+    orphans = value(db, "SELECT sum(value) FROM meta WHERE name LIKE 'orphans held/%'")
+    if orphans:
+        found.attention.append(
+            f"{found.name}: {orphans:,} documents are of nothing that the mirror knows, and are too many to go by"
+            f" themselves: cdc rebuild {found.name}"
+        )
     waiting, tried, error = _refreshing(db)
     if tried >= TRIED_OFTEN:
         found.attention.append(f"{found.name}: {waiting} rows wait to be read again from the source: {error}")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from pipeline.engine.dirty import Reader, Taken
 from pipeline.engine.engine import Engine
+from pipeline.engine.ownership import Orphans
 from pipeline.errors import Fenced, SinkError, SinkUnavailable, Transient
-from pipeline.ports import Applied, Outcome, Rejected, Sink, SinkRecord, Stale, Throttled
+from pipeline.ports import Applied, Outcome, Rejected, Sink, SinkRecord, Stale, Throttled, Write
 from pipeline.runtime.faults import passing
 from pipeline.runtime.pacing import Backoff
 
@@ -51,6 +52,8 @@ class Flusher:
         """Seconds after which no request of a replaced worker, nor one from before an outage, is under way."""
         self._look_again: float | None = None
         """When to look whether deleted documents came back."""
+        self._orphans = True
+        """Whether there may be documents that another mirror wrote and this one does not know of."""
         self._record: SinkRecord | None = None
         self._saved_at = 0.0
         self.changed = asyncio.Event()
@@ -164,10 +167,11 @@ class Flusher:
         await self._in_reader(self._reader.landed, taken)
 
     async def _written(self, taken: Taken) -> list[Outcome]:
+        return await self._sent(taken.writes) if taken.writes else []
+
+    async def _sent(self, writes: Sequence[Write]) -> list[Outcome]:
         assert self._record is not None
-        if not taken.writes:
-            return []
-        outcomes = list(await self.sink.write(taken.writes, self._record.epoch, self._may_write))
+        outcomes = list(await self.sink.write(writes, self._record.epoch, self._may_write))
         if any(isinstance(o, Stale) for o in outcomes):
             # one of ours that was through without an answer, or a successor's: then nothing of this is settled
             stored = await self.sink.record()
@@ -206,6 +210,8 @@ class Flusher:
             await self._publish(min_seconds=0.5)
         if self._look_again is not None and time.monotonic() >= self._look_again:
             await self._look_up_deleted()
+        elif self._look_again is None and self._orphans and not self._tasks:
+            await self._sweep_orphans()
         await self._pause(0.5)
 
     async def _look_up_deleted(self) -> None:
@@ -226,6 +232,43 @@ class Flusher:
         except SinkUnavailable as error:
             self._away(error)
             self._look_again = time.monotonic() + self._window
+
+    async def _sweep_orphans(self) -> None:
+        """Delete what another mirror wrote and this one does not know of: a group, say, that has vanished meanwhile."""
+        ownership = self._engine.ownership
+        found: Orphans | None = await self._in_engine(ownership.orphans, self.sink_id)
+        if found is None:
+            return
+        try:
+            if found.epoch and not await self._swept(found):
+                return
+        except SinkError as error:
+            self._away(error)
+            return
+        self._orphans = False
+
+    async def _swept(self, found: Orphans) -> bool:
+        ids, documents = [], 0
+        await self.sink.refresh()
+        async for page in self.sink.scan(documents=False):
+            documents += len(page)
+            ids += [i for i, stored in page.items() if stored.revision >> 40 < found.epoch and i not in found.leave]
+        held = len(ids) if self._engine.ownership.too_many(len(ids), documents) else 0
+        if ids:
+            what = "are too many to go by themselves" if held else "go"
+            log.warning(
+                "%s: %d of %d documents are of nothing that the mirror knows: they %s",
+                self.sink.name,
+                len(ids),
+                documents,
+                what,
+            )
+        for start in range(0, 0 if held else len(ids), self._rows):
+            writes = [Write(id, found.revision, None) for id in ids[start : start + self._rows]]
+            if not all(isinstance(o, Applied | Stale) for o in await self._sent(writes)):
+                return False
+        await self._in_engine(self._engine.ownership.swept, self.sink_id, held)
+        return True
 
     async def _pause(self, seconds: float) -> None:
         self.changed.clear()

@@ -108,7 +108,7 @@ class Membership:
         self._fatal(
             LogTruncated(
                 f"{self._name}: Kafka no longer has offset {offset} of {tp.topic}/{tp.partition}, which comes next: "
-                f"changes are missing. Rebuild from the source, or restore the mirror."
+                f"changes are missing. Rebuild it (cdc rebuild), or restore the mirror."
             )
         )
 
@@ -119,12 +119,12 @@ class Membership:
         if start < earliest:
             raise LogTruncated(
                 f"{self._name}: the mirror goes on at {start} in {where}, but Kafka's log starts at {earliest}: "
-                f"changes are missing. Rebuild from the source, or restore the mirror."
+                f"changes are missing. Rebuild it (cdc rebuild), or restore the mirror."
             )
         if start > end:
             raise LogTruncated(
                 f"{self._name}: the mirror stands at {start} in {where}, but Kafka's log ends at {end}: "
-                f"the topic was made anew. Rebuild the projection."
+                f"the topic was made anew. Rebuild it (cdc rebuild)."
             )
 
     async def _check_topics(self, starts: Mapping[TP, int]) -> None:
@@ -137,7 +137,7 @@ class Membership:
             if start and known.get(tp.topic, found.get(tp.topic)) != found.get(tp.topic):
                 raise LogTruncated(
                     f"{self._name}: the topic {tp.topic} was made anew: what the mirror has read of it was in another. "
-                    f"Rebuild the projection."
+                    f"Rebuild it (cdc rebuild)."
                 )
         if found != known:
             await self._in_engine(self._remember_topics, known | found)

@@ -67,6 +67,20 @@ async def missing_log(bootstrap: str, topics: Iterable[str]) -> str:
     return f"{min(cut)}: what came before is gone" if cut else ""
 
 
+async def ends_of(bootstrap: str, definition: ConnectorDefinition, topics: Iterable[str]) -> dict[str, int]:
+    """Where these topics end now, `{"topic/0": 17}`; those that are not there yet are made."""
+    topics = list(topics)
+    await ensure_topics(
+        bootstrap, definition, {t: 1 if t == definition.transaction_topic else definition.partitions for t in topics}
+    )
+    try:
+        async with AIOKafkaConsumer(*topics, bootstrap_servers=bootstrap, client_id="cdc-rebuild") as consumer:
+            found = await consumer.end_offsets(list(consumer.assignment()))
+    except (KafkaError, OSError) as error:
+        raise SourceUnavailable(f"Kafka at {bootstrap} can't be reached: {error}; is it up?") from None
+    return {f"{tp.topic}/{tp.partition}": int(offset) for tp, offset in found.items()}
+
+
 async def topic_ids(client: Any, topics: Iterable[str]) -> dict[str, str]:
     """`{topic: id}` by a connected aiokafka client; a topic that is deleted and made again has another id."""
     answer = await client.send(client.get_random_node(), _Describe(list(topics)))

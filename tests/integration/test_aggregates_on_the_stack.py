@@ -74,6 +74,23 @@ def test_a_worker_killed_under_load_counts_nothing_twice(sold: Project) -> None:
     sold.assert_equal("sales", truth.SALES)
 
 
+@pytest.mark.edge_case(35)
+def test_a_group_that_vanished_goes_though_the_mirror_that_knew_it_is_lost(sold: Project) -> None:
+    sold.wait_for(sold.sql("UPDATE shop.orders SET status = 'passing' WHERE id <= 30"), name="sales")
+    assert day(sold, '["2026-06-01","passing"]') is not None
+    sold.stop_workers()
+    for path in (sold.folder / ".cdc" / "mirrors").glob("*.db*"):
+        path.unlink()
+    sold.sql("UPDATE shop.orders SET status = 'paid' WHERE status = 'passing'")
+    quick = {"CDC_WORKER__SESSION_TIMEOUT": "10", "CDC_ELASTICSEARCH__REQUEST_TIMEOUT": "3"}
+    sold.start_worker(f"{sold.name}-sales", **quick)
+    until(lambda: day(sold, '["2026-06-01","passing"]') is None, 90, f"the group is gone\n{sold.log()}")
+    sold.wait_for(truth.position(sold.dsn), name="sales")
+    sold.assert_equal("sales", truth.SALES)
+    sold.stop_workers()
+    sold.start_worker(f"{sold.name}-sales")
+
+
 def test_a_truncate_of_lines_takes_the_pieces_and_leaves_the_orders(sold: Project) -> None:
     sold.wait_for(sold.sql("TRUNCATE shop.order_lines"), name="sales")
     sold.assert_equal("sales", truth.SALES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -15,6 +16,8 @@ from typing import Any
 import apsw
 import httpx
 import pytest
+from aiokafka import AIOKafkaConsumer
+from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 
 from pipeline.demo import truth
 from pipeline.demo.shop import Load
@@ -52,10 +55,16 @@ def standing(shop: Project) -> dict[str, Any]:
     return found
 
 
+def building(shop: Project) -> list[dict[str, Any]]:
+    """The builds under way, as `cdc status` has them."""
+    found: list[dict[str, Any]] = json.loads(shop.cdc("status", "-o", "json", check=False).stdout)["building"]
+    return found
+
+
 def following(shop: Project) -> str:
     """The id of the build that the next rebuild makes."""
     path = shop.folder / ".cdc" / "builds" / f"{name_of(shop)}.json"
-    highest = json.loads(path.read_text())["highest"].get("1", 1)
+    highest = json.loads(path.read_text())["highest"].get("1", 1) if path.exists() else 1
     return f"{name_of(shop)}-v1.{highest + 1}"
 
 
@@ -121,21 +130,23 @@ class Reader:
 
 
 @pytest.mark.edge_case(51)
-def test_readers_see_no_gap_while_a_build_is_made_under_load_cut_over_and_rolled_back(shop: Project) -> None:
-    name, new = name_of(shop), following(shop)
-    shop.wait_for(shop.sql("INSERT INTO shop.orders VALUES(100000, 1, 'steady', now(), 0)"))
-    until(lambda: shop.document(100000), 10, "the steady order is there")
+@pytest.mark.parametrize("origin", ["mirror", "log", "source"])
+def test_readers_see_no_gap_while_a_build_is_made_under_load_cut_over_and_rolled_back(
+    shop: Project, origin: str
+) -> None:
+    name, new, (old,) = name_of(shop), following(shop), seen(shop)
+    shop.sql("INSERT INTO shop.orders VALUES(100000, 1, 'steady', now(), 0) ON CONFLICT DO NOTHING")
+    current(shop, old)
     httpx.post(f"{shop.endpoints.elasticsearch}/{name}/_refresh")
-    load = Load(shop.dsn, rate=30, seconds=200)
+    load = Load(shop.dsn, rate=50, seconds=200)
     load._any_order = lambda: load._random.randint(1, 200)  # type: ignore[method-assign]
     load.start()
     try:
         with Reader(shop) as reader:
-            done = rebuild(shop)
-            assert done["live"] == new and done["kept"] == f"{name}-v1"
-            assert seen(shop) == [new]
+            done = rebuild(shop, "--from", origin)
+            assert (done["live"], done["kept"], seen(shop)) == (new, old, [new])
             shop.cdc("rollback", name, "--yes")
-            assert seen(shop) == [f"{name}-v1"]
+            assert seen(shop) == [old]
             shop.cdc("rollback", name, "--yes")
             assert seen(shop) == [new]
     finally:
@@ -143,7 +154,7 @@ def test_readers_see_no_gap_while_a_build_is_made_under_load_cut_over_and_rolled
         load.join(30)
     assert load.error is None and load.done > 100
     assert reader.reads > 20 and reader.wrong == []
-    for index in (new, f"{name}-v1"):
+    for index in (new, old):
         current(shop, index)
         assert_right(shop, index)
     assert refresh_interval(shop, new) is None
@@ -179,6 +190,9 @@ def test_a_worker_that_is_killed_while_it_loads_goes_on(shop: Project) -> None:
 
         until(loading, 90, "the new build writes")
         assert refresh_interval(shop, new) == "-1"
+        (far,) = until(lambda: [b for b in building(shop) if b["seconds_left"] is not None], 30, "an estimate")
+        assert (far["id"], far["step"], far["unit"]) == (new, "writing", "documents")
+        assert 0 < far["done"] <= far["total"] and 5 < far["rate"] < 40
         pid = json.loads(said.read_text())["pid"]
         os.kill(pid, signal.SIGKILL)
         killed.append(pid)
@@ -200,10 +214,28 @@ def test_a_build_from_the_log_is_right_and_waits_for_the_cutover(shop: Project) 
     done = rebuild(shop, "--from", "log", "--no-cutover")
     assert (done["phase"], done["origin"], done["live"]) == ("ready", "log", old)
     assert seen(shop) == [old]
+    assert [(b["id"], b["step"]) for b in building(shop)] == [(new, "ready to be cut over")]
     current(shop, new)
     assert_right(shop, new)
     shop.cdc("cutover", name, "--yes")
-    assert seen(shop) == [new] and standing(shop)["live"] == new
+    assert seen(shop) == [new] and building(shop) == [] and standing(shop)["live"] == new
+
+
+@pytest.mark.edge_case(51)
+def test_a_build_from_the_source_that_is_killed_at_any_step_goes_on(shop: Project) -> None:
+    name, new, (old,) = name_of(shop), following(shop), seen(shop)
+    shop.sql("DELETE FROM shop.order_lines WHERE order_id = 40", "DELETE FROM shop.orders WHERE id = 40")
+    for number, point in enumerate(("copy", "table", "table", "table:2", "read", "load")):
+        options = ("--from", "source") if number == 0 else ()
+        rebuild(shop, *options, fault=f"rebuild-{point}", code=-signal.SIGKILL)
+        assert seen(shop) == [old]
+        shop.sql(f"UPDATE shop.orders SET status = 'at {number}' WHERE id % 7 = {number}")
+    said = json.loads((shop.folder / ".cdc" / "workers" / f"{new}.json").read_text())
+    os.kill(said["pid"], signal.SIGKILL)
+    done = rebuild(shop)
+    assert (done["live"], done["phase"], seen(shop)) == (new, None, [new])
+    current(shop, new)
+    assert_right(shop, name)
 
 
 @pytest.mark.edge_case(51)
@@ -247,3 +279,43 @@ def test_a_new_version_of_the_code_is_built_beside_the_old_one_which_stays_curre
     shop.cdc("rollback", name, "--yes")
     assert seen(shop) == [old] and position > 0
     assert_right(shop, name)
+
+
+async def cut_short(bootstrap: str, topic: str) -> None:
+    """Have Kafka forget all that a topic has, as its retention would."""
+    async with AIOKafkaConsumer(topic, bootstrap_servers=bootstrap) as consumer:
+        ends = await consumer.end_offsets(list(consumer.assignment()))
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+    await admin.start()
+    try:
+        await admin.delete_records({tp: RecordsToDelete(before_offset=end) for tp, end in ends.items()})
+    finally:
+        await admin.close()
+
+
+@pytest.mark.edge_case(35)
+def test_a_lost_mirror_and_a_log_cut_short_are_named_and_mended_by_one_rebuild(
+    new_project: Callable[[str], Project],
+) -> None:
+    lost = new_project("it_rebuild_lost")
+    lost.create(orders=60)
+    lost.start_run()
+    lost.wait_for(truth.position(lost.dsn))
+    lost.stop_workers()
+    name = name_of(lost)
+    for path in (lost.folder / ".cdc" / "mirrors").glob(f"{name}-v1.db*"):
+        path.unlink()
+    topics = [f"{lost.name}.shop.{table}" for table in ("orders", "order_lines")]
+    for topic in topics:
+        asyncio.run(cut_short(lost.endpoints.kafka, topic))
+    run = lost.start_run()
+    run.wait(60)
+    assert "LogTruncated" in lost.status()["error"] and "cdc rebuild" in lost.status()["error"]
+    rebuild(lost, fault="rebuild-copy", code=-signal.SIGKILL)
+    job = standing(lost)
+    assert job["origin"] == "source"
+    assert "has not had its first load" in job["why"] and "what came before is gone" in job["why"]
+    lost.start_run()
+    done = rebuild(lost)
+    assert (done["live"], seen(lost)) == (f"{name}-v1.2", [f"{name}-v1.2"])
+    assert_right(lost, name)

@@ -19,7 +19,8 @@ from pipeline.engine.engine import Engine, Inputs
 from pipeline.engine.layout import lay_out
 from pipeline.engine.mirror import Mirror
 from pipeline.errors import OperationError
-from pipeline.operations.mirrors import copy_mirror, dirty_in, owned, usable
+from pipeline.operations.building import documents_in
+from pipeline.operations.mirrors import copy_mirror, owned, usable
 from pipeline.operations.status import mirror_file, status
 from pipeline.ports import APPLIED
 from pipeline.settings import Settings
@@ -140,7 +141,7 @@ def test_a_copied_mirror_owes_its_sink_every_document_and_claims_nothing_before(
 
     copy_mirror(own, projection(), new, ["memory:notes-v1.2"])
 
-    assert dirty_in(mirror_file(own, new.id), new) == (5, 5)
+    assert documents_in(own, new) == (5, 5)
     mirror = Mirror(str(mirror_file(own, new.id)), lay_out(shape_of(Note)), owner="new")
     engine = Engine(mirror, Inputs({"t": "app.notes"}, "t.tx", "app"))
     (sink,) = mirror.sinks().values()
@@ -165,7 +166,7 @@ def test_a_half_copy_is_thrown_away(own: Settings) -> None:
     mirror_file(own, new.id).with_suffix(".part").write_bytes(b"half")
     mirror_file(own, new.id).write_bytes(b"older")
     copy_mirror(own, projection(), new, ["memory:notes-v1.2"])
-    assert dirty_in(mirror_file(own, new.id), new) == (5, 5)
+    assert documents_in(own, new) == (5, 5)
     live.mirror.close()
 
 
@@ -182,7 +183,7 @@ def test_a_mirror_that_its_worker_is_just_making_has_nothing_yet(own: Settings) 
     path = mirror_file(own, "notes-v1")
     path.parent.mkdir(parents=True)
     path.touch()
-    assert dirty_in(path, projection()) == (0, 0)
+    assert documents_in(own, projection()) == (0, 0)
     assert status(own, [projection()]).projections[0].state == "new"
 
 

@@ -165,3 +165,41 @@ async def test_a_throttled_document_is_written_later_and_is_no_failure(desk: Des
         await desk.until(lambda: desk.documents == desk.expected)
         assert desk.flusher.written["throttled"] == 2 and desk.flusher.written["rejected"] == 0
         await desk.until(lambda: desk.flusher.error is None)
+
+
+async def written_by_another(desk: Desk, orphans: int) -> set[str]:
+    """The sink as a worker left it whose mirror is lost: orders that nobody knows of now; their ids. Order 21 is known."""
+    desk.world.source.insert("shop.orders", {"id": 21, **ORDER})
+    desk.world.read_everything()
+    await desk.sink.prepare()
+    for _ in range(5):
+        await desk.sink.claim("the lost one", 0)
+    ids = {str(5000 + n) for n in range(orphans)}
+    desk.store.versions["orders-v1"].update({id: Entry(5 << 40 | 7, {"id": int(id)}, 5) for id in ids})
+    return ids
+
+
+@pytest.mark.edge_case(35)
+async def test_what_a_lost_mirror_wrote_and_its_successor_does_not_know_of_goes(desk: Desk) -> None:
+    await written_by_another(desk, 3)
+    async with desk.at_work():
+        await desk.until(lambda: desk.documents and desk.documents == desk.expected)
+
+
+async def test_what_only_waits_in_quarantine_is_no_orphan(desk: Desk) -> None:
+    orphans = await written_by_another(desk, 3)
+    desk.store.versions["orders-v1"]["21"] = Entry(5 << 40 | 7, {"of": "the lost one"}, 5)
+    desk.sink.refuse = lambda write: "never" if write.id == "21" and write.document is not None else None
+    async with desk.at_work():
+        await desk.until(lambda: desk.documents and not orphans & desk.documents.keys())
+        await desk.until(lambda: desk.documents.keys() == desk.expected.keys())
+    assert desk.documents["21"] == {"of": "the lost one"}
+
+
+async def test_more_orphans_than_the_limit_are_held_and_named(desk: Desk) -> None:
+    orphans = await written_by_another(desk, 150)
+    engine = desk.world.engine
+    assert engine is not None
+    async with desk.at_work():
+        await desk.until(lambda: engine.mirror.get(f"orphans held/{desk.sink_id}") == 150)
+        assert desk.documents.keys() == desk.expected.keys() | orphans
