@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import apsw
 import msgspec
@@ -19,6 +19,9 @@ from pipeline.engine.replay import Replay
 
 ANY = "-9e999"
 """Below every value but null: an index finds `>= ANY`, and would walk through the nulls for `IS NOT NULL`."""
+
+GROUPS: Final = ("touched", "contributions", "grouped", "distincts", "failed")
+"""The tables that `group_tables` makes."""
 
 _fragments = msgspec.json.Decoder(list[Raw]).decode
 

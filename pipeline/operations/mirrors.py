@@ -14,6 +14,7 @@ import apsw
 from pipeline.authoring.fingerprint import fingerprint
 from pipeline.authoring.projection import Projection
 from pipeline.authoring.shape import shape_of
+from pipeline.engine.groups import GROUPS, group_tables
 from pipeline.engine.layout import Layout
 from pipeline.engine.sql import connect, listed, quoted, rows, transaction, value
 from pipeline.errors import OperationError
@@ -25,8 +26,6 @@ from pipeline.settings import Settings
 def usable(settings: Settings, live: Projection[Any], new: Projection[Any]) -> str:
     """Why the mirror of `live` is not enough for `new`, or nothing where it is."""
     path, layout = mirror_file(settings, live.id), layout_of(settings, new)
-    if layout.aggregate is not None:
-        return f"{new.name} is an aggregate, whose groups are counted anew"
     if not path.exists():
         return f"there is no mirror {path}"
     db = connect(str(path), readonly=True)
@@ -43,6 +42,9 @@ def _said(db: apsw.Connection) -> str:
 
 
 def _lacks(db: apsw.Connection, layout: Layout, *, same: bool) -> str:
+    written = [name for (name,) in rows(db, "SELECT name FROM pragma_table_info('dirty') WHERE name GLOB 'k[0-9]*'")]
+    if written != list(layout.written_key):
+        return "its documents have another key"
     for table in layout.tables.values():
         there = [name for (name,) in rows(db, "SELECT name FROM pragma_table_info(?) ORDER BY cid", (table.name,))]
         there = [name for name in there if name not in ("_commit", "_order", "_generation")]
@@ -88,10 +90,26 @@ def _mark(db: apsw.Connection, layout: Layout, code: str, sinks: Sequence[str]) 
         db.execute("UPDATE meta SET value = ? WHERE name = 'fingerprint'", (code,))
         db.executemany("INSERT INTO sinks(name) VALUES(?)", [(name,) for name in sinks])
         # since 0: no watermark before all of them are written
+        if layout.aggregate is not None:
+            _count_anew(db, layout)
+            return
         db.execute(
             f"INSERT INTO dirty(sink, {', '.join(names)}, seq, since, low) SELECT s.id, {listed(root.key, 'r.')},"
             f" (SELECT value FROM meta WHERE name = 'seq'), 0, 1 FROM sinks s CROSS JOIN {quoted(root.name)} r"
         )
+
+
+def _count_anew(db: apsw.Connection, layout: Layout) -> None:
+    """The groups are those of other code: all rows are looked at again, and no group is written before that is done."""
+    for table in GROUPS:
+        db.execute(f"DROP TABLE IF EXISTS {table}")
+    for statement in group_tables(layout):
+        db.execute(statement)
+    keys = ", ".join(layout.root_key)
+    db.execute(
+        f"INSERT INTO touched({keys}, seq, since, low) SELECT {listed(layout.root.key)},"
+        f" (SELECT value FROM meta WHERE name = 'seq'), 0, 1 FROM {quoted(layout.root.name)}"
+    )
 
 
 def files_of(settings: Settings, id: str) -> list[Path]:

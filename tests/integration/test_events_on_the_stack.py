@@ -35,7 +35,7 @@ def test_the_first_load_folds_what_the_outbox_holds(told: Project) -> None:
     assert saga is not None and saga["steps"][0] == "placed"
 
 
-@pytest.mark.edge_case(3)
+@pytest.mark.edge_case(38)
 def test_a_worker_killed_under_load_folds_nothing_twice(told: Project) -> None:
     load = shop.Load(told.dsn, 30, 8, tells=True)
     load.start()

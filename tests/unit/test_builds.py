@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from pipeline import Aggregate, count, group
 from pipeline.authoring import builds
 from pipeline.authoring.builds import Build, Builds, Job, Kept
 from pipeline.authoring.documents import Document
@@ -37,7 +38,17 @@ class Longer(Document, source="app.notes"):
     title: str
 
 
-def projection(shape: type[Document] = Note, version: int = 1) -> Projection[Any]:
+class ByText(Aggregate, of=Note):
+    text: str = group()
+    notes: int = count()
+
+
+class ByBoth(Document, source="app.notes", key=("id", "text")):
+    id: int
+    text: str
+
+
+def projection(shape: type[Document | Aggregate] = Note, version: int = 1) -> Projection[Any]:
     return Projection(shape, (Target("memory", "notes"),), "notes", version)
 
 
@@ -158,6 +169,34 @@ def test_a_copied_mirror_owes_its_sink_every_document_and_claims_nothing_before(
     with live.mirror.checkpoint():
         pass
     live.mirror.close()
+
+
+def test_a_copied_mirror_counts_the_groups_of_an_aggregate_anew_and_writes_none_before(own: Settings) -> None:
+    filled(own).mirror.close()
+    new = projection(ByText, 2)
+    assert usable(own, projection(), new) == ""
+
+    copy_mirror(own, projection(), new, ["memory:notes-v2"])
+
+    mirror = Mirror(str(mirror_file(own, new.id)), lay_out(shape_of(ByText)), owner="new")
+    engine = Engine(mirror, Inputs({"t": "app.notes"}, "t.tx", "app"))
+    (sink,) = mirror.sinks().values()
+    reader = engine.reader()
+    assert engine.watermark(sink) == {} and not reader.take(sink, 100, 1).writes and not engine.may_flush
+    while engine.continue_fanout():
+        pass
+    assert engine.watermark(sink) == {}
+    taken = reader.take(sink, 100, 1)
+    assert [json.loads(w.document or "") for w in taken.writes] == [{"text": "x", "notes": 5}]
+    engine.settle(taken, [APPLIED])
+    assert engine.watermark(sink)["app"]["lsn"] == 900
+    reader.close()
+    mirror.close()
+
+
+def test_a_mirror_whose_documents_have_another_key_is_not_enough(own: Settings) -> None:
+    filled(own).mirror.close()
+    assert usable(own, projection(), projection(ByBoth, 2)) == "its documents have another key"
 
 
 def test_a_half_copy_is_thrown_away(own: Settings) -> None:

@@ -152,7 +152,7 @@ EVENTS = st.lists(
 )  # fmt: skip
 
 
-@pytest.mark.edge_case(3, 9, 10, 11)
+@pytest.mark.edge_case(13, 38)
 @settings(max_examples=25, deadline=None)
 @given(EVENTS, st.integers(0, 1000))
 def test_any_events_in_any_delivery_are_the_fold_of_the_rows_in_their_order(
