@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -77,3 +78,17 @@ def test_an_outbox_that_is_emptied_leaves_every_saga_and_a_truncate_too(told: Pr
     saga = after.pop("3")
     assert saga["status"] == "compensated" and saga["steps"] == [*before.pop("3")["steps"], "compensated"]
     assert after == before
+
+
+def test_a_rebuild_has_the_events_that_the_outbox_has_no_more(told: Project) -> None:
+    name = f"{told.name}-order_saga"
+    before = dict(truth.documents(told.endpoints.elasticsearch, name))
+    told.stop_workers()
+    told.start_run()
+    done = told.cdc("rebuild", name, "--despite-differences", "-o", "json")
+    assert json.loads(done.stdout)["live"] == f"{name}-v1.2"
+    after = dict(truth.documents(told.endpoints.elasticsearch, name))
+    assert len(before) > 200
+    assert {id: {**document, "_epoch": 0} for id, document in after.items()} == {
+        id: {**document, "_epoch": 0} for id, document in before.items()
+    }
