@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     )
     from pipeline.authoring.documents import Document, Text, column, constant, derived, hidden, left_out, many, one
     from pipeline.authoring.event_documents import EventDocument, on
-    from pipeline.authoring.projection import Projection, elasticsearch, projection
+    from pipeline.authoring.projection import Projection, elasticsearch, postgres, projection
 
 __all__ = [
     "Aggregate",
@@ -42,6 +42,7 @@ __all__ = [
     "minimum",
     "on",
     "one",
+    "postgres",
     "projection",
     "total",
 ]

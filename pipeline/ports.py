@@ -82,6 +82,9 @@ class Sink(Protocol):
     Any method raises SinkUnavailable where the target is away; TargetMissing where it was never prepared or is gone.
     """
 
+    atomic: bool
+    """Readers see all that one `write` wrote or nothing of it."""
+
     @property
     def name(self) -> str:
         """`elasticsearch:orders-v3`: names the sink in the dirty set, in status and in errors."""

@@ -54,6 +54,17 @@ class ElasticsearchSettings(_Section):
     """Seconds until a request counts as failed; less than worker.session_timeout."""
 
 
+class PostgresSettings(_Section):
+    dsn: SecretStr | None = None
+    """A libpq URI of the database that the Postgres sinks write to; never printed."""
+    in_flight: int = Field(default=2, ge=1, le=16)
+    """Transactions under way at once, where a document may be seen before another of its source transaction."""
+    request_timeout: float = Field(default=20.0, gt=0)
+    """Seconds until a statement counts as failed."""
+    cut_rows: int = Field(default=5000, ge=1)
+    """Documents that one transaction changes at most; what a source transaction changes beyond it is seen in parts."""
+
+
 class SourceSettings(_Section):
     dsn: SecretStr | None = None
     """A libpq URI of the source database, used by check, preview and verify; never printed."""
@@ -92,6 +103,7 @@ class Settings(BaseSettings):
     kafka: KafkaSettings = KafkaSettings()
     connect: ConnectSettings = ConnectSettings()
     elasticsearch: ElasticsearchSettings = ElasticsearchSettings()
+    postgres: PostgresSettings = PostgresSettings()
     source: SourceSettings = SourceSettings()
     worker: WorkerSettings = WorkerSettings()
 
@@ -135,6 +147,12 @@ class Settings(BaseSettings):
 
     def elasticsearch_url(self) -> str:
         return self.elasticsearch.url or self._local("elasticsearch", "elasticsearch.url")
+
+    def postgres_dsn(self) -> str:
+        """The Postgres sinks' libpq URI. It has the password: never print it."""
+        if self.postgres.dsn is not None:
+            return self.postgres.dsn.get_secret_value()
+        return self._local("postgres", "postgres.dsn")
 
     def source_dsn(self) -> str:
         """The source's libpq URI. It has the password: never print it."""

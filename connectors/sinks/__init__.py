@@ -42,6 +42,21 @@ def _elasticsearch(target: Target, projection: Projection[Any], shape: Shape, se
     )
 
 
+def _postgres(target: Target, projection: Projection[Any], shape: Shape, settings: Settings) -> Sink:
+    from connectors.sinks.postgres import PostgresSink
+
+    own = settings.postgres
+    return PostgresSink(
+        dsn=settings.postgres_dsn(),
+        target=target.name,
+        projection=projection.id,
+        shape=shape,
+        options=target.options,
+        in_flight=own.in_flight,
+        request_timeout=own.request_timeout,
+    )
+
+
 def _memory(target: Target, projection: Projection[Any], shape: Shape, settings: Settings) -> Sink:
     from connectors.sinks.memory import MemorySink, MemoryStore
 
@@ -54,4 +69,4 @@ def _memory(target: Target, projection: Projection[Any], shape: Shape, settings:
     )
 
 
-SINKS: dict[str, Opener] = {"elasticsearch": _elasticsearch, "memory": _memory}
+SINKS: dict[str, Opener] = {"elasticsearch": _elasticsearch, "postgres": _postgres, "memory": _memory}

@@ -35,6 +35,8 @@ KEEP = "5m"
 class ElasticsearchSink:
     """Writes the documents of one projection version to its index."""
 
+    atomic = False
+
     def __init__(
         self,
         *,

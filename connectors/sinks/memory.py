@@ -47,6 +47,8 @@ class MemorySink:
     every write that came and its outcome.
     """
 
+    atomic = False
+
     def __init__(self, *, store: MemoryStore, alias: str, projection: str, shape: Shape | None = None) -> None:
         self._store, self._alias, self._version, self._shape = store, alias, projection, shape
         self.away: str | None = None

@@ -26,6 +26,14 @@ def elasticsearch(index: str, **options: object) -> Target:
     return Target("elasticsearch", index, options)
 
 
+def postgres(table: str, **options: object) -> Target:
+    """Documents go to the table behind the view `table`, `crm.customers` (schema `read_models` where it names none).
+
+    `columns=True`: a typed column for each field beside the document. `indexes=["email", "customer.id"]`: fields to index.
+    """
+    return Target("postgres", table, options)
+
+
 @dataclass(frozen=True, slots=True)
 class Projection(Generic[ShapeT]):
     """A shape, its targets and a version; `file` and `line` say where it was declared."""
@@ -51,4 +59,5 @@ def projection(
     """Declare a read model: documents of `shape`, kept in step in every target of `to`."""
     targets = (to,) if isinstance(to, Target) else tuple(to)
     caller = inspect.stack()[1]
-    return Projection(shape, targets, name or targets[0].name, version, file=caller.filename, line=caller.lineno)
+    own = name or (targets[0].name.rpartition(".")[2] if targets[0].kind == "postgres" else targets[0].name)
+    return Projection(shape, targets, own, version, file=caller.filename, line=caller.lineno)

@@ -23,6 +23,7 @@ from pipeline.operations.preview import preview as operation
 class What(StrEnum):
     json = "json"
     mapping = "mapping"
+    ddl = "ddl"
 
 
 def preview(
@@ -31,13 +32,16 @@ def preview(
         list[str] | None, typer.Argument(metavar="KEY", help="Root keys, 10 or 10,1.", show_default=False)
     ] = None,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=1000, help="How many, where no key is given.")] = 3,
-    what: Annotated[What, typer.Option("--as", help="Documents, or the index's mapping.")] = What.json,
+    what: Annotated[What, typer.Option("--as", help="Documents, the index's mapping, or the table's SQL.")] = What.json,
 ) -> None:
-    """Show documents as they would be, from the source's live rows; or the mapping that the index would get."""
+    """Show documents as they would be, from the source's live rows; or the mapping of the index, the SQL of the table."""
     own = load_settings()
     projection = find(own, name)
     if what is What.mapping:
         typer.echo(json.dumps(_mappings(projection), indent=2))
+        return
+    if what is What.ddl:
+        typer.echo(_ddl(projection), nl=False)
         return
     dsn = own.source_dsn()
     catalog = read_catalog(dsn, tables=sorted(shape_of(projection.shape).columns()))
@@ -57,6 +61,15 @@ def _mappings(projection: Projection[Any]) -> dict[str, Any]:
         for target in projection.to
         if (rules := RULES.get(target.kind)) is not None and rules.mapping is not None
     }
+
+
+def _ddl(projection: Projection[Any]) -> str:
+    shape = shape_of(projection.shape)
+    return "\n".join(
+        rules.ddl(target, projection.id, shape)
+        for target in projection.to
+        if (rules := RULES.get(target.kind)) is not None and rules.ddl is not None
+    )
 
 
 def _print(found: list[Previewed]) -> None:

@@ -18,6 +18,8 @@ from pipeline.engine.sql import connect, value
 from pipeline.engine.twin import Twin, needs_python
 from pipeline.ports import Outcome, Rejected, Throttled, Write
 
+_SOME = "SELECT 1 FROM dirty WHERE sink = ? LIMIT ?"
+
 
 @dataclass(slots=True)
 class Taken:
@@ -31,6 +33,8 @@ class Taken:
     """(key, kind, error); the kind is `failed` or `pending`."""
     number: int = 0
     """Tells its reader's batches apart."""
+    split: bool = False
+    """More is dirty than was taken: a source transaction may be in it in part."""
 
 
 class Reader:
@@ -57,16 +61,22 @@ class Reader:
             f" ORDER BY d.low, d.since LIMIT ?"
         )
 
-    def take(self, sink: int, limit: int, epoch: int) -> Taken:
-        """The next dirty keys that are not in flight, as documents; all from one state of the mirror."""
+    def take(self, sink: int, limit: int, epoch: int, *, whole: bool = False) -> Taken:
+        """The next dirty keys that are not in flight, as documents; all from one state of the mirror.
+
+        `whole`: nothing while a fan-out has still to say what is dirty, unless `limit` documents are.
+        """
         self.db.execute("BEGIN")
         try:
             seq = int(value(self.db, "SELECT value FROM meta WHERE name = 'seq'") or 0)
             if value(self.db, "SELECT value FROM meta WHERE name = 'hold'"):
                 return Taken(sink, seq)  # the mirror holds part of a transaction, or catches up
+            fanning = whole and value(self.db, "SELECT 1 FROM fanout LIMIT 1") is not None
+            if fanning and value(self.db, f"SELECT count(*) FROM ({_SOME})", (sink, limit)) < limit:
+                return Taken(sink, seq)
             self.db.execute("DELETE FROM temp.batch")
             self.db.execute(self._fill, (sink, limit))
-            taken = Taken(sink, seq)
+            taken = Taken(sink, seq, split=fanning or self.db.changes() >= limit)
             if self.db.changes():
                 self._taken = taken.number = self._taken + 1
                 self.db.execute(

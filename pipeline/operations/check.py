@@ -109,7 +109,7 @@ def _targets(checked: Checked, shape: Shape, sinks: Mapping[str, SinkRules]) -> 
             known = ", ".join(sorted(sinks))
             checked.add("UnknownSink", f"No sink is called {target.kind!r}; known are {known}.")
             continue
-        for complaint in rules.complaints(target, shape):
+        for complaint in rules.complaints(target, shape, checked.projection.id):
             checked.add("BadTarget", complaint)
 
 

@@ -12,22 +12,27 @@ from pipeline.authoring.shape import Shape
 from pipeline.errors import DefinitionError
 
 Mapper = Callable[[Shape, Mapping[str, object]], Mapping[str, Any]]
+Writer = Callable[[Target, str, Shape], str]
 
 
 @dataclass(frozen=True, slots=True)
 class SinkRules:
-    """The names a kind of sink takes, and the schema it makes of a shape; either raises DefinitionError."""
+    """The names a kind of sink takes, and the schema it makes of a shape; `mapping` and `ddl` raise DefinitionError."""
 
     mapping: Mapper | None = None
     name: re.Pattern[str] = re.compile(r".+")
     name_rule: str = "it is empty"
+    ddl: Writer | None = None
+    """The SQL that makes the table, of the target, the projection's id and the shape."""
 
-    def complaints(self, target: Target, shape: Shape) -> Iterator[str]:
-        """What is wrong with a target."""
+    def complaints(self, target: Target, shape: Shape, id: str) -> Iterator[str]:
+        """What is wrong with a target of the projection `id`, `orders-v3`."""
         if not self.name.fullmatch(target.name):
             yield f"{target.name!r} can't name a target of {target.kind}; {self.name_rule}."
-        if self.mapping is not None:
-            try:
+        try:
+            if self.mapping is not None:
                 self.mapping(shape, target.options)
-            except DefinitionError as error:
-                yield str(error)
+            if self.ddl is not None:
+                self.ddl(target, id, shape)
+        except DefinitionError as error:
+            yield str(error)

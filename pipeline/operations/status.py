@@ -282,7 +282,7 @@ def _sink(db: apsw.Connection, number: int, name: str, said: dict[str, Any]) -> 
         },
         behind=None if newest is None else max(0.0, round(time.time() - newest / 1000, 3)),
         error=own.get("error"),
-        written={k: int(own.get(k, 0)) for k in ("applied", "stale", "rejected", "throttled")},
+        written={k: int(own.get(k, 0)) for k in ("applied", "stale", "rejected", "throttled", "split")},
     )
 
 

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any
 
 from pipeline.engine.dirty import Reader, Taken
@@ -39,12 +40,15 @@ class Flusher:
         may_write: Callable[[], bool],
         window: float,
         look: Callable[[], Awaitable[None]],
+        whole: bool = False,
     ) -> None:
         self._engine, self._reader, self.sink, self.sink_id = engine, reader, sink, sink_id
         self._owner, self._rows, self._rate = owner, min(rows, max(1, int(rate))) if rate else rows, rate
         self._in_engine, self._in_reader, self._may_write = in_engine, in_reader, may_write
         # one more than the sink sends at once: it is assembled or settled while the others are on their way
-        self._room = asyncio.Semaphore(in_flight + 1)
+        self._room = asyncio.Semaphore(1 if whole else in_flight + 1)
+        self._whole = whole
+        """Each write is all that is dirty: readers see source transactions whole, over several documents too."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._backoff = Backoff()
         self._not_before = 0.0
@@ -60,7 +64,7 @@ class Flusher:
         self.stopping = False
         self.error: str | None = None
         """Why nothing is written now, for status."""
-        self.written = {"applied": 0, "stale": 0, "rejected": 0, "throttled": 0}
+        self.written = {"applied": 0, "stale": 0, "rejected": 0, "throttled": 0, "split": 0}
         self.last_write_at = 0.0
 
     async def run(self) -> None:
@@ -147,7 +151,9 @@ class Flusher:
 
     async def _take(self) -> Taken:
         assert self._record is not None
-        taken: Taken = await self._in_reader(self._reader.take, self.sink_id, self._rows, self._record.epoch)
+        take = partial(self._reader.take, whole=self._whole)
+        taken: Taken = await self._in_reader(take, self.sink_id, self._rows, self._record.epoch)
+        self.written["split"] += self._whole and taken.split
         return taken
 
     async def _write(self, taken: Taken) -> None:

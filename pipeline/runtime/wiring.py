@@ -43,6 +43,15 @@ def open_sinks(settings: Settings, wired: Wired) -> None:
     wired.sinks = [open_sink(target, wired.projection, wired.shape, settings) for target in wired.projection.to]
 
 
+def pace(settings: Settings, sink: Sink) -> dict[str, Any]:
+    """How a sink is written: `rows` a write, `in_flight` at once; `whole`: each write all that is dirty."""
+    worker = settings.worker
+    if sink.atomic and worker.consistency == "transaction":
+        return {"rows": settings.postgres.cut_rows, "in_flight": 1, "whole": True}
+    own = settings.postgres if sink.atomic else settings.elasticsearch
+    return {"rows": worker.flush_rows, "in_flight": own.in_flight, "whole": False}
+
+
 def definition_of(settings: Settings, projection: Projection[Any]) -> ConnectorDefinition:
     """The connector that captures all tables of a projection; raises DefinitionError where none does."""
     wanted, definitions = set(shape_of(projection.shape).columns()), load_definitions(settings.connectors)

@@ -172,8 +172,7 @@ class Worker:
             self.flushers.append(
                 Flusher(
                     engine=self.engine, reader=reader, sink=sink, sink_id=number, owner=self.owner,
-                    rows=self.settings.worker.flush_rows, rate=self.settings.worker.flush_rate,
-                    in_flight=self.settings.elasticsearch.in_flight,
+                    rate=self.settings.worker.flush_rate, **wiring.pace(self.settings, sink),
                     in_engine=self.in_engine, in_reader=lambda f, *a, t=thread: self._in(t, f, *a),
                     may_write=self.membership.may_write, window=window, look=self._new_cut,
                 )

@@ -57,14 +57,22 @@ class Project:
         projections: tuple[str, ...] = ("orders",),
         definition: str = "",
         more: bool = False,
+        also: str = "",
     ) -> None:
-        """The sample shop with the repository's own projections; `more`: with its outbox and tags."""
+        """The sample shop with the repository's own projections; `more`: with its outbox and tags; `also`: one more target."""
         self._database()
         shop.create(self.dsn)
         shop.seed(self.dsn, customers=max(5, orders // 5), products=max(5, orders // 20), orders=orders)
         if more:
             shop.seed_more(self.dsn)
         texts = {name: (REPOSITORY / "projections" / f"{name}.py").read_text() for name in projections}
+        if also:
+            texts = {
+                name: text.replace(f'to=elasticsearch("{name}")', f'to=[elasticsearch("{name}"), {also}]').replace(
+                    "elasticsearch,", "elasticsearch, postgres,", 1
+                )
+                for name, text in texts.items()
+            }
         self._deploy(
             {
                 name: text.replace(f'elasticsearch("{name}"', f'elasticsearch("{self.name}-{name}"')
@@ -122,6 +130,7 @@ class Project:
             "CDC_CONNECT__URL": up.connect,
             "CDC_ELASTICSEARCH__URL": up.elasticsearch,
             "CDC_SOURCE__DSN": self.dsn,
+            "CDC_POSTGRES__DSN": self.dsn,
             **self.settings,
         }
 

@@ -315,7 +315,7 @@ def test_an_unknown_sink_is_named_with_the_known_ones(checked: Checked, tmp_path
     report = check([wrong], CATALOG, sinks=RULES)
 
     assert seen(report) == [("UnknownSink", "orders")]
-    assert report.findings[0].suggestion == "Known are elasticsearch, memory."
+    assert report.findings[0].suggestion == "Known are elasticsearch, memory, postgres."
 
 
 def test_a_sink_may_refuse_a_shape(checked: Checked, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from random import Random
@@ -14,7 +14,7 @@ from world import World
 
 from connectors.sinks.memory import Entry, MemorySink, MemoryStore
 from pipeline.errors import Fenced
-from pipeline.ports import Write
+from pipeline.ports import Outcome, Write
 from pipeline.runtime.flusher import Flusher
 
 WINDOW = 0.3
@@ -32,6 +32,7 @@ class Desk:
         self.store = MemoryStore()
         self.sink = MemorySink(store=self.store, alias="orders", projection="orders-v1")
         self.allowed: Callable[[], bool] = lambda: True
+        self.rows, self.whole = 100, False
 
     @property
     def documents(self) -> dict[str, Any]:
@@ -74,7 +75,7 @@ class Desk:
         assert engine is not None
         self.flusher = Flusher(
             engine=engine, reader=engine.reader(), sink=self.sink, sink_id=self.sink_id, owner="me",
-            rows=100, rate=0, in_flight=1, in_engine=here, in_reader=here, may_write=lambda: self.allowed(),
+            rows=self.rows, rate=0, in_flight=1, whole=self.whole, in_engine=here, in_reader=here, may_write=lambda: self.allowed(),
             window=WINDOW, look=look,
         )  # fmt: skip
         self.task = asyncio.create_task(self.flusher.run())
@@ -203,3 +204,30 @@ async def test_more_orphans_than_the_limit_are_held_and_named(desk: Desk) -> Non
     async with desk.at_work():
         await desk.until(lambda: engine.mirror.get(f"orphans held/{desk.sink_id}") == 150)
         assert desk.documents.keys() == desk.expected.keys() | orphans
+
+
+@pytest.mark.parametrize(("rows", "split"), [(1000, False), (7, True)])
+async def test_where_a_write_is_atomic_a_source_transaction_is_written_at_once_within_the_bound(
+    desk: Desk, rows: int, split: bool
+) -> None:
+    desk.rows, desk.whole = rows, True
+    writes: list[int] = []
+    write = desk.sink.write
+
+    async def counted(documents: Sequence[Write], *rest: Any) -> Sequence[Outcome]:
+        writes.append(len(documents))
+        return await write(documents, *rest)
+
+    desk.sink.write = counted  # type: ignore[method-assign]
+    async with desk.at_work():
+        await desk.until(lambda: desk.documents == desk.expected)
+        writes.clear()
+        before = desk.flusher.written["split"]
+        source = desk.world.source
+        with source.transaction():
+            for id in range(100, 150):
+                source.insert("shop.orders", {"id": id, **ORDER})
+        desk.read()
+        await desk.until(lambda: desk.documents == desk.expected)
+    assert sum(writes) == 50 and max(writes) == min(rows, 50)
+    assert (desk.flusher.written["split"] > before) == split

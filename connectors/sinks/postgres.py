@@ -1,0 +1,303 @@
+"""The Postgres sink: one table for each projection version, read through a view."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Any
+
+import psycopg
+from psycopg.types.json import Jsonb
+
+from connectors.sinks.postgres_client import DOCUMENT, PASSING, Connection, Connections, words
+from connectors.sinks.postgres_tables import CREATE_STAGING, KEEP_STAGING_PLAIN, STAGING, Tables
+from pipeline.authoring.shape import Shape
+from pipeline.errors import Fenced, NotAllowed, SinkError
+from pipeline.ports import APPLIED, STALE, Outcome, Rejected, SinkRecord, Stored, Throttled, Write, always
+
+ID_BYTES = 512
+PAGE = 500
+# Ids alone are small.
+IDS = 5000
+RECORD = "epoch, owner, offsets, watermark, state"
+# Marks an id that Postgres can't keep as text.
+ODD = "\x01hex:"
+COPY = f"COPY {STAGING} FROM STDIN"
+# Any number will do: two that prepare at once would both create.
+PREPARING = 7_061_904
+
+
+class PostgresSink:
+    """Writes the documents of one projection version to its table: one `write` is one transaction."""
+
+    atomic = True
+
+    def __init__(
+        self,
+        *,
+        dsn: str,
+        target: str,
+        projection: str,
+        shape: Shape,
+        options: Mapping[str, object],
+        in_flight: int = 2,
+        request_timeout: float = 20.0,
+    ) -> None:
+        self._tables, self._slots = Tables(target, projection, shape, options), asyncio.Semaphore(in_flight)
+        self._key = self._tables.table_name
+        self._writers = Connections(dsn, self.name, timeout=request_timeout, setup=(CREATE_STAGING, KEEP_STAGING_PLAIN))
+        self._others = Connections(dsn, self.name, timeout=request_timeout)
+
+    @property
+    def name(self) -> str:
+        return f"postgres:{self._tables.schema}.{self._key}"
+
+    async def prepare(self) -> None:
+        own = self._tables
+        async with self._others.use() as db, self._others.transaction(db):
+            await self._run(db, f"SELECT pg_advisory_xact_lock({PREPARING})")
+            ((encoding, there),) = await self._run(
+                db,
+                "SELECT current_setting('server_encoding'), to_regnamespace(quote_ident(%s)) IS NOT NULL",
+                (own.schema,),
+            )
+            if encoding != "UTF8":
+                raise SinkError(
+                    f"{self.name}: the database is in {encoding}, which can't hold every document: take one in UTF8."
+                )
+            if not there:
+                await self._run(db, own.create_schema)
+            for statement in own.ddl():
+                await self._run(db, statement)
+            query = "SELECT attname FROM pg_attribute WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped"
+            other = {name for (name,) in await self._run(db, query, (own.table,))} ^ own.column_names()
+            if other:
+                raise SinkError(
+                    f"{self.name}: the table has other columns than the projection ({', '.join(sorted(other))}): raise the "
+                    "projection's version and rebuild."
+                )
+
+    async def claim(self, owner: str, at_least: int) -> SinkRecord:
+        own = self._tables
+        async with self._others.use() as db, self._others.transaction(db):
+            await self._check(db)
+            # waits for the writes that are under way: each holds the row until it is through
+            (found,) = await self._run(
+                db,
+                f"INSERT INTO {own.checkpoints} AS c(target, epoch, owner) VALUES (%s, %s, %s) ON CONFLICT (target)"
+                f" DO UPDATE SET epoch = greatest(c.epoch, %s) + 1, owner = excluded.owner RETURNING {RECORD}",
+                (self._key, at_least + 1, owner, at_least),
+            )  # fmt: skip
+            # no older epoch writes from here on, so what it deleted need not be remembered
+            await self._run(db, f"DELETE FROM {own.table} WHERE _deleted")
+        return SinkRecord(*found)
+
+    async def record(self) -> SinkRecord | None:
+        async with self._others.use() as db:
+            try:
+                query = f"SELECT {RECORD} FROM {self._tables.checkpoints} WHERE target = %s"
+                found = await self._run(db, query, (self._key,))
+            except psycopg.errors.UndefinedTable:
+                return None
+        return SinkRecord(*found[0]) if found else None
+
+    async def save(self, record: SinkRecord) -> None:
+        query = (
+            f"UPDATE {self._tables.checkpoints} SET offsets = %s, watermark = %s, state = %s"
+            " WHERE target = %s AND epoch = %s AND owner = %s RETURNING 1"
+        )
+        notes = [Jsonb(part) for part in (record.offsets, record.watermark, record.state)]
+        async with self._others.use() as db:
+            saved = await self._run(db, query, (*notes, self._key, record.epoch, record.owner))
+        if not saved:
+            stored = await self.record()
+            owned = "no record" if stored is None else f"epoch {stored.epoch} of {stored.owner}"
+            raise Fenced(
+                f"{self.name}: the sink has {owned}, not epoch {record.epoch} of {record.owner}: this worker stops."
+            )
+
+    async def write(
+        self, writes: Sequence[Write], epoch: int, allowed: Callable[[], bool] = always
+    ) -> Sequence[Outcome]:
+        lines, refused = encode(writes)
+        if not lines:
+            return [refused[position] for position in range(len(writes))]
+        data, positions = b"".join(lines), {stored_id(w.id): n for n, w in enumerate(writes) if n not in refused}
+        async with self._slots, self._writers.use() as db:
+            try:
+                try:
+                    done = await self._land(db, data, len(writes), epoch, allowed, alone=False)
+                except psycopg.Error as error:
+                    if not (error.sqlstate or "").startswith(DOCUMENT):
+                        raise
+                    done = await self._land(db, data, len(writes), epoch, allowed, alone=True)
+            except psycopg.Error as error:
+                # one that ended the connection is an absent server, not a busy one
+                if db.closed or not (error.sqlstate or "").startswith(PASSING):
+                    raise
+                return [refused.get(n, Throttled(words(error))) for n in range(len(writes))]
+        applied, bad = done
+        found = refused | bad | {positions[id]: APPLIED for id in applied}
+        return [found.get(position, STALE) for position in range(len(writes))]
+
+    async def read(self, ids: Sequence[str]) -> Mapping[str, Stored]:
+        query = f"SELECT _id, _revision, document FROM {self._tables.table} WHERE _id = ANY(%s) AND NOT _deleted"
+        async with self._others.use() as db:
+            found = await self._run(db, query, ([stored_id(id) for id in ids],))
+        return {plain_id(id): Stored(revision, document) for id, revision, document in found}
+
+    async def scan(self, *, documents: bool = True) -> AsyncIterator[Mapping[str, Stored]]:
+        shown = "document" if documents else "'{}'::jsonb"
+        query = f"SELECT _id, _revision, {shown} FROM {self._tables.table} WHERE NOT _deleted"
+        fetch = f"FETCH {PAGE if documents else IDS} FROM cdc_scan"
+        async with self._others.use() as db, self._others.transaction(db):
+            # whoever scans may take his time from page to page
+            await self._run(db, "SET LOCAL idle_in_transaction_session_timeout = 0")
+            await self._run(db, f"DECLARE cdc_scan CURSOR FOR {query}")
+            while page := await self._run(db, fetch):
+                yield {plain_id(id): Stored(revision, document) for id, revision, document in page}
+
+    async def loading(self, on: bool) -> None:
+        async with self._others.use() as db:
+            await self._check(db)
+            if on and self._key in await self._seen(db):
+                raise SinkError(
+                    f"{self.name}: readers see this table through the view {self._tables.target}: rebuild into a new version."
+                )
+
+    async def switch(self) -> None:
+        own = self._tables
+        async with self._others.use() as db, self._others.transaction(db):
+            await self._check(db)
+            await self._run(db, f"SELECT pg_advisory_xact_lock({PREPARING})")
+            try:
+                async with self._others.transaction(db):
+                    await self._run(db, own.view_ddl(replace=True))
+                return
+            except psycopg.errors.InvalidTableDefinition:
+                pass  # the other version has other columns
+            granted = await self._run(
+                db,
+                "SELECT format('GRANT %%s ON %%s TO %%s', privilege_type, c.oid::regclass, CASE grantee WHEN 0 THEN 'PUBLIC'"
+                " ELSE grantee::regrole::text END) FROM pg_class c, aclexplode(c.relacl) WHERE c.oid = %s::regclass",
+                (own.view,),
+            )
+            for (statement,) in [(f"DROP VIEW {own.view}",), (own.view_ddl(replace=False),), *granted]:
+                await self._run(db, statement)
+
+    async def drop(self) -> None:
+        own = self._tables
+        async with self._others.use() as db, self._others.transaction(db):
+            if self._key in await self._seen(db):
+                await self._run(db, f"DROP VIEW {own.view}")
+            await self._run(db, f"DROP TABLE IF EXISTS {own.table}")
+            ((there,),) = await self._run(db, "SELECT to_regclass(%s) IS NOT NULL", (own.checkpoints,))
+            if there:
+                await self._run(db, f"DELETE FROM {own.checkpoints} WHERE target = %s", (self._key,))
+
+    async def refresh(self) -> None:
+        async with self._others.use() as db:
+            await self._check(db)
+
+    async def count(self) -> int:
+        async with self._others.use() as db:
+            ((count,),) = await self._run(db, f"SELECT count(*) FROM {self._tables.table} WHERE NOT _deleted")
+        return int(count)
+
+    async def close(self) -> None:
+        await self._writers.close()
+        await self._others.close()
+
+    async def _land(
+        self, db: Connection, data: bytes, end: int, epoch: int, allowed: Callable[[], bool], *, alone: bool
+    ) -> tuple[list[str], dict[int, Outcome]]:
+        """The ids written and the documents refused, in one transaction; `alone`: what is refused holds up no other."""
+        bad: dict[int, Outcome] = {}
+        async with self._others.transaction(db):
+            if not allowed():
+                raise NotAllowed
+            # before the lock: a worker stopped in the middle of a COPY is one that the server waits for
+            await self._writers.copy(db, COPY, data)
+            if not allowed():
+                raise NotAllowed
+            query = f"SELECT epoch FROM {self._tables.checkpoints} WHERE target = %s FOR SHARE"
+            owned = await self._run(db, query, (self._key,))
+            if owned and owned[0][0] > epoch:
+                return [], bad
+            if alone:
+                return await self._insert_alone(db, epoch, 0, end, bad), bad
+            return await self._insert(db, epoch, 0, end), bad
+
+    async def _insert(self, db: Connection, epoch: int, start: int, end: int) -> list[str]:
+        return [id for (id,) in await self._run(db, self._tables.insert(), (epoch, start, end))]
+
+    async def _insert_alone(
+        self, db: Connection, epoch: int, start: int, end: int, bad: dict[int, Outcome]
+    ) -> list[str]:
+        """In halves, and those in halves, until what is refused is alone."""
+        try:
+            async with self._others.transaction(db):
+                return await self._insert(db, epoch, start, end)
+        except psycopg.Error as error:
+            if not (error.sqlstate or "").startswith(DOCUMENT):
+                raise
+            if end - start == 1:
+                bad[start] = Rejected(words(error))
+                return []
+        half = (start + end) // 2
+        return [
+            *await self._insert_alone(db, epoch, start, half, bad),
+            *await self._insert_alone(db, epoch, half, end, bad),
+        ]
+
+    async def _run(self, db: Connection, query: str, parameters: Sequence[Any] | None = None) -> list[tuple[Any, ...]]:
+        return await self._others.run(db, query, parameters)
+
+    async def _check(self, db: Connection) -> None:
+        """Raises TargetMissing where there is no table."""
+        await self._run(db, f"SELECT FROM {self._tables.table} LIMIT 0")
+
+    async def _seen(self, db: Connection) -> list[str]:
+        """The table that readers see through the view."""
+        found = await self._run(
+            db,
+            "SELECT DISTINCT c.relname FROM pg_rewrite r JOIN pg_depend d ON d.objid = r.oid AND d.classid = 'pg_rewrite'::regclass"
+            " JOIN pg_class c ON c.oid = d.refobjid AND d.refclassid = 'pg_class'::regclass AND c.relkind = 'r'"
+            " WHERE r.ev_class = to_regclass(%s)",
+            (self._tables.view,),
+        )
+        return [name for (name,) in found]
+
+
+def encode(writes: Sequence[Write]) -> tuple[list[bytes], dict[int, Outcome]]:
+    """The lines that COPY takes, and the outcome of those that can't be sent at all."""
+    lines: list[bytes] = []
+    refused: dict[int, Outcome] = {}
+    for n, write in enumerate(writes):
+        document = write.document
+        try:
+            if not 0 < len(write.id.encode()) <= ID_BYTES:
+                raise ValueError(f"the id has to be of 1 to {ID_BYTES} bytes")
+            if document is None:
+                text = "\\N"
+            elif "\0" in document:
+                raise ValueError("it is no JSON object")
+            else:
+                text = _escaped(document)
+            lines.append(f"{n}\t{_escaped(stored_id(write.id))}\t{write.revision}\t{text}\n".encode())
+        except ValueError as error:
+            refused[n] = Rejected(f"The document can't be sent: {error}.")
+    return lines, refused
+
+
+def stored_id(id: str) -> str:
+    """The id as Postgres can keep it: it has no NUL in text."""
+    return ODD + id.encode().hex() if "\0" in id or id.startswith(ODD) else id
+
+
+def plain_id(stored: str) -> str:
+    return bytes.fromhex(stored.removeprefix(ODD)).decode() if stored.startswith(ODD) else stored
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("\n", "\\n").replace("\t", "\\t").replace("\r", "\\r")

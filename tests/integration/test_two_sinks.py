@@ -1,0 +1,142 @@
+"""One projection with two sinks on the real stack: Elasticsearch, and Postgres read by SQL."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable, Iterator
+from random import Random
+from typing import Any
+
+import psycopg
+import pytest
+
+from pipeline.demo import truth
+from tests.support.project import Project, until
+
+pytestmark = pytest.mark.stack
+
+
+@pytest.fixture(scope="module")
+def shop(new_project: Callable[[str], Project]) -> Iterator[Project]:
+    project = new_project("it_sinks")
+    project.create(orders=150, also='postgres("crm.orders", indexes=["customer.id"])')
+    project.start_worker()
+    yield project
+
+
+def in_postgres(shop: Project, view: str = "crm.orders") -> dict[str, Any]:
+    with psycopg.connect(shop.dsn) as db:
+        return dict(db.execute(f"SELECT _id, document FROM {view}".encode()).fetchall())
+
+
+def expected(shop: Project) -> dict[str, Any]:
+    with psycopg.connect(shop.dsn) as db:
+        return dict(db.execute(truth.ORDERS.encode()).fetchall())
+
+
+def written(shop: Project, lsn: int) -> None:
+    """Both sinks say that they are past the position."""
+
+    def passed() -> bool:
+        sinks = shop.status()["sinks"]
+        return len(sinks) == 2 and all(s["watermark"].get(shop.name, {}).get("lsn", -1) >= lsn for s in sinks)
+
+    until(passed, 90, f"both sinks at {lsn}: {shop.status()}\n{shop.log()}")
+
+
+def assert_equal(shop: Project) -> None:
+    shop.assert_equal()
+    assert in_postgres(shop) == expected(shop)
+
+
+def test_both_sinks_have_every_document(shop: Project) -> None:
+    written(shop, truth.position(shop.dsn))
+    assert len(expected(shop)) == 150
+    assert_equal(shop)
+
+
+def test_a_worker_killed_under_load_leaves_both_sinks_as_the_source_says(shop: Project) -> None:
+    random = Random(5)
+    for round in range(3):
+        for n in range(40):
+            order = random.randrange(1, 151)
+            shop.sql(
+                f"UPDATE shop.orders SET status = 'r{round} {n}' WHERE id = {order}",
+                f"UPDATE shop.customers SET name = 'n{round} {n}' WHERE id = (SELECT customer_id FROM shop.orders WHERE id = {order})",
+                f"DELETE FROM shop.orders WHERE id = {random.randrange(1, 151)} AND NOT EXISTS"
+                " (SELECT 1 FROM shop.order_lines l WHERE l.order_id = orders.id)",
+                f"DELETE FROM shop.order_lines WHERE order_id = {random.randrange(1, 151)} AND line_no = 1",
+                "UPDATE shop.orders o SET charged = (SELECT coalesce(sum(l.quantity * l.unit_price), 0) FROM shop.order_lines l"
+                " WHERE l.order_id = o.id)",
+            )
+            if n == 25:
+                (worker,) = shop.workers
+                worker.send_signal(signal.SIGKILL)
+                worker.wait()
+                shop.workers.clear()
+        shop.start_worker()
+    written(shop, truth.position(shop.dsn))
+    assert_equal(shop)
+
+
+def test_a_reader_by_sql_never_sees_half_a_source_transaction_over_several_documents(shop: Project) -> None:
+    seen = set()
+    with psycopg.connect(shop.dsn, autocommit=True) as db:
+        for n in range(15):
+            lsn = shop.sql(f"UPDATE shop.orders SET status = 'all {n}'")
+            while shop.status()["sinks"][1]["watermark"][shop.name]["lsn"] < lsn:
+                seen.add(db.execute("SELECT count(DISTINCT document ->> 'status') FROM crm.orders").fetchone()[0])  # type: ignore[index]
+    assert seen == {1}
+
+
+def test_an_absent_sink_holds_up_the_other_in_nothing(shop: Project) -> None:
+    shop.stop_workers()
+    shop.start_worker(CDC_POSTGRES__DSN="postgresql://nobody:s3cret@127.0.0.1:9/none")
+    lsn = shop.sql("UPDATE shop.orders SET status = 'only one' WHERE id % 2 = 0")
+    shop.wait_for(lsn)
+    shop.assert_equal()
+    state = shop.status()["sinks"][1]
+    assert "can't be reached" in state["error"] and state["dirty"] > 0
+    assert "s3cret" not in json.dumps(shop.status()) + shop.log(1000)
+    shop.stop_workers()
+    shop.start_worker()
+    written(shop, lsn)
+    assert_equal(shop)
+
+
+def test_verify_compares_both_and_explain_tells_of_both(shop: Project) -> None:
+    table = "crm.orders_v1"
+    story = json.loads(shop.cdc("explain", f"{shop.name}-orders", "20", "-o", "json").stdout)
+    assert [(s["sink"], s["equal"]) for s in story["sinks"]] == [
+        (f"elasticsearch:{shop.name}-orders-v1", True), (f"postgres:{table}", True)
+    ]  # fmt: skip
+    shop.cdc("verify", f"{shop.name}-orders")
+    shop.sql(f"UPDATE {table} SET document = jsonb_set(document, '{{status}}', '\"wrong\"') WHERE _id = '20'")
+    done = shop.cdc("verify", f"{shop.name}-orders", "-o", "json", check=False)
+    good, bad = json.loads(done.stdout)["sinks"]
+    assert done.returncode != 0 and (good["different"], bad["different"]) == (0, 1)
+
+
+def test_the_sql_of_the_table_is_shown_before_anything_runs(shop: Project) -> None:
+    shown = shop.cdc("preview", f"{shop.name}-orders", "--as", "ddl").stdout
+    assert 'CREATE TABLE IF NOT EXISTS "crm"."orders_v1"' in shown and 'VIEW "crm"."orders"' in shown
+    assert "'{customer,id}'" in shown
+
+
+def test_a_rebuild_moves_the_view_and_a_rollback_moves_it_back(shop: Project) -> None:
+    shop.stop_workers()
+    shop.start_run()
+    name = f"{shop.name}-orders"
+    shop.cdc("rebuild", name, "--from", "mirror")
+    written(shop, truth.position(shop.dsn))
+    assert_equal(shop)
+    with psycopg.connect(shop.dsn) as db:
+        seen = "SELECT pg_get_viewdef('crm.orders'::regclass)"
+        assert "orders_v1_2" in db.execute(seen.encode()).fetchone()[0]  # type: ignore[index]
+        db.commit()
+        shop.cdc("rollback", name, "--yes")
+        assert "orders_v1_2" not in db.execute(seen.encode()).fetchone()[0]  # type: ignore[index]
+    shop.wait_for(shop.sql("UPDATE shop.orders SET status = 'after' WHERE id = 30"))
+    written(shop, truth.position(shop.dsn))
+    assert_equal(shop)
