@@ -111,11 +111,13 @@ def test_verify_compares_both_and_explain_tells_of_both(shop: Project) -> None:
     assert [(s["sink"], s["equal"]) for s in story["sinks"]] == [
         (f"elasticsearch:{shop.name}-orders-v1", True), (f"postgres:{table}", True)
     ]  # fmt: skip
-    shop.cdc("verify", f"{shop.name}-orders")
+    shop.cdc("verify", f"{shop.name}-orders", "--all")
     shop.sql(f"UPDATE {table} SET document = jsonb_set(document, '{{status}}', '\"wrong\"') WHERE _id = '20'")
-    done = shop.cdc("verify", f"{shop.name}-orders", "-o", "json", check=False)
+    done = shop.cdc("verify", f"{shop.name}-orders", "--all", "-o", "json", check=False)
     good, bad = json.loads(done.stdout)["sinks"]
     assert done.returncode != 0 and (good["different"], bad["different"]) == (0, 1)
+    shop.cdc("verify", f"{shop.name}-orders", "--all", "--repair")
+    assert_equal(shop)
 
 
 def test_the_sql_of_the_table_is_shown_before_anything_runs(shop: Project) -> None:
