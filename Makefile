@@ -21,6 +21,7 @@ check: $(STAMP)  ## format, lint, types, layers, dependencies
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/basedpyright --level warning
 	$(BIN)/lint-imports
 	$(BIN)/deptry .
 
