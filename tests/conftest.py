@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +15,11 @@ from pipeline.settings import Endpoints, Settings
 from pipeline.stack import stack as local_stack
 from pipeline.stack.connect import secrets_file
 from tests.support.project import Project
+
+
+def pytest_configure() -> None:
+    """Ctrl-C reaches what tests start even where the whole run was started in the background, which ignores it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
