@@ -22,7 +22,7 @@ from pipeline.cli.backfill import read_again
 from pipeline.cli.output import As, Yes, as_json, confirm, err, load_settings, print_json, print_table
 from pipeline.cli.progress import Bar
 from pipeline.cli.status import BUILDING, line_of
-from pipeline.cli.verify import source_log, verified
+from pipeline.cli.verify import verified
 from pipeline.errors import OperationError
 from pipeline.operations import rebuild as operation
 from pipeline.operations.from_source import Reading
@@ -108,7 +108,7 @@ def rollback(name: Name, yes: Yes = False, keep: Keep = 1.0, output: As = None) 
 def _hands(own: Settings, code: Projection[Any]) -> Iterator[Hands]:
     wired = wiring.wire(own, code)
     dsn = wired.definition.dsn(own.source_dsn())
-    options = Options(wired.definition.name, Share(), patience=PATIENCE, log=source_log(own, wired.definition.name))
+    options = Options(wired.definition.name, Share(), patience=PATIENCE)
     topics = [*wired.inputs.topics, wired.definition.transaction_topic]
     with Bar(code.name) as bar:
         yield Hands(

@@ -7,6 +7,7 @@ import random
 import re
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
@@ -101,8 +102,7 @@ def wait(
     if txid is not None:
         postgres.assure_committed(dsn, txid)
     wanted = _position(position) if position is not None else postgres.position(dsn)
-    log = source_log(own, definition.name)
-    found = asyncio.run(_wait(own, projection, definition.name, wanted, timeout, log, searchable))
+    found = asyncio.run(_wait(own, projection, definition.name, wanted, timeout, searchable))
     if as_json(output):
         print_json(found)
     else:
@@ -113,9 +113,10 @@ def wait(
 
 
 async def _wait(
-    own: Settings, projection: Projection[Any], connector: str, wanted: int, patience: float, log: str | None,
+    own: Settings, projection: Projection[Any], connector: str, wanted: int, patience: float,
     searchable: bool,
 ) -> list[Waited]:  # fmt: skip
+    log = await _source_log(own, connector)
     sinks = _sinks(own, projection)
     try:
         waits = [waiting(s, connector, wanted, patience=patience, log=log, searchable=searchable) for s in sinks]
@@ -125,10 +126,10 @@ async def _wait(
             await sink.close()
 
 
-def source_log(own: Settings, connector: str) -> str | None:
+async def _source_log(own: Settings, connector: str) -> str | None:
     """The label of the log that the connector reads; None, and a word of it, where Connect does not say."""
     try:
-        return asyncio.run(logs.running(own.connect_url(), connector))
+        return await logs.running(own.connect_url(), connector)
     except CdcError as error:
         err().print(f"{error} A source that was restored meanwhile is not noticed.", style="yellow")
         return None
@@ -153,8 +154,7 @@ def _parts(sample: str) -> int:
 def _options(
     own: Settings, projection: Projection[Any], share: Share, rate: float, timeout: float, show: int
 ) -> Options:
-    connector = definition_of(own, projection).name
-    return Options(connector, share, rate, timeout, show, source_log(own, connector))
+    return Options(definition_of(own, projection).name, share, rate, timeout, show)
 
 
 async def verified(
@@ -167,6 +167,7 @@ async def verified(
             f"{projection.name} is an aggregate, which verify does not know: verify a projection of {shape.of.name}, or"
             " compare it with GROUP BY in the source."
         )
+    options = replace(options, log=await _source_log(own, options.connector))
     dsn = definition_of(own, projection).dsn(own.source_dsn())
     catalog = await asyncio.to_thread(postgres.read_catalog, dsn, tables=sorted(shape.columns()))
     unreadable = frozenset(
