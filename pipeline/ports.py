@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from pipeline.errors import Fenced
+
 
 @dataclass(frozen=True, slots=True)
 class Write:
@@ -70,6 +72,11 @@ class SinkRecord:
     offsets: dict[str, int] = field(default_factory=dict)
     watermark: dict[str, dict[str, Any]] = field(default_factory=dict)
     state: dict[str, Any] = field(default_factory=dict)
+
+    def fenced_by(self, stored: SinkRecord | None, sink: str) -> Fenced:
+        """The error of an owner that finds this record replaced, or gone, in the sink of that name."""
+        owned = "no record" if stored is None else f"epoch {stored.epoch} of {stored.owner}"
+        return Fenced(f"{sink}: the sink has {owned}, not epoch {self.epoch} of {self.owner}: this worker stops.")
 
 
 def always() -> bool:

@@ -14,7 +14,7 @@ from connectors.sinks.elasticsearch_bulk import FILTER, encode, outcomes, split_
 from connectors.sinks.elasticsearch_client import call, connect, kind, reason
 from connectors.sinks.elasticsearch_mapping import difference, flat, known, mapping, settings
 from pipeline.authoring.shape import Shape
-from pipeline.errors import Fenced, NotAllowed, SinkError, SinkUnavailable, TargetMissing
+from pipeline.errors import NotAllowed, SinkError, SinkUnavailable, TargetMissing
 from pipeline.ports import Outcome, Rejected, SinkRecord, Stored, Write, always
 
 __all__ = ["ElasticsearchSink", "connect", "mapping", "split_bulk"]
@@ -88,10 +88,7 @@ class ElasticsearchSink:
         for _ in range(CLAIMS):
             stored, at = await self._get_record()
             if stored is None or (stored.epoch, stored.owner) != (record.epoch, record.owner):
-                owned = "no record" if stored is None else f"epoch {stored.epoch} of {stored.owner}"
-                raise Fenced(
-                    f"{self.name}: the sink has {owned}, not epoch {record.epoch} of {record.owner}: this worker stops."
-                )
+                raise record.fenced_by(stored, self.name)
             if await self._put_record(record, at):
                 return
         raise SinkUnavailable(

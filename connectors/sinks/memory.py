@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from pipeline.authoring.shape import Shape
-from pipeline.errors import Fenced, NotAllowed, SinkError, SinkUnavailable, TargetMissing
+from pipeline.errors import NotAllowed, SinkError, SinkUnavailable, TargetMissing
 from pipeline.ports import APPLIED, STALE, Outcome, Rejected, SinkRecord, Stored, Throttled, Write, always
 
 ID_BYTES = 512
@@ -78,10 +78,7 @@ class MemorySink:
         self._entries()
         stored = self._store.records.get(self._version)
         if stored is None or (stored.epoch, stored.owner) != (record.epoch, record.owner):
-            owned = "no record" if stored is None else f"epoch {stored.epoch} of {stored.owner}"
-            raise Fenced(
-                f"{self.name}: the sink has {owned}, not epoch {record.epoch} of {record.owner}: this worker stops."
-            )
+            raise record.fenced_by(stored, self.name)
         self._store.records[self._version] = deepcopy(record)
 
     async def write(

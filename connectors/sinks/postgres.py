@@ -12,7 +12,7 @@ from psycopg.types.json import Jsonb
 from connectors.sinks.postgres_client import DOCUMENT, PASSING, Connection, Connections, words
 from connectors.sinks.postgres_tables import CREATE_STAGING, KEEP_STAGING_PLAIN, STAGING, Tables
 from pipeline.authoring.shape import Shape
-from pipeline.errors import Fenced, NotAllowed, SinkError
+from pipeline.errors import NotAllowed, SinkError
 from pipeline.ports import APPLIED, STALE, Outcome, Rejected, SinkRecord, Stored, Throttled, Write, always
 
 ID_BYTES = 512
@@ -111,10 +111,7 @@ class PostgresSink:
             saved = await self._run(db, query, (*notes, self._key, record.epoch, record.owner))
         if not saved:
             stored = await self.record()
-            owned = "no record" if stored is None else f"epoch {stored.epoch} of {stored.owner}"
-            raise Fenced(
-                f"{self.name}: the sink has {owned}, not epoch {record.epoch} of {record.owner}: this worker stops."
-            )
+            raise record.fenced_by(stored, self.name)
 
     async def write(
         self, writes: Sequence[Write], epoch: int, allowed: Callable[[], bool] = always
