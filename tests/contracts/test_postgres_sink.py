@@ -88,7 +88,8 @@ def database(stack: Endpoints) -> Iterator[str]:
     name = f"sinks_{uuid.uuid4().hex[:8]}"
     with psycopg.connect(stack.postgres, autocommit=True) as db:
         db.execute(f"CREATE DATABASE {name}".encode())
-        yield make_conninfo(stack.postgres, dbname=name)
+    yield make_conninfo(stack.postgres, dbname=name)
+    with psycopg.connect(stack.postgres, autocommit=True) as db:  # tests after this one restart the server
         db.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
 
 

@@ -211,12 +211,6 @@ def test_wait_tells_by_its_exit_code_that_time_ran_out(shop: Project) -> None:
     assert shop.cdc("wait", f"{shop.name}-orders", "--lsn", "0/1").returncode == 0
 
 
-def test_verify_says_where_the_watermark_stands_when_no_worker_runs(shop: Project) -> None:
-    shop.stop_workers()
-    done = shop.cdc("verify", f"{shop.name}-orders", "--timeout", "1", check=False)
-    assert done.returncode == 1 and "the watermark stands at" in done.stderr
-
-
 def test_no_more_documents_a_second_are_compared_than_the_rate_says(shop: Project) -> None:
     found = verified(shop, "--all", "--rate", "100")
     assert found["checked"] >= 200 and found["seconds"] >= found["checked"] / 100
@@ -249,6 +243,12 @@ def test_continuous_mode_looks_at_part_after_part_and_tells_status_what_it_finds
     finally:
         process.terminate()
         process.wait(30)
+
+
+def test_verify_says_where_the_watermark_stands_when_no_worker_runs(shop: Project) -> None:
+    shop.stop_workers()
+    done = shop.cdc("verify", f"{shop.name}-orders", "--timeout", "1", check=False)
+    assert done.returncode == 1 and "the watermark stands at" in done.stderr
 
 
 def samples(path: Path) -> list[dict[str, Any]]:
