@@ -6,14 +6,13 @@ import asyncio
 from typing import Annotated
 
 import typer
-from pydantic import BaseModel, ConfigDict
 from rich.table import Table
 
-from connectors.sources import lifecycle, postgres
-from connectors.sources.connect import ConnectorStatus
+from connectors.sources import lifecycle
 from connectors.sources.debezium import ConnectorDefinition, load_definition, load_definitions
 from pipeline.cli.output import As, DryRun, Format, Yes, as_json, confirm, err, load_settings, out
-from pipeline.errors import SourceError
+from pipeline.reports import connectors as reports
+from pipeline.reports.connectors import ConnectorLine
 from pipeline.settings import Settings
 from pipeline.stack.connect import secrets_file
 
@@ -24,30 +23,14 @@ app = typer.Typer(no_args_is_help=True, help="Debezium's connectors: what they r
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The connector's name, as in its definition.")]
 
 
-class ConnectorLine(BaseModel):
-    """One connector: its definition, what Connect says, and the source's slot."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    name: str
-    state: str
-    tables: tuple[str, ...] = ()
-    tasks: tuple[str, ...] = ()
-    slot: str | None = None
-    slot_active: bool | None = None
-    behind_bytes: int | None = None
-    kept_bytes: int | None = None
-    reason: str | None = None
-
-
 @app.command("list")
 def list_(output: As = None) -> None:
     """Every connector defined here or known to Connect."""
     settings = load_settings()
-    defined = load_definitions(settings.connectors)
-    running = asyncio.run(lifecycle.statuses(connect_url=settings.connect_url()))
-    lines = [_line(settings, name, defined.get(name), running.get(name)) for name in sorted({*defined, *running})]
+    lines = reports.connectors(settings)
     _print(lines, output)
+    if any(line.state == "not known" for line in lines):
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -81,7 +64,7 @@ def status(name: Name, output: As = None) -> None:
     """The connector, its tasks and its slot; exit code 4 where one has failed."""
     settings = load_settings()
     found = asyncio.run(lifecycle.status(name, connect_url=settings.connect_url()))
-    _print([_line(settings, name, load_definitions(settings.connectors).get(name), found)], output)
+    _print([reports.line(settings, name, load_definitions(settings.connectors).get(name), found)], output)
     if found.failed:
         err().print(f"Connector {name} has failed: {found.reason}", markup=False, style="red")
         raise typer.Exit(UNHEALTHY)
@@ -93,7 +76,9 @@ def restart(name: Name, dry_run: DryRun = False, yes: Yes = False) -> None:
     settings = load_settings()
     if _go(f"restart connector {name}", dry_run, yes):
         with err().status(f"Restarting connector {name} …"):
-            done = asyncio.run(lifecycle.restart(name, connect_url=settings.connect_url(), dsn=_dsn(settings)))
+            done = asyncio.run(
+                lifecycle.restart(name, connect_url=settings.connect_url(), dsn=reports.source_dsn(settings))
+            )
         out().print(f"{name} {done.state.lower()}")
 
 
@@ -146,33 +131,9 @@ def _password(settings: Settings) -> str | None:
     return f"${{file:{secrets_file(settings)}:source.password}}" if settings.endpoints() is not None else None
 
 
-def _dsn(settings: Settings) -> str:
-    return settings.source_dsn() if settings.source.dsn is not None or settings.endpoints() is not None else ""
-
-
-def _line(
-    settings: Settings, name: str, definition: ConnectorDefinition | None, status: ConnectorStatus | None
-) -> ConnectorLine:
-    slot = None
-    if definition is not None and (dsn := _dsn(settings)):
-        try:
-            slot = postgres.slot(definition.dsn(dsn), definition.slot)
-        except SourceError as error:
-            err().print(str(error), markup=False, style="yellow")
-    return ConnectorLine(
-        name=name,
-        state="not applied" if status is None else status.state.lower(),
-        tables=() if definition is None else definition.tables,
-        tasks=() if status is None else tuple(task.state.lower() for task in status.tasks),
-        slot=None if definition is None else definition.slot,
-        slot_active=None if slot is None else slot.active,
-        behind_bytes=None if slot is None else slot.behind_bytes,
-        kept_bytes=None if slot is None else slot.kept_bytes,
-        reason=None if status is None else status.reason,
-    )
-
-
 def _print(lines: list[ConnectorLine], output: Format | None) -> None:
+    for problem in dict.fromkeys(line.problem for line in lines if line.problem):
+        err().print(problem, markup=False, style="yellow")
     if as_json(output):
         out().print_json(data=[line.model_dump(mode="json") for line in lines])
         return

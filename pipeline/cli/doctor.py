@@ -2,128 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
-
-import httpx
 import typer
-from pydantic import RootModel
 
-from connectors.sources import lifecycle, logs
-from connectors.sources.connect import connect
-from connectors.sources.debezium import ConnectorDefinition, load_definitions
 from pipeline.cli.output import As, as_json, load_settings, print_json, print_table
-from pipeline.errors import CdcError, SettingsError
-from pipeline.operations import doctor as operation
-from pipeline.operations.doctor import Finding, bad, ok, warn
-from pipeline.settings import Settings
-
-SUPPORTED = ("8.", "9.")
-
-
-class Findings(RootModel[list[Finding]]):
-    """All that was looked at."""
+from pipeline.reports import doctor as reports
 
 
 def doctor(output: As = None) -> None:
     """Source, slots, replica identity, topics, connectors, Elasticsearch, clocks; exit code 4 where something is wrong."""
-    found = asyncio.run(_look(load_settings()))
+    report = reports.doctor(load_settings())
+    found = report.root
     if as_json(output):
-        print_json(Findings(found))
+        print_json(report)
     else:
         signs = {"ok": "ok", "warning": "!", "error": "!!"}
         print_table(("", "WHAT", "FOUND", "FIX"), [(signs[f.level], f.subject, f.found, f.fix) for f in found])
     if any(f.level == "error" for f in found):
         raise typer.Exit(4)
-
-
-async def _look(settings: Settings) -> list[Finding]:
-    found: list[Finding] = []
-    definitions = load_definitions(settings.connectors)
-    topics: dict[str, float] = {}
-    for name, definition in definitions.items():
-        try:
-            dsn = definition.dsn(settings.source_dsn())
-        except SettingsError as error:
-            found.append(bad("source", str(error), "set source.dsn"))
-            continue
-        found += await asyncio.to_thread(operation.source, dsn, list(definition.tables), [definition.slot])
-        topics |= {definition.topic(table): definition.retention_days for table in definition.tables}
-        topics[definition.transaction_topic] = definition.retention_days
-        found.append(await _connector(settings, name))
-        found += await _log(settings, definition, dsn)
-    for look in (_kafka(settings, topics), _elasticsearch(settings)):
-        try:
-            found += await look
-        except SettingsError as error:
-            found.append(bad("settings", str(error), "see cdc config show"))
-    return found
-
-
-async def _connector(settings: Settings, name: str) -> Finding:
-    try:
-        status = await lifecycle.status(name, connect_url=settings.connect_url())
-    except CdcError as error:
-        return bad(f"connector {name}", str(error), f"cdc connector apply {name}")
-    broken = [task for task in status.tasks if task.state != "RUNNING"]
-    if status.state != "RUNNING" or broken:
-        reason = next((task.reason for task in broken if task.reason), status.reason) or "no reason given"
-        return bad(f"connector {name}", f"{status.state}: {reason}", f"cdc connector restart {name}")
-    return ok(f"connector {name}", f"running, {len(status.tasks)} task")
-
-
-async def _log(settings: Settings, definition: ConnectorDefinition, dsn: str) -> list[Finding]:
-    """Whether the source's log is the one that the connector reads."""
-    subject = f"source log of {definition.name}"
-    try:
-        source = await asyncio.to_thread(logs.identity, dsn, definition.slot)
-        async with connect(settings.connect_url()) as client:
-            log = logs.log_of(await client.config(definition.name))
-            reached = await logs.offset(client, definition.name)
-    except CdcError:
-        return []  # said above
-    now = f"{source.system}/{source.timeline}"
-    wrong = logs.problem(definition.name, log, source, reached)
-    if wrong is not None:
-        what, _, fix = str(wrong).partition("Run ")
-        return [bad(subject, what.strip(), fix)]
-    if log.timeline and log.timeline != source.timeline:
-        return [
-            warn(
-                subject, f"{now}, timeline {log.timeline} when the connector began",
-                "well if the slot came along in a failover; if the source was restored from a backup: "
-                f"cdc connector delete {definition.name} --drop-slot, then cdc connector apply {definition.name}",
-            )
-        ]  # fmt: skip
-    return [ok(subject, now)]
-
-
-async def _kafka(settings: Settings, topics: dict[str, float]) -> list[Finding]:
-    return await operation.kafka(settings.kafka_bootstrap(), topics)
-
-
-async def _elasticsearch(settings: Settings) -> list[Finding]:
-    own = settings.elasticsearch
-    headers = {"authorization": f"ApiKey {own.api_key.get_secret_value()}"} if own.api_key else {}
-    auth = (own.username, own.password.get_secret_value()) if own.username and own.password else None
-    try:
-        async with httpx.AsyncClient(
-            base_url=settings.elasticsearch_url(), timeout=5, headers=headers, auth=auth
-        ) as client:
-            health = (await client.get("/_cluster/health")).raise_for_status().json()
-            nodes = (await client.get("/_nodes", params={"filter_path": "nodes.*.version"})).json()["nodes"]
-    except httpx.HTTPError as error:
-        return [
-            bad(
-                "elasticsearch",
-                f"can't be reached: {type(error).__name__}",
-                "check elasticsearch.url and that it is up",
-            )
-        ]
-    versions = sorted({node["version"] for node in nodes.values()})
-    state = health["status"]
-    found = [ok("elasticsearch", f"{state}, {', '.join(versions)}")]
-    if state == "red":
-        found = [bad("elasticsearch", "the cluster is red", "GET _cluster/allocation/explain says why")]
-    if not all(version.startswith(SUPPORTED) for version in versions):
-        found.append(bad("elasticsearch version", ", ".join(versions), "8.x and 9.x are supported"))
-    return found

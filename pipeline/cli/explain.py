@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from pipeline.authoring.discovery import find
 from pipeline.cli.output import As, as_json, load_settings, out, print_json, print_table
 from pipeline.operations.explain import SHOWN, DocumentStory
-from pipeline.operations.explain import explain as tell
-from pipeline.runtime import wiring
+from pipeline.reports import explain as reports
 
 
 def explain(
@@ -22,30 +20,11 @@ def explain(
 ) -> None:
     """Why a document looks as it does: its rows with their positions, its revision, and what each sink holds."""
     own = load_settings()
-    wired = wiring.wire(own, find(own, projection))
-
-    typed = key if wired.layout.aggregate is not None else [_parsed(k) for k in key]
-
-    async def run() -> DocumentStory:
-        wiring.open_sinks(own, wired)
-        try:
-            return await tell(own, wired.projection, typed, wired.sinks, wired.layout)
-        finally:
-            for sink in wired.sinks:
-                await sink.close()
-
-    story = asyncio.run(run())
+    story = reports.explain(own, find(own, projection), key)
     if as_json(output):
         print_json(story)
         return
     _print(story)
-
-
-def _parsed(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
 
 
 def _print(story: DocumentStory) -> None:

@@ -9,9 +9,8 @@ import typer
 
 from pipeline.authoring.discovery import find, live
 from pipeline.cli.output import As, as_json, err, load_settings, print_json, print_table
-from pipeline.operations.building import building
+from pipeline.operations.building import with_builds
 from pipeline.operations.status import Building, ProjectionStatus, StatusReport
-from pipeline.operations.status import status as read
 
 COLUMNS = ("PROJECTION", "VERSION", "STATE", "DOCUMENTS", "BEHIND", "DIRTY", "PENDING", "QUARANTINED", "DEAD LETTERS")
 BUILDING = ("BUILDING", "FROM", "STEP", "DONE", "FOR", "LEFT")
@@ -29,8 +28,7 @@ def status(
     own = load_settings()
     chosen = [find(own, name) for name in projections] if projections else live(own)
     while True:
-        report = read(own, chosen, fail_behind=fail_behind)
-        report.building = [far for p in chosen if (far := building(own, p)) is not None]
+        report = with_builds(own, chosen, fail_behind=fail_behind)
         _print(report, as_json(output))
         if not watch:
             break

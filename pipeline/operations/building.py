@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import apsw
@@ -14,7 +15,7 @@ from pipeline.authoring.builds import Build, Job
 from pipeline.authoring.projection import Projection
 from pipeline.authoring.shape import shape_of
 from pipeline.engine.sql import connect, quoted, value
-from pipeline.operations.status import Building, mirror_file, worker_file
+from pipeline.operations.status import Building, StatusReport, mirror_file, status, worker_file
 from pipeline.settings import Settings
 
 STEPS = {
@@ -23,6 +24,15 @@ STEPS = {
 }  # fmt: skip
 SURE_AFTER = 3.0
 """Seconds of a step before its pace says anything."""
+
+
+def with_builds(
+    settings: Settings, projections: Sequence[Projection[Any]], *, fail_behind: float = 30.0
+) -> StatusReport:
+    """How far these projections are, and the builds of them that are under way; needs no service."""
+    report = status(settings, projections, fail_behind=fail_behind)
+    report.building = [far for p in projections if (far := building(settings, p)) is not None]
+    return report
 
 
 def building(settings: Settings, code: Projection[Any]) -> Building | None:

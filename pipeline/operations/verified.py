@@ -8,10 +8,12 @@ from datetime import UTC, datetime
 from hashlib import blake2b
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.authoring.projection import Projection
 from pipeline.operations.expected import Expectation, FieldDifference
+from pipeline.operations.status import verified_file
+from pipeline.settings import Settings
 
 Kind = Literal["missing", "extra", "different"]
 
@@ -96,3 +98,11 @@ def report(
         projection=projection.name, version=projection.version, at=datetime.now(UTC), share=1 / share.of,
         sinks=tuple(sinks), not_compared=tuple(expectation.not_compared),
     )  # fmt: skip
+
+
+def last(settings: Settings, projection: Projection[Any]) -> VerifyReport | None:
+    """What `verify` last found of this build; None where it has not been compared yet."""
+    try:
+        return VerifyReport.model_validate_json(verified_file(settings, projection.id).read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return None

@@ -1,0 +1,42 @@
+"""What `cdc apply` would do now."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from connectors.sinks import open_sink
+from connectors.sources import lifecycle
+from connectors.sources.debezium import load_definitions
+from pipeline.authoring.discovery import discover
+from pipeline.authoring.projection import Projection, Target
+from pipeline.authoring.shape import shape_of
+from pipeline.errors import CdcError
+from pipeline.operations import apply as operation
+from pipeline.operations.apply import Applied, ApplyReport, CapturedBy
+from pipeline.ports import Sink
+from pipeline.settings import Settings
+
+
+def plan(settings: Settings) -> ApplyReport:
+    """What differs between what runs and what the files say; changes nothing."""
+    projections, applied = discover(settings.projections), Applied(settings.state_dir)
+    return asyncio.run(operation.plan(projections, opener(settings), applied, _connectors(settings)))
+
+
+def opener(settings: Settings) -> operation.Opener:
+    """Opens the sinks of these settings."""
+
+    def opened(target: Target, projection: Projection[Any]) -> Sink:
+        return open_sink(target, projection, shape_of(projection.shape), settings)
+
+    return opened
+
+
+def _connectors(settings: Settings) -> list[CapturedBy]:
+    definitions = load_definitions(settings.connectors)
+    try:
+        running = set(asyncio.run(lifecycle.statuses(connect_url=settings.connect_url())))
+    except CdcError:
+        return [CapturedBy(name, frozenset(d.tables), None) for name, d in definitions.items()]
+    return [CapturedBy(name, frozenset(d.tables), name in running) for name, d in definitions.items()]
