@@ -48,6 +48,7 @@ COMMANDS = (
     Entry("apply", "pipeline.cli.apply:apply", "Change", "Create what the projections need in their sinks."),
     Entry("run", "pipeline.cli.run:run", "Run", "Run a worker for each projection until stopped."),
     Entry("worker", "pipeline.cli.run:worker", "Run", "Run the worker of one projection."),
+    Entry("web", "pipeline.cli.web:app", "Run", "Serve the read models over HTTP."),
     Entry("stack", "pipeline.cli.stack:app", "Run", "The local stack: real services, without Docker or root."),
     Entry("status", "pipeline.cli.status:status", "Operate", "How far each projection is, and what holds it up."),
     Entry("rebuild", "pipeline.cli.rebuild:rebuild", "Operate", "Build a read model anew beside the one that readers see."),
