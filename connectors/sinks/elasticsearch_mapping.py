@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from pydantic import BaseModel
+
+from pipeline.authoring.json_columns import json_members
 from pipeline.authoring.shape import FieldShape, Kind, RelationShape, Shape
 from pipeline.errors import DefinitionError
 
@@ -90,10 +93,23 @@ def _properties(shape: Shape, *, nested: bool) -> dict[str, Any]:
     }
 
 
-def _field(field: FieldShape) -> dict[str, Any]:
+def _field(field: FieldShape, above: tuple[type[BaseModel], ...] = ()) -> dict[str, Any]:
     if field.kind == "text" and field.text is not None:
         return {"type": "text", "analyzer": field.text.analyzer}
+    if field.model is not None:
+        return _json(field, above)
     return dict(FIELDS[field.kind])
+
+
+def _json(field: FieldShape, above: tuple[type[BaseModel], ...]) -> dict[str, Any]:
+    """A JSON column by its model; what the JSON has besides is kept, and not searched."""
+    assert field.model is not None
+    above = (*above, field.model)
+    return {
+        "type": "object",
+        "dynamic": False,
+        "properties": {member.name: _field(member, above) for member in json_members(field.model, above)},
+    }
 
 
 def _relation(relation: RelationShape, *, nested: bool) -> dict[str, Any]:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any, Final, get_type_hints
 
 from pipeline.authoring.aggregates import Aggregate, Group, How, Measure
+from pipeline.authoring.annotations import marks_of
 from pipeline.authoring.catalog import did_you_mean
 from pipeline.authoring.documents import Document
-from pipeline.authoring.shape import FieldShape, Kind, RelationShape, Shape, field_shape, marks_of, shape_of, written_at
+from pipeline.authoring.shape import FieldShape, Kind, RelationShape, Shape, field_shape, shape_of, written_at
 from pipeline.errors import BadShape
 
 NUMBERS: Final = frozenset({"int", "decimal", "float"})

@@ -10,7 +10,7 @@ from types import FunctionType
 from typing import Any, get_type_hints
 
 import msgspec
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from pipeline.authoring.aggregate_shape import (
     AggregateShape,
@@ -22,8 +22,9 @@ from pipeline.authoring.aggregate_shape import (
     value_of,
 )
 from pipeline.authoring.aggregates import Group, Measure
+from pipeline.authoring.annotations import marks_of
 from pipeline.authoring.event_documents import EventDocument
-from pipeline.authoring.shape import FieldShape, Kind, Shape, field_shape, marks_of, written_at
+from pipeline.authoring.shape import FieldShape, Kind, Shape, field_shape, written_at
 from pipeline.errors import BadShape
 
 UNORDERED: frozenset[Kind] = frozenset({"json", "uuid", "bool", "bytes"})
@@ -170,4 +171,10 @@ def decoder_of(event: Any) -> Callable[[str], Any]:
 
 def made(kind: Any, value: Any) -> Any:
     """A value of the author's own type, which msgspec does not know."""
-    return kind.model_validate(value) if issubclass(kind, BaseModel) else kind(value)
+    if not issubclass(kind, BaseModel):
+        return kind(value)
+    try:
+        return kind.model_validate(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        raise ValueError(f"{'.'.join(map(str, first['loc'])) or kind.__name__}: {first['msg']}") from None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import types
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
@@ -11,12 +10,13 @@ from decimal import Decimal
 from enum import Enum
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 from uuid import UUID
 
 from pydantic import BaseModel
 
 from pipeline.authoring.aggregates import Aggregate
+from pipeline.authoring.annotations import marks_of, model_in, unwrapped
 from pipeline.authoring.documents import Constant, Document, Fixed, Hidden, LeftOut, Many, One, Text
 from pipeline.authoring.event_documents import EventDocument
 from pipeline.errors import BadShape
@@ -60,6 +60,11 @@ class FieldShape:
     def derived(self) -> bool:
         """Computed by the author's Python."""
         return self.column is None and self.fixed is None and self.left_out_of is None
+
+    @property
+    def model(self) -> type[BaseModel] | None:
+        """What the JSON in the column has to be, or each item of a list there, where the author wrote a pydantic model."""
+        return model_in(self.annotation) if self.column is not None and self.kind == "json" else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +128,8 @@ class Shape:
 
     @property
     def python(self) -> bool:
-        """Whether a document has to pass through Python: something is derived, kept or hidden, at any depth."""
-        own = self.keeps or bool(self.derived)
+        """Whether a document has to pass through Python: something is derived, kept or read by a model, at any depth."""
+        own = self.keeps or any(field.derived or field.model for field in self.fields)
         return own or any(relation.shape.python for relation in self.relations)
 
     def walk(self) -> Iterator[Shape]:
@@ -234,6 +239,12 @@ def _member(
     join = next((m for m in marks if isinstance(m, (One, Many))), None)
     if join is not None:
         return _relation(document, name, hints[name], join, above, depths)
+    other = model_in(hints[name])
+    if other is not None and issubclass(other, Document):
+        raise BadShape(
+            f"{written_at(document)}: {document.__name__}.{name} shows {other.__name__} and does not say which rows; "
+            "write = one(via=…) or = many(by=…), or make it a BaseModel where the column's JSON is meant."
+        )
     alias = info.validation_alias
     column = alias if isinstance(alias, str) else name
     return field_shape(document, name, hints[name], column, marks)
@@ -339,25 +350,6 @@ def _counted(document: type[BaseModel], name: str, of: str) -> None:
             f"{written_at(document)}: {document.__name__}.{name} counts what {of!r} leaves out, "
             "and there is no relation of that name with a limit: many(..., limit=100)."
         )
-
-
-def marks_of(annotation: Any) -> list[Any]:
-    """What Annotated adds, wherever it stands: pydantic does not look into `Annotated[str, Text()] | None`."""
-    found = list(getattr(annotation, "__metadata__", ()))
-    inner = (annotation.__origin__,) if found else get_args(annotation)
-    return found + [mark for item in inner if get_origin(annotation) is not Literal for mark in marks_of(item)]
-
-
-def unwrapped(annotation: Any) -> tuple[Any, bool]:
-    """The type without Annotated and None, and whether None was allowed."""
-    while hasattr(annotation, "__metadata__"):
-        annotation = annotation.__origin__
-    if get_origin(annotation) in (Union, types.UnionType):
-        rest = [a for a in get_args(annotation) if a is not type(None)]
-        if len(rest) == 1:
-            return unwrapped(rest[0])[0], len(rest) < len(get_args(annotation))
-        return Any, True
-    return annotation, annotation is Any
 
 
 def _kind(item: Any) -> Kind | None:

@@ -18,9 +18,10 @@ from typing import Any, Final, get_origin
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
+from pipeline.authoring.annotations import unwrapped
 from pipeline.authoring.documents import Document
 from pipeline.authoring.event_shape import decoder_of, made
-from pipeline.authoring.shape import FieldShape, RelationShape, Shape, unwrapped
+from pipeline.authoring.shape import FieldShape, RelationShape, Shape
 from pipeline.errors import UnsupportedValue
 
 _RESERVED: Final = frozenset(vars(Document)) | frozenset(
@@ -38,7 +39,7 @@ class Twin:
         self.struct = _struct(shape)
         self._decode = msgspec.json.Decoder(self.struct).decode
         self._encode = msgspec.json.Encoder().encode
-        self._leave_out, self._finish = _keeper(shape), _finisher(shape)
+        self._check, self._leave_out, self._finish = _checker(shape), _keeper(shape), _finisher(shape)
 
     def finish(self, document: str) -> str | None:
         """The document to write; None where `keep()` says no. Raises what the author's code raises."""
@@ -51,6 +52,8 @@ class Twin:
     def read(self, document: str) -> Any:
         """The document as the author's code sees it; None where `keep()` says no."""
         data: Any = self._decode(document)
+        if self._check is not None:
+            self._check(data)
         if self._leave_out is not None:
             self._leave_out(data)
         return None if self.shape.keeps and not data.keep() else data
@@ -106,7 +109,7 @@ def _read(shape: Shape, field: FieldShape, stored: str) -> Callable[[Any], Any]:
             text = value if isinstance(value, str) else bytes(value).decode(errors="replace")
             raise UnsupportedValue(
                 f"{shape.name}.{field.name}: {text[:60]} is no {_name(plain)} of Python"
-                f" ({error}); declare the field as str to read its text."
+                f" ({error}); {'mend the row, or the model' if field.model else 'declare the field as str to read its text'}."
             ) from None
 
     return get
@@ -188,6 +191,25 @@ def _functions(shape: Shape) -> dict[str, Any]:
     if shape.keeps:
         found["keep"] = shape.document.keep
     return found
+
+
+def _checker(shape: Shape) -> Callable[[Any], None] | None:
+    """Reads, at every level, the JSON that a model types, so that what the model refuses is raised; None where there is none."""
+    typed = [(f.name, f.nullable) for f in shape.fields if f.model is not None]
+    below = [(r.name, r.many, inner) for r in shape.relations if (inner := _checker(r.item)) is not None]
+    if not typed and not below:
+        return None
+
+    def check(data: Any) -> None:
+        for name, nullable in typed:
+            if getattr(data, name) is None and not nullable:
+                raise UnsupportedValue(f"{shape.name}.{name} is null, and the field may not be; write | None.")
+        for name, many, inner in below:
+            rows = getattr(data, name)
+            for row in rows if many else () if rows is None else (rows,):
+                inner(row)
+
+    return check
 
 
 def _keeper(shape: Shape) -> Callable[[Any], None] | None:

@@ -61,8 +61,9 @@ def _field(checked: Checked, shape: Shape, table: Table, own: FieldShape, name: 
         return
     column = table.column(name)
     allowed = kinds_of(column)
-    if not allowed.allows(own.kind, own.repeated):
-        declared = f"a list of {own.kind}" if own.repeated else own.kind
+    if not allowed.allows(own.kind, own.repeated) or (own.model and "json" not in allowed.kinds):
+        item = own.model.__name__ if own.model else own.kind
+        declared = f"a list of {item}" if own.repeated else item
         checked.add(
             "WrongType",
             f"{table.name}.{name} is {column.type}, which can't be read as {declared}; write {allowed.said()}.",

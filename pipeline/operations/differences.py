@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
+from pydantic import BaseModel
+
+from pipeline.authoring.json_columns import json_members
 from pipeline.authoring.shape import FieldShape, Shape
 
 Fields = Mapping[str, str]
@@ -21,9 +24,20 @@ def fields_of(shape: Shape, above: str = "") -> dict[str, str]:
             continue
         path = above + member.name
         if isinstance(member, FieldShape):
-            found[path] = member.kind + "[]" * member.repeated
+            found |= _inside(member, path, ())
         else:
             found |= fields_of(member.item, f"{path}.")
+    return found
+
+
+def _inside(field: FieldShape, path: str, above: tuple[type[BaseModel], ...]) -> dict[str, str]:
+    """A field; of JSON that a model types, the model's."""
+    if field.model is None:
+        return {path: field.kind + "[]" * field.repeated}
+    above = (*above, field.model)
+    found: dict[str, str] = {}
+    for member in json_members(field.model, above):
+        found |= _inside(member, f"{path}.{member.name}", above)
     return found
 
 

@@ -79,8 +79,8 @@ class Expectation:
         if not self.shape.python:
             return self._from_rows(self._level, raw)
         try:
-            made = _made(self._level, raw)
-            return self._from_python(self._level, made) if made.keep() else None
+            made, kept = _made(self._level, raw)
+            return self._from_python(self._level, made, kept) if made.keep() else None
         except Exception as error:  # the author's code: the worker quarantines this document
             raise Unbuildable(f"{type(error).__name__}: {error}") from None
 
@@ -126,16 +126,23 @@ class Expectation:
                 found[member.name] = None if value is None else self._from_rows(member.below, value)
         return found
 
-    def _from_python(self, level: _Level, made: Any) -> dict[str, Any]:
+    def _from_python(self, level: _Level, made: Any, raw: Mapping[str, Any]) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for member in _shown(level):
             value = getattr(made, member.name)
-            if member.below is None:
+            if member.field is not None and member.field.model is not None:
+                # what a model does not know is in the document all the same
+                found[member.name] = canonical(
+                    parsed(raw[member.name], member.kind), member.kind, repeated=member.repeated
+                )
+            elif member.below is None:
                 found[member.name] = canonical(value, member.kind, repeated=member.repeated)
             elif member.repeated:
-                found[member.name] = [self._from_python(member.below, one) for one in value]
+                pairs = zip(value, raw[member.name], strict=True)
+                found[member.name] = [self._from_python(member.below, one, of) for one, of in pairs]
             else:
-                found[member.name] = None if value is None else self._from_python(member.below, value)
+                of = raw[member.name]
+                found[member.name] = None if value is None else self._from_python(member.below, value, of)
         return found
 
 
@@ -154,21 +161,23 @@ def _shown(level: _Level) -> Iterator[_Member]:
     return (m for m in level.members if not (m.field or m.relation).hidden)  # type: ignore[union-attr]
 
 
-def _made(level: _Level, raw: Mapping[str, Any]) -> Any:
-    """The rows as the author's class; rows below whose own `keep()` says no are left out."""
+def _made(level: _Level, raw: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """The rows as the author's class, and as they came; rows below whose own `keep()` says no are left out of both."""
+    left = dict(raw)
     found: dict[str, Any] = {}
     for member in level.members:
         if member.below is not None:
             below = member.below
             rows = raw[member.name] if member.repeated else [raw[member.name]]
             made = [_made(below, one) for one in rows if one is not None]
-            kept = [one for one in made if not below.shape.keeps or one.keep()]
-            found[member.name] = tuple(kept) if member.repeated else kept[0] if kept else None
+            kept = [(one, of) for one, of in made if not below.shape.keeps or one.keep()]
+            found[member.name] = tuple(one for one, _ in kept) if member.repeated else kept[0][0] if kept else None
+            left[member.name] = [of for _, of in kept] if member.repeated else kept[0][1] if kept else None
         elif member.field is not None and member.field.left_out_of is not None:
             found[member.name] = raw[member.name]
         elif member.field is not None and member.field.column is not None:
             found[member.name] = parsed(raw[member.name], member.field.kind)
-    return level.shape.document.model_validate(found)
+    return level.shape.document.model_validate(found), left
 
 
 def _stored(level: _Level, document: Mapping[str, Any]) -> dict[str, Any]:

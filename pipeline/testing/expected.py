@@ -111,11 +111,26 @@ def _python(kind: Kind | None, value: Any, repeated: bool) -> Any:
 def instance(shape: Shape, values: Mapping[str, Any]) -> Any:
     """The author's document; raises ScenarioError where its own class refuses the values."""
     try:
-        return shape.document.model_validate(values, by_alias=False, by_name=True)
+        return shape.document.model_validate(_typed(shape, values), by_alias=False, by_name=True)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(map(str, (shape.name, *first["loc"])))
         raise ScenarioError(f"{where}: {first['msg']}: the rows can't be read as {shape.name}.") from None
+
+
+def _typed(shape: Shape, values: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON by its models, whose own aliases count, where the documents' fields go by their names."""
+    found = dict(values)
+    for member in shape.members:
+        part = found.get(member.name)
+        if part is None:
+            continue
+        if isinstance(member, RelationShape):
+            one = [_typed(member.item, row) for row in (part if member.many else [part])]
+            found[member.name] = one if member.many else one[0]
+        elif member.model is not None:
+            found[member.name] = TypeAdapter[Any](member.annotation).validate_python(part)
+    return found
 
 
 def stored_values(shape: Shape, stored: Mapping[str, Any], source: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from uuid import UUID
 import pytest
 from aiohttp import web
 from elasticsearch_lab import ElasticsearchServer, Front
-from pydantic import SecretStr
+from pydantic import BaseModel, SecretStr
 from sink_contract import SECRET, SHAPE, Lab, Server, SinkContract, put, text
 
 from connectors.sinks import open_sink
@@ -35,6 +35,12 @@ class Item(Document, source="shop.items"):
     name: str | None
 
 
+class Place(BaseModel):
+    city: str
+    near: tuple[Item, ...] = ()
+    notes: dict[str, Any] = {}
+
+
 class Everything(Document, source="shop.things"):
     id: int
     amount: Decimal | None
@@ -49,6 +55,7 @@ class Everything(Document, source="shop.things"):
     uid: UUID | None
     blob: bytes | None
     extra: dict[str, Any] | None
+    places: list[Place] | None
     tags: tuple[str, ...] | None
     numbers: tuple[int, ...] | None
     items: tuple[Item, ...] = many(by="thing_id")
@@ -109,15 +116,17 @@ class TestElasticsearchSink(SinkContract):
             "id": 1, "amount": "12345678901234567890.123456789", "ratio": 1.5, "flag": True, "note": "n",
             "essay": "some words", "at": "2024-01-01T00:05:00.123456Z", "day": "2024-02-29", "clock": "10:00:00.5",
             "span": "P1DT2H", "uid": "00000000-0000-0000-0000-000000000001", "blob": "aGVsbG8=", "extra": {"a": 1},
+            "places": [{"city": "Ulm", "more": {"b": 1}, "notes": {"c": 1}}, {"city": "Bonn", "near": [{"id": 7}]}],
             "tags": ["a", "b"], "numbers": [1, 2], "items": [{"id": 1, "name": None}],
         }  # fmt: skip
         assert await sink.write([Write("1", 1, json.dumps(document))], 0) == [APPLIED]
         assert (await sink.read(["1"]))["1"].document == document
         await sink.refresh()
         name = lab.projection(1)
-        for query in ("amount:[1 TO *]", "essay:words", "at:[2024-01-01 TO 2024-01-02]", "tags:b", "numbers:2"):
+        for query in ("amount:[1 TO *]", "essay:words", "at:[2024-01-01 TO 2024-01-02]", "tags:b", "numbers:2", "places.city:Bonn", "places.near.id:7"):
             answer = await call(own.client, "test", "GET", f"/{name}/_search", params={"q": query})
             assert answer["hits"]["total"]["value"] == 1, query
+        await sink.prepare()  # the mapping is what is wanted
 
     @pytest.mark.edge_case(50)
     @pytest.mark.parametrize(

@@ -181,6 +181,38 @@ def test_every_error_of_a_definition_is_found_at_once(checked: Checked) -> None:
     assert not report.ok
 
 
+def test_a_model_is_for_a_column_of_json_and_a_document_for_a_relation(checked: Checked) -> None:
+    report = checked(
+        a="""
+from pydantic import BaseModel
+
+class Size(BaseModel):
+    width: Decimal
+
+class Product(Document, source="shop.products"):
+    sku: Size
+    tags: list[Size]
+
+products = projection(Product, to=elasticsearch("products"))
+""",
+        b="""
+class Customer(Document, source="shop.customers"):
+    name: str
+
+class Order(Document, source="shop.orders"):
+    customer: Customer
+
+orders = projection(Order, to=elasticsearch("orders"))
+""",
+    )
+
+    found = {finding.subject: finding for finding in report.findings}
+    assert sorted(found) == ["Order.customer", "Product.sku", "Product.tags"]
+    assert found["Product.sku"].message == "shop.products.sku is text, which can't be read as Size."
+    assert found["Product.tags"].message == "shop.products.tags is text[], which can't be read as a list of Size."
+    assert "does not say which rows" in found["Order.customer"].message
+
+
 def test_a_finding_says_file_line_reason_and_what_to_write(checked: Checked) -> None:
     report = checked(orders=WRONG)
     finding = next(f for f in report.findings if f.subject == "Order.statu")
