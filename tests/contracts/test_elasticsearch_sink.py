@@ -123,7 +123,15 @@ class TestElasticsearchSink(SinkContract):
         assert (await sink.read(["1"]))["1"].document == document
         await sink.refresh()
         name = lab.projection(1)
-        for query in ("amount:[1 TO *]", "essay:words", "at:[2024-01-01 TO 2024-01-02]", "tags:b", "numbers:2", "places.city:Bonn", "places.near.id:7"):
+        for query in (
+            "amount:[1 TO *]",
+            "essay:words",
+            "at:[2024-01-01 TO 2024-01-02]",
+            "tags:b",
+            "numbers:2",
+            "places.city:Bonn",
+            "places.near.id:7",
+        ):
             answer = await call(own.client, "test", "GET", f"/{name}/_search", params={"q": query})
             assert answer["hits"]["total"]["value"] == 1, query
         await sink.prepare()  # the mapping is what is wanted
