@@ -70,6 +70,9 @@ class ProjectionStatus(BaseModel):
     quarantined: int
     dead_letters: int
     released_incomplete: int
+    changes: int = 0
+    """Taken in since its worker started, in `transactions` of the source."""
+    transactions: int = 0
     pid: int | None
     error: str | None
     sinks: list[SinkStatus]
@@ -202,6 +205,8 @@ def _from_mirror(
         quarantined=sum(s.quarantined for s in sinks),
         dead_letters=int(value(db, "SELECT count(*) FROM dead_letters") or 0),
         released_incomplete=int(counters.get("incomplete", 0)),
+        changes=int(said.get("applied") or 0),
+        transactions=int(said.get("transactions") or 0),
         pid=said.get("pid") if state not in ("stopped", "gone", "failed") else None,
         error=said.get("error") or said.get("standby") or None,
         sinks=sinks,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 from connectors.sinks import open_sink
@@ -18,9 +19,10 @@ from pipeline.ports import Sink
 from pipeline.settings import Settings
 
 
-def plan(settings: Settings) -> ApplyReport:
-    """What differs between what runs and what the files say; changes nothing."""
-    projections, applied = discover(settings.projections), Applied(settings.state_dir)
+def plan(settings: Settings, projections: Sequence[Projection[Any]] | None = None) -> ApplyReport:
+    """What differs between what runs and what the files say, or these projections; changes nothing."""
+    projections = discover(settings.projections) if projections is None else projections
+    applied = Applied(settings.state_dir)
     return asyncio.run(operation.plan(projections, opener(settings), applied, _connectors(settings)))
 
 

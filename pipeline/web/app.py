@@ -6,6 +6,7 @@ from fastapi import FastAPI
 
 from pipeline.authoring.discovery import live
 from pipeline.settings import Settings
+from pipeline.web.dashboard import router as dashboard
 
 
 def create_app(settings: Settings, *, public: bool = False) -> FastAPI:
@@ -15,4 +16,5 @@ def create_app(settings: Settings, *, public: bool = False) -> FastAPI:
     )
     app.state.settings, app.state.public = settings, public
     app.state.projections = {projection.name: projection for projection in live(settings)}
+    app.include_router(dashboard.router(app))
     return app
