@@ -9,7 +9,7 @@ CdcError
 ├── SourceError
 │   ├── SourceUnavailable*  ConnectorFailed  PositionWentBack  SlotLost  SchemaChanged
 ├── SinkError
-│   ├── SinkUnavailable*  TargetMissing
+│   ├── SinkUnavailable*  TargetMissing  QueryRefused
 ├── CheckpointError
 │   ├── Fenced  LogTruncated
 ├── StackError                                                             the local stack
@@ -119,6 +119,10 @@ class NotAllowed(SinkUnavailable):
 
 class TargetMissing(SinkError):
     """The sink's target does not exist: run `cdc apply`."""
+
+
+class QueryRefused(SinkError):
+    """The sink can't be asked so: the cursor is of another query, or the query asks for too much."""
 
 
 class CheckpointError(CdcError):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
+from pipeline.authoring.leaves import Leaf
 from pipeline.errors import Fenced
 
 
@@ -151,6 +152,103 @@ class Sink(Protocol):
 
     async def count(self) -> int:
         """Documents stored in this version."""
+        ...
+
+    async def close(self) -> None:
+        """Release the connections."""
+        ...
+
+
+# ---- reading ------------------------------------------------------------------------------------------------
+
+Operator = Literal["eq", "gt", "gte", "lt", "lte", "null"]
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """The leaf's value, or that of some item where there are several, compares so with one of `values`; null: has none.
+
+    Values are those of JSON: int, float, str, bool; a Decimal of a decimal, times and dates in ISO 8601.
+    """
+
+    leaf: Leaf
+    operator: Operator
+    values: tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """By a leaf, or by how well the text is met (None); what has no value is last."""
+
+    leaf: Leaf | None
+    descending: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """Which documents, in which order (then by key), `limit` of them `after` a place that `Page.next` told."""
+
+    conditions: tuple[Condition, ...] = ()
+    text: str = ""
+    order: tuple[Order, ...] = ()
+    after: tuple[Any, ...] | None = None
+    limit: int = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A document's JSON as it is stored, without what the sink adds."""
+
+    revision: int
+    document: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Documents of a query; `next` is None behind the last."""
+
+    documents: Sequence[bytes]
+    next: tuple[Any, ...] | None
+
+
+class Reader(Protocol):
+    """Reads the documents of a projection in one target, of the version that readers see.
+
+    Any method raises SinkUnavailable where the target is away, TargetMissing where the version is gone, QueryRefused
+    where it can't be asked so. `seen` names a version to the others.
+    """
+
+    @property
+    def name(self) -> str:
+        """`elasticsearch:orders`, for errors."""
+        ...
+
+    async def seen(self) -> str:
+        """The version that readers see now."""
+        ...
+
+    async def record(self, version: str) -> SinkRecord | None:
+        """Its checkpoint record."""
+        ...
+
+    async def get(self, version: str, ids: Sequence[str]) -> Mapping[str, Found]:
+        """The documents of these ids, as last written; what is not there is left out."""
+        ...
+
+    async def search(self, version: str, query: Query) -> Page:
+        """Documents as of the last `refresh`, or newer."""
+        ...
+
+    async def count(self, version: str, query: Query) -> int:
+        """How many a search has in all."""
+        ...
+
+    async def groups(self, version: str, query: Query, by: Leaf, limit: int) -> Sequence[tuple[Any, int]]:
+        """How many have each value, the most frequent first; None: no value."""
+        ...
+
+    async def refresh(self, version: str) -> None:
+        """Searches find what was written before this call."""
         ...
 
     async def close(self) -> None:

@@ -88,6 +88,19 @@ class WorkerSettings(_Section):
     """Documents written a second at most; 0 for all that the sink takes. `cdc rebuild --rate` sets it for the new build."""
 
 
+class WebSettings(_Section):
+    rate: float = Field(default=500.0, ge=0)
+    """Requests a second that one key may make, twice as many in one of them; 0: as many as come."""
+    body_bytes: int = Field(default=1_000_000, ge=1_000)
+    """Upper bound of a request's body, in bytes."""
+    request_timeout: float = Field(default=20.0, gt=0)
+    """Seconds that a request may take, beside what it waits for."""
+    wait: float = Field(default=5.0, ge=0)
+    """Seconds that a read with a token waits, where it does not say how long."""
+    wait_limit: float = Field(default=30.0, ge=0)
+    """Seconds that it may wait at most."""
+
+
 class Settings(BaseSettings):
     model_config = SettingsConfigDict(
         env_prefix="CDC_", env_nested_delimiter="__", toml_file="cdc.toml", extra="forbid", validate_default=True
@@ -106,6 +119,7 @@ class Settings(BaseSettings):
     postgres: PostgresSettings = PostgresSettings()
     source: SourceSettings = SourceSettings()
     worker: WorkerSettings = WorkerSettings()
+    web: WebSettings = WebSettings()
 
     @model_validator(mode="after")
     def _no_request_outlives_the_session(self) -> Self:

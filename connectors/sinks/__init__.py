@@ -8,9 +8,10 @@ from typing import Any
 from pipeline.authoring.projection import Projection, Target
 from pipeline.authoring.shape import Shape
 from pipeline.errors import DefinitionError
-from pipeline.ports import Sink
+from pipeline.ports import Reader, Sink
 from pipeline.settings import Settings
 
+ReaderOpener = Callable[[Target, Shape, Settings], Reader]
 Opener = Callable[[Target, Projection[Any], Shape, Settings], Sink]
 
 
@@ -70,3 +71,31 @@ def _memory(target: Target, projection: Projection[Any], shape: Shape, settings:
 
 
 SINKS: dict[str, Opener] = {"elasticsearch": _elasticsearch, "postgres": _postgres, "memory": _memory}
+
+
+def open_reader(target: Target, shape: Shape, settings: Settings) -> Reader | None:
+    """Reads what readers see of the target; it connects with its first request. None: this kind of sink has no reader."""
+    opener = READERS.get(target.kind)
+    return opener(target, shape, settings) if opener is not None else None
+
+
+def _read_elasticsearch(target: Target, shape: Shape, settings: Settings) -> Reader:
+    from connectors.sinks.elasticsearch import CHECKPOINTS, connect
+    from connectors.sinks.elasticsearch_reader import ElasticsearchReader
+
+    client = connect(settings.elasticsearch, settings.elasticsearch_url(), shallow=True)
+    return ElasticsearchReader(client=client, alias=target.name, shape=shape, checkpoints=CHECKPOINTS)
+
+
+def _read_postgres(target: Target, shape: Shape, settings: Settings) -> Reader:
+    from connectors.sinks.postgres_reader import PostgresReader
+
+    return PostgresReader(
+        dsn=settings.postgres_dsn(),
+        target=target,
+        shape=shape,
+        request_timeout=settings.postgres.request_timeout,
+    )
+
+
+READERS: dict[str, ReaderOpener] = {"elasticsearch": _read_elasticsearch, "postgres": _read_postgres}

@@ -50,6 +50,19 @@ class _Json(Serializer):
         return data if isinstance(data, bytes) else msgspec.json.encode(data)
 
 
+class _Shallow(_Json):
+    """The members of an answer as they came, so that no document is taken apart; of an error all."""
+
+    def loads(self, data: bytes) -> Any:
+        try:
+            found = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
+        except msgspec.DecodeError:
+            # half of a surrogate pair, which Elasticsearch keeps and few readers of JSON take
+            text = json.dumps(super().loads(data), ensure_ascii=False).encode(errors="replace")
+            found = msgspec.json.decode(text, type=dict[str, msgspec.Raw])
+        return super().loads(data) if "error" in found else found
+
+
 class _Bytes(_Json):
     """A bulk body is ready bytes; the client's own serializer copies it twice."""
 
@@ -80,15 +93,18 @@ class _Node(AiohttpHttpNode):
         return
 
 
-def connect(settings: ElasticsearchSettings, url: str) -> AsyncElasticsearch:
-    """A client without retries, sniffing or compression; it connects with the first request."""
+def connect(settings: ElasticsearchSettings, url: str, *, shallow: bool = False) -> AsyncElasticsearch:
+    """A client without retries, sniffing or compression; it connects with the first request.
+
+    `shallow`: answers are of `msgspec.Raw`.
+    """
     auth: dict[str, Any] = {}
     if settings.api_key is not None:
         auth["api_key"] = settings.api_key.get_secret_value()
     elif settings.username is not None:
         password = settings.password.get_secret_value() if settings.password is not None else ""
         auth["basic_auth"] = (settings.username, password)
-    codec, ready = _Json(), _Bytes()
+    codec, ready = _Shallow() if shallow else _Json(), _Bytes()
     return AsyncElasticsearch(
         url,
         node_class=_Node,

@@ -10,7 +10,7 @@ import psycopg
 from psycopg.types.json import Jsonb
 
 from connectors.sinks.postgres_client import DOCUMENT, PASSING, Connection, Connections, words
-from connectors.sinks.postgres_tables import CREATE_STAGING, KEEP_STAGING_PLAIN, STAGING, Tables
+from connectors.sinks.postgres_tables import CREATE_STAGING, KEEP_STAGING_PLAIN, SEEN, STAGING, Tables
 from pipeline.authoring.shape import Shape
 from pipeline.errors import NotAllowed, SinkError
 from pipeline.ports import APPLIED, STALE, Outcome, Rejected, SinkRecord, Stored, Throttled, Write, always
@@ -256,13 +256,7 @@ class PostgresSink:
 
     async def _seen(self, db: Connection) -> list[str]:
         """The table that readers see through the view."""
-        found = await self._run(
-            db,
-            "SELECT DISTINCT c.relname FROM pg_rewrite r JOIN pg_depend d ON d.objid = r.oid AND d.classid = 'pg_rewrite'::regclass"
-            " JOIN pg_class c ON c.oid = d.refobjid AND d.refclassid = 'pg_class'::regclass AND c.relkind = 'r'"
-            " WHERE r.ev_class = to_regclass(%s)",
-            (self._tables.view,),
-        )
+        found = await self._run(db, SEEN, (self._tables.view,))
         return [name for (name,) in found]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
@@ -54,7 +54,9 @@ class Connections:
             elif db is not None:
                 await db.close()
 
-    async def run(self, db: Connection, query: str, parameters: Sequence[Any] | None = None) -> list[tuple[Any, ...]]:
+    async def run(
+        self, db: Connection, query: str, parameters: Sequence[Any] | Mapping[str, Any] | None = None
+    ) -> list[tuple[Any, ...]]:
         """One statement, and its rows if it has any."""
         with self._limited(db):
             cursor = await db.execute(query.encode(), parameters)

@@ -38,6 +38,12 @@ CREATE_STAGING = (
     f"CREATE TEMP TABLE IF NOT EXISTS {STAGING}(n int PRIMARY KEY, id text, revision bigint, document text)"
     " ON COMMIT DELETE ROWS"
 )
+SEEN = (
+    "SELECT DISTINCT c.relname FROM pg_rewrite r JOIN pg_depend d ON d.objid = r.oid AND d.classid = 'pg_rewrite'::regclass"
+    " JOIN pg_class c ON c.oid = d.refobjid AND d.refclassid = 'pg_class'::regclass AND c.relkind = 'r'"
+    " WHERE r.ev_class = to_regclass(%s)"
+)
+"""The table that readers see through a view."""
 # What is only passing through is not worth compressing.
 KEEP_STAGING_PLAIN = f"ALTER TABLE {STAGING} ALTER document SET STORAGE EXTERNAL"
 
@@ -74,23 +80,23 @@ class Tables:
 
     @property
     def table(self) -> str:
-        return _quoted(self.schema, self.table_name)
+        return quoted(self.schema, self.table_name)
 
     @property
     def view(self) -> str:
-        return _quoted(self.schema, self.view_name)
+        return quoted(self.schema, self.view_name)
 
     @property
     def checkpoints(self) -> str:
-        return _quoted(self.schema, CHECKPOINTS)
+        return quoted(self.schema, CHECKPOINTS)
 
     @property
     def create_schema(self) -> str:
-        return f"CREATE SCHEMA IF NOT EXISTS {_quoted(self.schema)}"
+        return f"CREATE SCHEMA IF NOT EXISTS {quoted(self.schema)}"
 
     def ddl(self) -> list[str]:
         """The statements that `prepare` runs; each may be run again."""
-        typed = "".join(f",\n  {_quoted(member.name)} {_type(member)}" for member in self.columns)
+        typed = "".join(f",\n  {quoted(member.name)} {_type(member)}" for member in self.columns)
         return [
             f"CREATE TABLE IF NOT EXISTS {self.checkpoints}(\n  target text PRIMARY KEY, epoch bigint NOT NULL, owner text NOT NULL,\n"
             "  offsets jsonb NOT NULL DEFAULT '{}', watermark jsonb NOT NULL DEFAULT '{}', state jsonb NOT NULL DEFAULT '{}')",
@@ -105,7 +111,7 @@ class Tables:
         ]
 
     def view_ddl(self, *, replace: bool) -> str:
-        shown = "".join(f", {_quoted(member.name)}" for member in self.columns)
+        shown = "".join(f", {quoted(member.name)}" for member in self.columns)
         return (
             f"CREATE {'OR REPLACE ' if replace else ''}VIEW {self.view} AS\n"
             f"  SELECT _id, document, _revision, _epoch{shown} FROM {self.table} WHERE NOT _deleted"
@@ -113,7 +119,7 @@ class Tables:
 
     def insert(self) -> str:
         """From the staging table, guarded by the revision; parameters: epoch, first n, end n. Returns the ids written."""
-        names = [_quoted(member.name) for member in self.columns]
+        names = [quoted(member.name) for member in self.columns]
         written = ["_id", "document", "_revision", "_epoch", "_deleted", *names]
         values = ["id", "document", "revision", "%s", "document IS NULL", *map(_value, self.columns)]
         updated = ", ".join(f"{name} = excluded.{name}" for name in written[1:])
@@ -137,15 +143,15 @@ class Tables:
             raise DefinitionError(
                 f"The index of {path!r} would be called {name}, which is longer than {NAME_BYTES} bytes."
             )
-        return _quoted(name)
+        return quoted(name)
 
     def _indexed(self, path: str) -> str:
         member, inside_list = _find(self.shape, path)
         column = next((own for own in self.columns if own.name == path), None)
         plain = isinstance(member, FieldShape) and _type(member) != "jsonb"
         if plain and not inside_list:
-            return f"({_quoted(path) if column is not None else f'(document #>> {_path(path)})'})"
-        indexed = _quoted(path) if column is not None else f"(document #> {_path(path.split('.')[0])})"
+            return f"({quoted(path) if column is not None else f'(document #>> {_path(path)})'})"
+        indexed = quoted(path) if column is not None else f"(document #> {_path(path.split('.')[0])})"
         return f"USING gin ({indexed} jsonb_path_ops)"
 
 
@@ -212,7 +218,7 @@ def _type(member: Member) -> str:
 
 def _value(member: Member) -> str:
     """The SQL of a column's value out of the document."""
-    kind, name = _type(member), _text(member.name)
+    kind, name = _type(member), literal(member.name)
     if kind == "jsonb":
         return f"nullif(document -> {name}, 'null')"
     if kind == "bytea":
@@ -221,12 +227,14 @@ def _value(member: Member) -> str:
 
 
 def _path(path: str) -> str:
-    return _text("{" + path.replace(".", ",") + "}")
+    return literal("{" + path.replace(".", ",") + "}")
 
 
-def _text(text: str) -> str:
+def literal(text: str) -> str:
+    """A string as SQL text."""
     return "'" + text.replace("'", "''") + "'"
 
 
-def _quoted(*names: str) -> str:
+def quoted(*names: str) -> str:
+    """An identifier as SQL text."""
     return sql.Identifier(*names).as_string()

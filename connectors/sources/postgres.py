@@ -177,19 +177,22 @@ def slot(dsn: str, name: str) -> Slot | None:
     )  # fmt: skip
 
 
-def position(dsn: str) -> int:
-    """The end of the source's log: whoever has committed before this call, has committed before that place."""
+def position(dsn: str, txid: int | None = None) -> int:
+    """The end of the source's log: whoever has committed before this call, has committed before that place.
+
+    Raises SourceError unless the transaction `txid` (`pg_current_xact_id()`) has.
+    """
     with connected(dsn) as connection:
+        # asked in this order: what has committed when the status is read, is before the end read after it
+        if txid is not None:
+            row = connection.execute("SELECT pg_xact_status(%s::text::xid8) AS status", [str(txid)]).fetchone()
+            _assure_committed(dsn, txid, row["status"] if row is not None else None)
         row = connection.execute("SELECT pg_current_wal_insert_lsn() - '0/0'::pg_lsn AS at").fetchone()
     assert row is not None
     return int(row["at"])
 
 
-def assure_committed(dsn: str, txid: int) -> None:
-    """Raises SourceError unless this transaction (`pg_current_xact_id()`) has committed."""
-    with connected(dsn) as connection:
-        row = connection.execute("SELECT pg_xact_status(%s::text::xid8) AS status", [str(txid)]).fetchone()
-    status = row["status"] if row is not None else None
+def _assure_committed(dsn: str, txid: int, status: str | None) -> None:
     if status not in ("committed", None):  # None: so long ago that Postgres has forgotten it
         raise SourceError(
             f"Transaction {txid} of {where(dsn)} is {status}: there is nothing to wait for before it commits."

@@ -14,7 +14,7 @@ import typer
 
 from connectors.sinks import open_sink
 from connectors.sources import logs, postgres
-from connectors.sources.postgres_documents import PostgresDocuments, lsn, readable
+from connectors.sources.postgres_documents import PostgresDocuments, readable
 from connectors.sources.postgres_rows import open_rows
 from pipeline.authoring.aggregate_shape import AggregateShape
 from pipeline.authoring.catalog import Catalog
@@ -30,7 +30,7 @@ from pipeline.operations.expected import Expectation
 from pipeline.operations.status import write_verified
 from pipeline.operations.verified import Share, SinkVerified, VerifyReport, report
 from pipeline.operations.verify import Options
-from pipeline.operations.wait import Waited
+from pipeline.operations.wait import Waited, position_of
 from pipeline.operations.wait import wait as waiting
 from pipeline.ports import Sink
 from pipeline.runtime.wiring import definition_of
@@ -99,9 +99,7 @@ def wait(
         raise OperationError("Say what to wait for: one of --lsn, --txid and --now.")
     definition = definition_of(own, projection)
     dsn = definition.dsn(own.source_dsn()) if position is None else ""
-    if txid is not None:
-        postgres.assure_committed(dsn, txid)
-    wanted = _position(position) if position is not None else postgres.position(dsn)
+    wanted = _position(position) if position is not None else postgres.position(dsn, txid)
     found = asyncio.run(_wait(own, projection, definition.name, wanted, timeout, searchable))
     if as_json(output):
         print_json(found)
@@ -136,10 +134,8 @@ async def _source_log(own: Settings, connector: str) -> str | None:
 
 
 def _position(text: str) -> int:
-    if text.isdecimal():
-        return int(text)
-    if re.fullmatch(r"[0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8}", text):
-        return lsn(text)
+    if re.fullmatch(r"[0-9]+|[0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8}", text):
+        return position_of(text)
     raise OperationError(f"{text!r} is no place in a log: write 0/16B3748, or the number that events have.")
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Annotated
 
 import typer
 
-from pipeline.cli.output import err, load_settings
+from pipeline.authoring.discovery import live
+from pipeline.cli.output import As, as_json, err, load_settings, print_json, print_table, terminal
 from pipeline.errors import SettingsError
+from pipeline.operations import web_keys
 
+key = typer.Typer(help="Who may read: API keys.", no_args_is_help=True)
 app = typer.Typer(help="Serve the read models over HTTP.", invoke_without_command=True)
 
 
@@ -32,6 +36,46 @@ def web(
         if missing.name is None or missing.name.startswith("pipeline"):
             raise
         raise SettingsError("Serving read models needs its extra: pip install 'cdc-pipeline[web]'.") from None
-    served = create_app(load_settings(), public=public)
-    err().print(f"Serving {', '.join(served.state.projections)} at http://{host}:{port}")
-    uvicorn.run(served, host=host, port=port, log_level="warning")
+    own = load_settings()
+    if not public and not web_keys.read(own).keys:
+        err().print("There is no key yet, so nobody can read: cdc web key add NAME --scope '*'", style="yellow")
+    served = create_app(own, public=public)
+    logging.basicConfig(format="%(asctime)s %(name)s %(message)s", level=logging.WARNING)
+    logging.getLogger("cdc.web").setLevel(logging.WARNING if terminal.quiet else logging.INFO)
+    err().print(f"Serving {', '.join(served.state.models)} at http://{host}:{port}/v1/; described in /openapi.json")
+    uvicorn.run(served, host=host, port=port, log_level="warning", access_log=False, server_header=False)
+
+
+@key.command()
+def add(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Who has it; said in the log.")],
+    scope: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--scope", help="A read model, * for all, dashboard, or operate; may be repeated.", show_default=False
+        ),
+    ] = None,
+) -> None:
+    """Make a key and print it, this once: only its hash is kept."""
+    own = load_settings()
+    typer.echo(web_keys.add(own, name, scope or [], [projection.name for projection in live(own)]))
+
+
+@key.command("list")
+def show(output: As = None) -> None:
+    """The keys by name, with their scopes."""
+    found = web_keys.read(load_settings()).keys
+    if as_json(output):
+        print_json({"keys": [one.model_dump(mode="json", exclude={"sha256"}) for one in found]})
+    else:
+        lines = [(one.name, " ".join(one.scopes), f"{one.created_at:%Y-%m-%d %H:%M}") for one in found]
+        print_table(("KEY", "SCOPES", "CREATED"), lines)
+
+
+@key.command()
+def remove(name: Annotated[str, typer.Argument(metavar="NAME")]) -> None:
+    """Let a key open nothing any more, from the next request on."""
+    web_keys.remove(load_settings(), name)
+
+
+app.add_typer(key, name="key")

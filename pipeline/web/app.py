@@ -1,20 +1,40 @@
-"""The ASGI app: read models to query over HTTP."""
+"""The ASGI app: read models to query over HTTP, and the dashboard."""
 
 from __future__ import annotations
 
-from fastapi import FastAPI
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import Depends, FastAPI
 
 from pipeline.authoring.discovery import live
 from pipeline.settings import Settings
+from pipeline.web import openapi, problems, read_models
+from pipeline.web.access import Access, Limits
 from pipeline.web.dashboard import router as dashboard
+from pipeline.web.models import open_models
 
 
 def create_app(settings: Settings, *, public: bool = False) -> FastAPI:
-    """The app of the settings' projections. `public`: what needs a key otherwise is answered without one."""
-    app = FastAPI(
-        title=f"Read models of {settings.project}", openapi_url="/openapi.json", docs_url=None, redoc_url=None
-    )
-    app.state.settings, app.state.public = settings, public
-    app.state.projections = {projection.name: projection for projection in live(settings)}
-    app.include_router(dashboard.router(app))
+    """The app of the settings' projections. `public`: what needs a key otherwise is answered without one.
+
+    `state` has `settings`, `projections` by name, `models` (those that can be read) and `access`.
+    """
+    projections = live(settings)
+    models, access = open_models(settings, projections), Access(settings, public)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        for model in models.values():
+            await model.close()
+
+    app = FastAPI(lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None)
+    app.state.settings, app.state.access, app.state.models = settings, access, models
+    app.state.projections = {projection.name: projection for projection in projections}
+    problems.install(app)
+    openapi.install(app, models, access)
+    read_models.install(app, models, access)
+    app.include_router(dashboard.router(app), dependencies=[Depends(access.page)])
+    app.add_middleware(Limits, settings=settings)
     return app

@@ -58,8 +58,10 @@ class Project:
         definition: str = "",
         more: bool = False,
         also: str = "",
+        own: Mapping[str, str] | None = None,
     ) -> None:
-        """The sample shop with the repository's own projections; `more`: with its outbox and tags; `also`: one more target."""
+        """The sample shop with the repository's own projections; `more`: with its outbox and tags; `also`: one more target;
+        `own`: further projections' texts, by name."""
         self._database()
         shop.create(self.dsn)
         shop.seed(self.dsn, customers=max(5, orders // 5), products=max(5, orders // 20), orders=orders)
@@ -76,7 +78,7 @@ class Project:
         self._deploy(
             {
                 name: text.replace(f'elasticsearch("{name}"', f'elasticsearch("{self.name}-{name}"')
-                for name, text in texts.items()
+                for name, text in (texts | dict(own or {})).items()
             },
             (*shop.TABLES, *(shop.MORE if more else ())),
             definition,

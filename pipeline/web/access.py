@@ -1,0 +1,208 @@
+"""Who may read: API keys, how often each may ask, how large and how long a request may be, and a line about each."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import logging
+import time
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import msgspec
+from fastapi import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from pipeline.operations import web_keys
+from pipeline.operations.web_keys import Key
+from pipeline.settings import Settings
+from pipeline.web.problems import Problem
+
+audit: Final = logging.getLogger("cdc.web")
+CALLER: Final = "cdc.caller"
+"""In a request's scope, the name of its key."""
+
+
+HEALTH: Final = ("/livez", "/readyz", "/metrics")
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks; without a key where the app is open."""
+
+    key: Key | None
+
+    def may(self, scope: str) -> bool:
+        """Whether it has the scope. Where the app is open, everybody reads, and nobody operates without a key."""
+        return scope != "operate" if self.key is None else self.key.may(scope)
+
+
+@dataclass(slots=True)
+class _Bucket:
+    """What a key may still ask in this second."""
+
+    left: float
+    at: float
+
+
+@dataclass
+class Access:
+    """The keys of an app, read again when their file changes."""
+
+    settings: Settings
+    public: bool
+    _keys: web_keys.Keys = field(default_factory=web_keys.Keys)
+    _stamp: tuple[int, int] | None = None
+    _buckets: dict[str, _Bucket] = field(default_factory=dict)
+
+    def caller(self, request: Request, challenge: str = "Bearer") -> Caller:
+        """Who asks, by `Authorization: Bearer cdc_…`, or by the key as password of `Basic`; raises Problem 401 or 429."""
+        given = request.headers.get("authorization", "")
+        if not given and self.public:
+            return Caller(None)
+        key = self.key(_key(given))
+        if key is None:
+            raise Problem(
+                401, "wrong-key" if given else "no-key",
+                "Send a key: Authorization: Bearer cdc_…; its operator makes one by `cdc web key add`.",
+                headers={"www-authenticate": challenge},
+            )  # fmt: skip
+        request.scope[CALLER] = key.name
+        self._count(key)
+        return Caller(key)
+
+    def require(self, request: Request, scope: str, challenge: str = "Bearer") -> Caller:
+        """Who asks, if it has the scope; raises Problem 401, 403 or 429."""
+        caller = self.caller(request, challenge)
+        if caller.may(scope):
+            return caller
+        if caller.key is None:
+            headers = {"www-authenticate": challenge}
+            raise Problem(401, "no-key", f"This needs a key of the scope {scope}.", headers=headers)
+        raise Problem(403, "not-in-scope", f"This key has no scope {scope}.")
+
+    def page(self, request: Request) -> None:
+        """The dashboard's pages need the scope of that name, which a browser is asked for; health has nothing of anybody."""
+        if request.url.path not in HEALTH and not request.url.path.startswith("/static/"):
+            self.require(request, "dashboard", 'Basic realm="cdc: a key as password"')
+
+    def key(self, text: str) -> Key | None:
+        """The key with this text."""
+        try:
+            found = web_keys.file(self.settings).stat()
+            stamp = (found.st_mtime_ns, found.st_ino)
+        except FileNotFoundError:
+            stamp = None
+        if stamp != self._stamp:
+            self._keys, self._stamp = web_keys.read(self.settings), stamp
+        return self._keys.find(text)
+
+    def _count(self, key: Key) -> None:
+        rate, now = self.settings.web.rate, time.monotonic()
+        if not rate:
+            return
+        bucket = self._buckets.setdefault(key.sha256, _Bucket(2 * rate, now))
+        bucket.left, bucket.at = min(2 * rate, bucket.left + (now - bucket.at) * rate), now
+        if bucket.left < 1:
+            wait = max(1, round((1 - bucket.left) / rate))
+            raise Problem(
+                429,
+                "too-many-requests",
+                f"This key may ask {rate:g} times a second.",
+                headers={"retry-after": str(wait)},
+            )
+        bucket.left -= 1
+
+
+def _key(given: str) -> str:
+    """The key in an Authorization header, empty where there is none."""
+    scheme, _, text = given.partition(" ")
+    if scheme.lower() == "basic":
+        try:
+            return base64.b64decode(text, validate=True).decode().partition(":")[2]
+        except ValueError:
+            return ""
+    return text.strip() if scheme.lower() == "bearer" else ""
+
+
+class Limits:
+    """Around the whole app: bounds of body and time, headers that every answer has, the audit line."""
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self._app, self._own = app, settings.web
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began, status = time.monotonic(), 0
+
+        async def answer(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                present = {name.lower() for name, _ in message["headers"]}
+                own = [(b"cache-control", b"private, no-cache"), (b"x-content-type-options", b"nosniff")]
+                message["headers"] = [*message["headers"], *(one for one in own if one[0] not in present)]
+            await send(message)
+
+        try:
+            await self._limited(scope, receive, answer, lambda: status == 0)
+        finally:
+            _tell(scope, status, time.monotonic() - began)
+
+    async def _limited(self, scope: Scope, receive: Receive, answer: Send, silent: Any) -> None:
+        problem: Problem | None = None
+        size = 0
+
+        async def bounded() -> Message:
+            nonlocal size
+            message = await receive()
+            size += len(message.get("body", b""))
+            if size > self._own.body_bytes:
+                raise _too_large(self._own.body_bytes)
+            return message
+
+        given = dict(scope["headers"]).get(b"content-length", b"0")
+        if given.isdigit() and int(given) > self._own.body_bytes:
+            problem = _too_large(self._own.body_bytes)
+        else:
+            try:
+                async with asyncio.timeout(self._own.request_timeout + self._own.wait_limit) as limit:
+                    await self._app(scope, bounded, _until_begun(answer, limit))
+            except TimeoutError:
+                if not silent():
+                    raise
+                problem = Problem(
+                    503, "too-slow", "The request took too long: ask for less.", headers={"retry-after": "1"}
+                )
+        if problem is not None:
+            await problem.answer()(scope, receive, answer)
+
+
+def _until_begun(answer: Send, limit: asyncio.Timeout) -> Send:
+    """What has begun to answer may go on for as long as it likes: a feed of changes has no end."""
+
+    async def send(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            limit.reschedule(None)
+        await answer(message)
+
+    return send
+
+
+def _too_large(limit: int) -> Problem:
+    return Problem(413, "too-large", f"The body has more than {limit} bytes: ask in parts.")
+
+
+def _tell(scope: Scope, status: int, seconds: float) -> None:
+    """One line without query, headers or body: those may hold what is nobody's business."""
+    line = {
+        "method": scope["method"], "path": scope["path"][:500], "status": status, "ms": round(seconds * 1000, 1),
+        "key": scope.get(CALLER), "from": (scope.get("client") or ("",))[0],
+    }  # fmt: skip
+    error = scope.get("cdc.error")
+    audit.log(
+        logging.ERROR if status >= 500 or not status else logging.INFO,
+        msgspec.json.encode(line | ({"error": error} if error else {})).decode(),
+    )

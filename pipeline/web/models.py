@@ -1,0 +1,246 @@
+"""A read model as the app serves it: which version readers see, how far it is, and reads that are at least that far."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final, TypeVar
+
+from connectors.sinks import open_reader
+from connectors.sources import logs, postgres
+from connectors.sources.debezium import ConnectorDefinition
+from pipeline.authoring.aggregate_shape import AggregateShape
+from pipeline.authoring.projection import Projection
+from pipeline.authoring.shape import Kind, Shape, shape_of
+from pipeline.engine.assemble import document_id
+from pipeline.engine.measures import group_id, group_key
+from pipeline.errors import CdcError, OperationError, TargetMissing
+from pipeline.events.sourcelog import parsed
+from pipeline.operations.layouts import layout_of
+from pipeline.operations.wait import Token, passed_by, wait, written
+from pipeline.ports import Reader, SinkRecord
+from pipeline.runtime.wiring import definition_of
+from pipeline.settings import Settings
+from pipeline.web.problems import Problem, bad
+
+log: Final = logging.getLogger("cdc.web")
+FRESH: Final = 0.05
+"""Seconds that a checkpoint record is taken for the newest: an older one says less, and what it says stays true."""
+SEARCHABLE: Final = 1.0
+"""Seconds from one refresh for searches to the next, while there are searches."""
+LOG_KNOWN: Final = 5.0
+"""Seconds until Connect is asked again which log of the source it reads."""
+BEAT: Final = 0.02
+ResultT = TypeVar("ResultT")
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A version, and the mark up to which all changes are in what is read of it from now on."""
+
+    version: str
+    mark: dict[str, Any] | None
+    at: float
+    """When it was asked for."""
+
+    def headers(self) -> dict[str, str]:
+        found = {"X-Read-Model-Version": self.version}
+        if self.mark is not None:
+            moment = datetime.fromtimestamp(int(self.mark["ts_ms"]) / 1000, UTC)
+            found["X-Read-Model-As-Of"] = moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+            found["X-Read-Model-Watermark"] = self.watermark
+        return found
+
+    @property
+    def watermark(self) -> str:
+        """It is a token too: whoever reads with it sees no less."""
+        if self.mark is None:
+            return "none"
+        identity = parsed(str(self.mark.get("log", ""))).identity
+        return f"lsn:{written(int(self.mark['lsn']))}" + (f"@{identity}" if identity.strip("/") else "")
+
+
+@dataclass
+class ReadModel:
+    """One projection, read in the first of its targets that has a reader."""
+
+    settings: Settings
+    projection: Projection[Any]
+    shape: Shape
+    reader: Reader
+    definition: ConnectorDefinition
+    key: tuple[tuple[str, Kind | None], ...]
+    """The names of the key's parts, and their kinds where they are known."""
+    _now: Seen | None = None
+    _searched: Seen | None = None
+    _log: tuple[float, str | None] | None = None
+    _locks: dict[str, asyncio.Lock] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return self.projection.name
+
+    # ---- keys -----------------------------------------------------------------------------------------------
+
+    def id_of(self, parts: Sequence[Any]) -> str:
+        """The id of the document with this key, its parts as texts or as JSON has them; raises Problem."""
+        names = [name for name, _ in self.key]
+        if len(parts) != len(names):
+            raise bad("bad-key", f"The key of {self.name} is {', '.join(names)}: {len(parts)} values are given.")
+        values = [_part(part, name, kind) for part, (name, kind) in zip(parts, self.key, strict=True)]
+        try:
+            if isinstance(self.shape, AggregateShape):
+                return group_id(group_key(self.shape, values))
+        except OperationError as error:
+            raise bad("bad-key", str(error)) from None
+        return document_id(tuple(values))
+
+    # ---- how far it is --------------------------------------------------------------------------------------
+
+    async def now(self, age: float = FRESH) -> Seen:
+        """What readers see, asked for at most `age` seconds ago."""
+        wanted = time.monotonic() - age
+        async with self._lock("now"):
+            if self._now is None or self._now.at < wanted:
+                began = time.monotonic()
+                version = await self.reader.seen()
+                record = await self.reader.record(version)
+                mark = record.watermark.get(self.definition.name) if record is not None else None
+                self._now = Seen(version, mark, began)
+            return self._now
+
+    async def searchable(self, wanted: Callable[[Seen], bool]) -> Seen:
+        """What searches find: as of a refresh a second ago or less that `wanted` takes, else of one now."""
+        async with self._lock("searched"):
+            last = self._searched
+            if last is None or time.monotonic() - last.at > SEARCHABLE or not wanted(last):
+                seen = await self.now()
+                await self.reader.refresh(seen.version)
+                self._searched = last = seen
+            return last
+
+    async def after(self, token: Token | None, patience: float) -> Callable[[Seen], bool]:
+        """Waits until the read model is past the token; what it returns says whether a version is. Raises Problem 504."""
+        if token is None:
+            return lambda seen: True
+        own = await self._source_log()
+        identity = parsed(own or "").identity
+        if token.identity and identity and token.identity != identity:
+            raise Problem(
+                409, "another-log",
+                f"The token is of the source log {token.identity}, and the source is now {identity}: it was restored or"
+                " replaced meanwhile. Read without the token.",
+            )  # fmt: skip
+        lsn = token.lsn
+        if lsn is None:
+            lsn = await asyncio.to_thread(
+                postgres.position, self.definition.dsn(self.settings.source_dsn()), token.txid
+            )
+        place = lsn
+        watched = _Watched(self)
+        found = await wait(watched, self.definition.name, place, patience=patience, log=own, beat=BEAT)
+        if not found.reached:
+            last = watched.last.watermark if watched.last is not None else "none"
+            raise Problem(
+                504, "not-there-yet",
+                f"In {found.seconds:g} s {self.name} came as far as {last}, and not to lsn:{written(place)}: try again.",
+                watermark=last, headers=watched.last.headers() if watched.last is not None else None,
+            )  # fmt: skip
+        return lambda seen: passed_by(seen.mark, place, own)
+
+    async def read(
+        self, token: Token | None, patience: float, work: Callable[[str], Awaitable[ResultT]], *, search: bool
+    ) -> tuple[Seen, ResultT]:
+        """Work on the version that readers see, at least as far as the token; once more where it goes meanwhile."""
+        for last in (False, True):
+            try:
+                wanted = await self.after(token, patience)
+                seen = await self.searchable(wanted) if search else await self.now()
+                if not wanted(seen):  # readers see another version since
+                    raise TargetMissing
+                return seen, await work(seen.version)
+            except TargetMissing:
+                self._now = self._searched = None
+                if last:
+                    raise
+        raise AssertionError
+
+    async def close(self) -> None:
+        await self.reader.close()
+
+    async def _source_log(self) -> str | None:
+        """The label of the log that the connector reads; None where Connect does not say, so positions alone count."""
+        async with self._lock("log"):
+            if self._log is None or time.monotonic() - self._log[0] > LOG_KNOWN:
+                try:
+                    label = await logs.running(self.settings.connect_url(), self.definition.name)
+                except CdcError:
+                    label = None
+                self._log = time.monotonic(), label
+            return self._log[1]
+
+    def _lock(self, name: str) -> asyncio.Lock:
+        return self._locks.setdefault(name, asyncio.Lock())
+
+
+@dataclass
+class _Watched:
+    """The model as `wait` asks it; `last` is what it was told."""
+
+    model: ReadModel
+    last: Seen | None = None
+
+    @property
+    def name(self) -> str:
+        return self.model.name
+
+    async def record(self) -> SinkRecord:
+        self.last = await self.model.now(BEAT)
+        mark = self.last.mark
+        return SinkRecord(watermark={self.model.definition.name: mark} if mark is not None else {})
+
+    async def refresh(self) -> None:
+        """What is searched is refreshed later."""
+
+
+def open_models(settings: Settings, projections: Sequence[Projection[Any]]) -> dict[str, ReadModel]:
+    """Those of the projections that a reader knows, by name; they connect with their first request."""
+    found: dict[str, ReadModel] = {}
+    for projection in projections:
+        shape = shape_of(projection.shape)
+        try:
+            readers = (open_reader(target, shape, settings) for target in projection.to)
+            reader = next((one for one in readers if one is not None), None)
+            if reader is not None:
+                definition, key = definition_of(settings, projection), _key(settings, projection, shape)
+                found[projection.name] = ReadModel(settings, projection, shape, reader, definition, key)
+        except CdcError as error:  # one that can't be read is no reason to serve no other
+            log.warning("%s is not served: %s", projection.name, error)
+    return found
+
+
+def _key(settings: Settings, projection: Projection[Any], shape: Shape) -> tuple[tuple[str, Kind | None], ...]:
+    if isinstance(shape, AggregateShape):
+        return tuple((group.name, group.value.kind) for group in shape.groups)
+    root = layout_of(settings, projection).root
+    return tuple((name, root.columns[name]) for name in root.key)
+
+
+def _part(part: Any, name: str, kind: Kind | None) -> Any:
+    if isinstance(part, bool) or not isinstance(part, (str, int)):
+        raise bad("bad-key", f"{name}: a part of a key is a text or a number.", field=name)
+    text = str(part)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise bad("bad-key", f"{name} is no text.", field=name) from None
+    if kind == "int":
+        if not re.fullmatch(r"-?[0-9]{1,19}", text):
+            raise bad("bad-key", f"{name}: {text[:100]!r} is no whole number.", field=name)
+        return int(text)
+    return text
