@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import logging
 import time
 from dataclasses import dataclass, field
@@ -21,9 +20,6 @@ from pipeline.web.problems import Problem
 audit: Final = logging.getLogger("cdc.web")
 CALLER: Final = "cdc.caller"
 """In a request's scope, the name of its key."""
-
-
-HEALTH: Final = ("/livez", "/readyz", "/metrics")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,36 +51,32 @@ class Access:
     _stamp: tuple[int, int] | None = None
     _buckets: dict[str, _Bucket] = field(default_factory=dict)
 
-    def caller(self, request: Request, challenge: str = "Bearer") -> Caller:
-        """Who asks, by `Authorization: Bearer cdc_…`, or by the key as password of `Basic`; raises Problem 401 or 429."""
+    def caller(self, request: Request) -> Caller:
+        """Who asks, by `Authorization: Bearer cdc_…`; raises Problem 401 or 429."""
         given = request.headers.get("authorization", "")
         if not given and self.public:
             return Caller(None)
-        key = self.key(_key(given))
+        scheme, _, text = given.partition(" ")
+        key = self.key(text.strip()) if scheme.lower() == "bearer" else None
         if key is None:
             raise Problem(
                 401, "wrong-key" if given else "no-key",
                 "Send a key: Authorization: Bearer cdc_…; its operator makes one by `cdc web key add`.",
-                headers={"www-authenticate": challenge},
+                headers={"www-authenticate": "Bearer"},
             )  # fmt: skip
         request.scope[CALLER] = key.name
         self._count(key)
         return Caller(key)
 
-    def require(self, request: Request, scope: str, challenge: str = "Bearer") -> Caller:
+    def require(self, request: Request, scope: str) -> Caller:
         """Who asks, if it has the scope; raises Problem 401, 403 or 429."""
-        caller = self.caller(request, challenge)
+        caller = self.caller(request)
         if caller.may(scope):
             return caller
         if caller.key is None:
-            headers = {"www-authenticate": challenge}
+            headers = {"www-authenticate": "Bearer"}
             raise Problem(401, "no-key", f"This needs a key of the scope {scope}.", headers=headers)
         raise Problem(403, "not-in-scope", f"This key has no scope {scope}.")
-
-    def page(self, request: Request) -> None:
-        """The dashboard's pages need the scope of that name, which a browser is asked for; health has nothing of anybody."""
-        if request.url.path not in HEALTH and not request.url.path.startswith("/static/"):
-            self.require(request, "dashboard", 'Basic realm="cdc: a key as password"')
 
     def key(self, text: str) -> Key | None:
         """The key with this text."""
@@ -112,17 +104,6 @@ class Access:
                 headers={"retry-after": str(wait)},
             )
         bucket.left -= 1
-
-
-def _key(given: str) -> str:
-    """The key in an Authorization header, empty where there is none."""
-    scheme, _, text = given.partition(" ")
-    if scheme.lower() == "basic":
-        try:
-            return base64.b64decode(text, validate=True).decode().partition(":")[2]
-        except ValueError:
-            return ""
-    return text.strip() if scheme.lower() == "bearer" else ""
 
 
 class Limits:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from fastapi import Depends, FastAPI
+from fastapi import FastAPI
 
 from pipeline.authoring.discovery import live
 from pipeline.settings import Settings
@@ -35,6 +35,6 @@ def create_app(settings: Settings, *, public: bool = False) -> FastAPI:
     problems.install(app)
     openapi.install(app, models, access)
     read_models.install(app, models, access)
-    app.include_router(dashboard.router(app), dependencies=[Depends(access.page)])
+    app.include_router(dashboard.router(app))
     app.add_middleware(Limits, settings=settings)
     return app

@@ -29,7 +29,7 @@ def status_of(name: str = "orders", **changes: Any) -> ProjectionStatus:
     return ProjectionStatus(**(whole | changes))
 
 
-def made_app(tmp_path: Path) -> FastAPI:
+def made_app(tmp_path: Path, *, public: bool = True) -> FastAPI:
     """The repository's own projections, looked at by nobody yet."""
     settings = Settings(
         state_dir=tmp_path,
@@ -38,7 +38,7 @@ def made_app(tmp_path: Path) -> FastAPI:
         catalog=REPOSITORY / "projections/catalog.lock.json",
         elasticsearch=ElasticsearchSettings(url="http://127.0.0.1:9"),
     )
-    return create_app(settings, public=True)
+    return create_app(settings, public=public)
 
 
 def looked(app: FastAPI, *projections: ProjectionStatus, building: tuple[Building, ...] = ()) -> Sampler:

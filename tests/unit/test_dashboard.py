@@ -22,8 +22,10 @@ from pipeline.operations.explain import DocumentStory, SinkStory
 from pipeline.operations.refused import DeadLetter, Quarantined
 from pipeline.operations.status import Building, StatusReport
 from pipeline.operations.verified import SinkVerified, VerifyReport
+from pipeline.operations.web_keys import Key
 from pipeline.reports.connectors import ConnectorLine
 from pipeline.reports.doctor import Findings
+from pipeline.web.access import Caller
 from pipeline.web.dashboard import render
 from pipeline.web.dashboard.answers import Answers
 from pipeline.web.dashboard.pages import (
@@ -36,6 +38,7 @@ from pipeline.web.dashboard.pages import (
     SourcesPage,
     command,
 )  # fmt: skip
+from pipeline.web.dashboard.sessions import Visitor
 from tests.unit.dashboards import get, looked, made_app, status_of
 
 AT = datetime(2026, 11, 26, 7, 30, tzinfo=UTC)
@@ -124,7 +127,9 @@ async def test_a_key_that_is_a_script_is_shown_as_a_text(app: FastAPI) -> None:
 
 
 def rendered(template: str, page: Any) -> str:
-    response = render.html(template, page=page, twin="/x.json", project=ODD, path="/")
+    key = Key(name=ODD, sha256="", scopes=("dashboard", "operate"), created_at=AT)
+    visitor = Visitor(Caller(key), csrf=ODD)
+    response = render.page(template, page, visitor, twin="/x.json", project=ODD, path="/")
     return bytes(response.body).decode()
 
 

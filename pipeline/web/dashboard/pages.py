@@ -12,7 +12,7 @@ from pipeline.operations.apply import ApplyReport
 from pipeline.operations.explain import DocumentStory
 from pipeline.operations.rebuild import RebuildReport
 from pipeline.operations.refused import DeadLetter, Quarantined
-from pipeline.operations.status import Building, ProjectionStatus, StatusReport
+from pipeline.operations.status import ProjectionStatus, StatusReport
 from pipeline.operations.verified import VerifyReport
 from pipeline.reports.connectors import ConnectorLine
 from pipeline.reports.doctor import Findings
@@ -28,13 +28,12 @@ class Page(BaseModel):
 
 
 class Overview(Page):
-    """`cdc status`, and how far behind each projection was at the last looks, in seconds, oldest first."""
+    """`cdc status`, and how far `behind` each projection was at the last looks, in seconds, oldest first."""
 
     status: StatusReport = StatusReport(projections=[])
     behind: dict[str, list[float | None]] = {}
-
-    def building(self, name: str) -> Building | None:
-        return next((b for b in self.status.building if b.projection == name), None)
+    rates: dict[str, dict[str, float]] = {}
+    """A second, over the last looks: `changes` and `transactions` taken in, and documents written by sink."""
 
     @property
     def attention(self) -> list[str]:
@@ -70,6 +69,8 @@ class RefusedPage(Page):
 
     dead_letters: list[DeadLetter] = []
     quarantined: list[Quarantined] = []
+    done: str | None = None
+    """What a retry did, in the answer to it."""
 
 
 class SourcesPage(Page):

@@ -14,8 +14,9 @@ from fastapi import Response
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from pipeline.operations.refused import Quarantined
-from pipeline.web.dashboard.pages import command
+from pipeline.operations.refused import DeadLetter, Quarantined
+from pipeline.web.dashboard.pages import Page, command
+from pipeline.web.dashboard.sessions import Visitor
 
 MEDIA: Final = {"css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
 HEADERS: Final = {
@@ -97,10 +98,20 @@ def state(name: str) -> Markup:
     )
 
 
+def plain(value: Any) -> str:
+    """As JSON in one line."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def retry_letter(letter: DeadLetter) -> str:
+    """The command that reads the row behind a dead letter again."""
+    return command("deadletters", "retry", letter.projection, letter.id)
+
+
 def retry(refused: Quarantined) -> str:
     """The command that writes a document of the quarantine again."""
     key = refused.key[0] if len(refused.key) == 1 else refused.key
-    return command("quarantine", "retry", refused.projection, json.dumps(key, ensure_ascii=False))
+    return command("quarantine", "retry", refused.projection, plain(key))
 
 
 def spark(values: Sequence[float | None]) -> Markup:
@@ -114,11 +125,11 @@ def spark(values: Sequence[float | None]) -> Markup:
         f"{i * step:.1f},{HEIGHT - 2 - (HEIGHT - 4) * v / top:.1f}" for i, v in enumerate(values) if v is not None
     ]
     says = f"worst of the last {len(known)} looks {seconds(max(known))}, now {seconds(known[-1])}"
-    last = points[-1].split(",")
+    (first, _), (x, y) = points[0].split(","), points[-1].split(",")
     return Markup(
         '<svg class="spark" viewBox="0 0 {0} {1}" width="{0}" height="{1}" role="img" aria-label="{2}"><title>{2}</title>'
-        '<polyline points="{3}"/><circle cx="{4}" cy="{5}" r="2"/></svg>'
-    ).format(WIDTH, HEIGHT, says, " ".join(points), last[0], last[1])
+        '<polygon points="{4},{1} {3} {5},{1}"/><polyline points="{3}"/><circle cx="{5}" cy="{6}" r="2"/></svg>'
+    ).format(WIDTH, HEIGHT, says, " ".join(points), first, x, y)
 
 
 def _static() -> dict[str, tuple[bytes, str]]:
@@ -146,7 +157,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    own = (number, seconds, size, moment, lsn, pretty, told, state, retry, spark)
+    own = (number, seconds, size, moment, lsn, pretty, told, state, plain, retry_letter, retry, spark)
     made.filters.update({each.__name__: each for each in own})
     made.globals["static"] = static
     return made
@@ -159,6 +170,11 @@ def html(template: str, status_code: int = 200, **given: Any) -> Response:
     """A page. No template has a script or a style of its own, and the policy would refuse them."""
     text = TEMPLATES.get_template(template).render(**given)
     return Response(text, status_code, headers=dict(HEADERS), media_type="text/html")
+
+
+def page(template: str, model: Page, visitor: Visitor, *, twin: str, project: str, path: str) -> Response:
+    """A page of a model, as this visitor may see and use it."""
+    return html(template, page=model, visitor=visitor, twin=twin, project=project, path=path)
 
 
 def file(name: str) -> Response:
