@@ -7,7 +7,9 @@ import random
 import re
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from typing import Annotated, Any
 
 import typer
@@ -27,6 +29,8 @@ from pipeline.errors import CdcError, OperationError
 from pipeline.operations import repair as repairing
 from pipeline.operations import verify as operation
 from pipeline.operations.expected import Expectation
+from pipeline.operations.expected_groups import GroupExpectation, GroupSource
+from pipeline.operations.mirrors import gone_rows
 from pipeline.operations.status import write_verified
 from pipeline.operations.verified import Share, SinkVerified, VerifyReport, report
 from pipeline.operations.verify import Options
@@ -158,11 +162,6 @@ async def verified(
 ) -> VerifyReport:
     """Compare all sinks of a projection with the source, and tell `cdc status`."""
     shape = shape_of(projection.shape)
-    if isinstance(shape, AggregateShape):
-        raise OperationError(
-            f"{projection.name} is an aggregate, which verify does not know: verify a projection of {shape.of.name}, or"
-            " compare it with GROUP BY in the source."
-        )
     options = replace(options, log=await _source_log(own, options.connector))
     dsn = definition_of(own, projection).dsn(own.source_dsn())
     catalog = await asyncio.to_thread(postgres.read_catalog, dsn, tables=sorted(shape.columns()))
@@ -172,19 +171,29 @@ async def verified(
         for column in table.columns
         if not readable(column)
     )
-    expectation, source = (
-        Expectation(shape, catalog, unreadable),
-        PostgresDocuments(dsn, shape, catalog, patience=options.patience),
-    )
-    repairs = _repairs(own, projection, catalog, dsn) if repair else ()
+    rows = PostgresDocuments(dsn, shape.source, catalog, patience=options.patience)
     found: list[SinkVerified] = []
-    for sink in _sinks(own, projection):
-        try:
-            one = await operation.verify(source, expectation, sink, options, repairs=repairs, progress=bar.update)
-            found.append(one)
-        finally:
-            await sink.close()
-    result = report(projection, options.share, found, expectation)
+    with ExitStack() as stack:
+        expectation: Expectation | GroupExpectation
+        source: operation.Source
+        if isinstance(shape, AggregateShape):
+            gone = stack.enter_context(gone_rows(own, projection))
+            expectation = GroupExpectation(shape, catalog, unreadable, gone)
+            reading = partial(bar.update, "reading the source", total=0)
+            source = GroupSource(rows, expectation, options.share.has, options.rate, reading)
+            repairs: tuple[operation.Repair, ...] = (_again(own, projection, expectation),)
+        else:
+            expectation, source = Expectation(shape, catalog, unreadable), rows
+            repairs = _repairs(own, projection, catalog, dsn)
+        for sink in _sinks(own, projection):
+            try:
+                with_repair = repairs if repair else ()
+                found.append(
+                    await operation.verify(source, expectation, sink, options, repairs=with_repair, progress=bar.update)
+                )
+            finally:
+                await sink.close()
+    result = report(projection, options.share, found, expectation.not_compared)
     write_verified(own, projection.id, result)
     return result
 
@@ -205,6 +214,17 @@ def _repairs(
         await mark(sink, found)
 
     return mark, refresh
+
+
+def _again(own: Settings, projection: Projection[Any], expectation: GroupExpectation) -> operation.Repair:
+    """The groups are written again, as the mirror counts them."""
+
+    async def mark(sink: Sink, found: Sequence[tuple[str, tuple[str, ...] | None]]) -> None:
+        keys = [key[0] if key is not None and key[0] != id else expectation.key_of(id) for id, key in found]
+        known = [(key,) for key in dict.fromkeys(keys) if key is not None]
+        await asyncio.to_thread(repairing.mark_dirty, own, projection, sink.name, known)
+
+    return mark
 
 
 def _refresh(

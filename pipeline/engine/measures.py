@@ -144,7 +144,7 @@ class Contributing:
 
     def group(self, data: Any) -> str:
         """The key of the document's group: a JSON list of its values; equal values have one text."""
-        return "[" + ",".join(_group_text(read(data), shape) for read, shape in self._groups) + "]"
+        return group_text([(read(data), shape) for read, shape in self._groups])
 
     def takes(self, data: Any) -> bool:
         """Whether the document counts in its group."""
@@ -172,6 +172,11 @@ class Contributing:
 def columns_of(slots: Sequence[Slot]) -> list[str]:
     """The names of what `values` gives."""
     return [name for i, slot in enumerate(slots) for name in ((f"o{i}", f"v{i}") if slot.indexed else (f"v{i}",))]
+
+
+def group_text(values: Sequence[tuple[Any, GroupShape]]) -> str:
+    """The key of the group that has these values, each as documents have it or as Python does."""
+    return "[" + ",".join(_group_text(value, shape) for value, shape in values) + "]"
 
 
 def _group_text(value: Any, shape: GroupShape) -> str:

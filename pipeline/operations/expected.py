@@ -10,7 +10,6 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict
 
-from pipeline.authoring.aggregate_shape import AggregateShape
 from pipeline.authoring.catalog import Catalog, Column
 from pipeline.authoring.column_types import kinds_of
 from pipeline.authoring.shape import FieldShape, Kind, RelationShape, Shape
@@ -62,8 +61,6 @@ class Expectation:
     """
 
     def __init__(self, shape: Shape, catalog: Catalog, unreadable: frozenset[str] = frozenset()) -> None:
-        if isinstance(shape, AggregateShape):
-            raise OperationError(f"{shape.name} is an aggregate, and verify knows documents of single rows only.")
         self.shape = shape
         self.not_compared: list[str] = []
         self._unreadable = unreadable
@@ -74,6 +71,10 @@ class Expectation:
                 " has a type that verify can't read as events have it."
             )
 
+    @property
+    def width(self) -> int:
+        return len(self.shape.key)
+
     def document(self, raw: Mapping[str, Any]) -> dict[str, Any] | None:
         """The document in canonical values, None where there is to be none; raises Unbuildable."""
         if not self.shape.python:
@@ -81,6 +82,14 @@ class Expectation:
         try:
             made, kept = _made(self._level, raw)
             return self._from_python(self._level, made, kept) if made.keep() else None
+        except Exception as error:  # the author's code: the worker quarantines this document
+            raise Unbuildable(f"{type(error).__name__}: {error}") from None
+
+    def made(self, raw: Mapping[str, Any]) -> Any:
+        """The author's own object of these rows, None where `keep()` says no; raises Unbuildable."""
+        try:
+            made, _ = _made(self._level, raw)
+            return made if made.keep() else None
         except Exception as error:  # the author's code: the worker quarantines this document
             raise Unbuildable(f"{type(error).__name__}: {error}") from None
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import apsw
 
+from pipeline.authoring.event_shape import EventShape
 from pipeline.authoring.fingerprint import fingerprint
 from pipeline.authoring.projection import Projection
 from pipeline.authoring.shape import shape_of
@@ -135,3 +136,26 @@ def owned(settings: Settings, id: str) -> Iterator[bool]:
             yield False
         else:
             yield True
+
+
+@contextmanager
+def gone_rows(
+    settings: Settings, projection: Projection[Any]
+) -> Iterator[Callable[[str, frozenset[tuple[Any, ...]]], bool] | None]:
+    """Of an event document that outlives its rows: whether its mirror has events beside these; None without a mirror.
+
+    Of others, nothing is ever gone.
+    """
+    shape, path = shape_of(projection.shape), mirror_file(settings, projection.id)
+    if not isinstance(shape, EventShape) or shape.forgets or not path.exists():
+        yield None
+        return
+    db, width = connect(str(path), readonly=True), len(layout_of(settings, projection).root_key)
+
+    def gone(group: str, keys: frozenset[tuple[Any, ...]]) -> bool:
+        return any(row[:width] not in keys for row in db.execute("SELECT * FROM contributions WHERE g = ?", (group,)))
+
+    try:
+        yield gone
+    finally:
+        db.close()

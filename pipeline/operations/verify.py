@@ -17,7 +17,6 @@ import apsw
 from pipeline.engine.sql import connect, rows, transaction, value
 from pipeline.errors import OperationError
 from pipeline.operations.expected import (
-    Expectation,
     Unbuildable,
     differences,
     digest,
@@ -56,6 +55,23 @@ class Snapshot(Protocol):
         ...
 
 
+class Expected(Protocol):
+    """What documents must be."""
+
+    @property
+    def width(self) -> int:
+        """How many columns a key has."""
+        ...
+
+    def document(self, raw: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The document in canonical values, None where there is to be none; raises Unbuildable."""
+        ...
+
+    def stored(self, document: Mapping[str, Any]) -> dict[str, Any]:
+        """A sink's document in canonical values, with what it has too many."""
+        ...
+
+
 class Source(Protocol):
     """The database, asked for whole documents."""
 
@@ -83,7 +99,7 @@ Repair = Callable[[Sink, Sequence[tuple[str, Key | None]]], Awaitable[None]]
 
 async def verify(
     source: Source,
-    expectation: Expectation,
+    expectation: Expected,
     sink: Sink,
     options: Options,
     *,
@@ -107,7 +123,7 @@ class _Run:
     """One comparison. Ids, keys and hashes are in a file, so that memory does not grow with the documents."""
 
     source: Source
-    expectation: Expectation
+    expectation: Expected
     sink: Sink
     options: Options
     progress: Progress
@@ -215,7 +231,7 @@ class _Run:
 
     def _width(self) -> int:
         key = value(self.db, "SELECT key FROM expected LIMIT 1")
-        return len(json.loads(key)) if key is not None else len(self.expectation.shape.key)
+        return len(json.loads(key)) if key is not None else self.expectation.width
 
     # ---- is it really wrong? ------------------------------------------------------------------------------
 

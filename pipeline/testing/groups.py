@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
-from decimal import ROUND_HALF_UP, Decimal, localcontext
+from collections.abc import Iterator, Mapping
 from enum import Enum
-from fractions import Fraction
 from functools import reduce
 from operator import itemgetter
 from typing import Any, Final
@@ -15,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from pipeline.authoring.aggregate_shape import AggregateShape, MeasureShape, Value
 from pipeline.authoring.event_shape import EventShape, decoder_of
+from pipeline.authoring.measured import Taken, measured
 from pipeline.engine.layout import Layout
 from pipeline.engine.measures import group_id, group_key
 from pipeline.errors import ScenarioError
@@ -47,7 +46,7 @@ def counted(layout: Layout, source: SourceModel) -> Iterator[tuple[str, dict[str
         if isinstance(shape, EventShape):
             yield from ((id, found) for found in _folded(shape, groups, of))
             continue
-        yield id, groups | {measure.name: _measured(measure, of) for measure in shape.measures}
+        yield id, groups | {measure.name: measured(measure, _taken(measure, of)) for measure in shape.measures}
 
 
 def read_group(shape: AggregateShape, stored: Mapping[str, Any]) -> Any:
@@ -94,41 +93,6 @@ def _get(document: Any, value: Value) -> Any:
     return reduce(lambda at, name: None if at is None else getattr(at, name), value.path, document)
 
 
-def _measured(measure: MeasureShape, members: list[Member]) -> Any:
-    if measure.value is None:
-        return len(members)
+def _taken(measure: MeasureShape, members: list[Member]) -> list[Taken]:
     value, by = measure.value, measure.by
-    if by is None:
-        return _UNORDERED[measure.how](measure, [v for _, d in members if (v := _get(d, value)) is not None])
-    ordered = [(b, key, _get(d, value)) for key, d in members if (b := _get(d, by)) is not None]
-    ordered.sort(key=lambda one: one[:2], reverse=measure.descending or measure.how in ("maximum", "latest"))
-    if measure.how == "collect":
-        return tuple(v for _, _, v in ordered if v is not None)[: measure.limit]
-    return ordered[0][2] if ordered else None
-
-
-def _total(measure: MeasureShape, values: list[Any]) -> Any:
-    assert measure.value is not None
-    if not values:
-        return None if measure.nullable else 0
-    with localcontext(prec=100_000):
-        return float(sum(map(Fraction, values))) if measure.value.kind == "float" else sum(values[1:], values[0])
-
-
-def _average(measure: MeasureShape, values: list[Any]) -> Any:
-    assert measure.value is not None
-    if not values:
-        return None
-    mean = sum(map(Fraction, values), Fraction()) / len(values)
-    if measure.value.kind == "float":
-        return float(mean)
-    with localcontext(prec=1000):
-        exact = Decimal(mean.numerator) / Decimal(mean.denominator)
-        return exact.quantize(Decimal(1).scaleb(-measure.places), rounding=ROUND_HALF_UP)
-
-
-_UNORDERED: Final[dict[str, Callable[[MeasureShape, list[Any]], Any]]] = {
-    "count_distinct": lambda measure, values: len(set(values)),
-    "total": _total,
-    "average": _average,
-}
+    return [(_get(d, value) if value else None, _get(d, by) if by else None, key) for key, d in members]

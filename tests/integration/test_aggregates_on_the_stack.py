@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import quote
 
+import httpx
 import pytest
 
 from pipeline.demo import shop, truth
@@ -31,6 +33,42 @@ def test_the_first_load_gives_every_group(sold: Project) -> None:
     sold.assert_equal("sales", truth.SALES)
     assert sold.compare("sales", truth.SALES).documents == 3
     assert sold.status("sales")["documents"] == 3
+
+
+def test_verify_counts_anew_names_the_groups_that_differ_and_repairs_them(sold: Project) -> None:
+    name = f"{sold.name}-sales"
+    right = json.loads(sold.cdc("verify", name, "--all", "-o", "json").stdout)["sinks"][0]
+    assert (right["checked"], right["missing"], right["extra"], right["different"]) == (3, 0, 0, 0)
+
+    change(sold, '["2026-06-01","new"]', lambda document: document.update(revenue="1.00"))
+    change(sold, '["2026-06-01","paid"]', None)
+    change(sold, '["2026-06-02","ghost"]', lambda document: document.update(status="ghost"))
+    done = sold.cdc("verify", name, "--all", "-o", "json", check=False)
+    assert done.returncode == 3, done.stdout + done.stderr
+    found = json.loads(done.stdout)["sinks"][0]["differences"]
+    assert {one["id"]: one["kind"] for one in found} == {
+        '["2026-06-01","new"]': "different", '["2026-06-01","paid"]': "missing", '["2026-06-02","ghost"]': "extra",
+    }  # fmt: skip
+    (field,) = next(one["fields"] for one in found if one["kind"] == "different")
+    assert (field["path"], field["document"]) == ("revenue", "1")
+
+    healed = json.loads(sold.cdc("verify", name, "--all", "--repair", "-o", "json").stdout)["sinks"][0]
+    assert healed["repaired"] == 3
+    sold.assert_equal("sales", truth.SALES)
+
+
+def change(sold: Project, key: str, how: Callable[[dict[str, Any]], None] | None) -> None:
+    """Write a group's document, or delete it (None), as no worker would have."""
+    path = f"{sold.endpoints.elasticsearch}/{sold.name}-sales-v1/_doc/{quote(key, safe='')}"
+    stored = httpx.get(path).json()
+    document = stored.get("_source") or {"day": "2026-06-02", "_epoch": 1}
+    if how is None:
+        params = {"version": stored["_version"] + 1, "version_type": "external"}
+        httpx.delete(path, params=params).raise_for_status()
+        return
+    how(document)
+    params = {"version": stored.get("_version", 1), "version_type": "external_gte"}
+    httpx.put(path, json=document, params=params).raise_for_status()
 
 
 @pytest.mark.edge_case(41)

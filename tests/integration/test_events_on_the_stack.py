@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 
+import httpx
 import pytest
 
 from pipeline.demo import shop, truth
@@ -68,6 +69,24 @@ def test_a_payload_that_does_not_fit_waits_and_the_stream_goes_on(told: Project)
     both(told)
 
 
+def test_verify_folds_anew_and_leaves_alone_what_the_outbox_has_no_more(told: Project) -> None:
+    name = f"{told.name}-order_saga"
+    path = f"{told.endpoints.elasticsearch}/{name}-v1/_doc/"
+    stored = httpx.get(path + "4").json()
+    params = {"version": stored["_version"], "version_type": "external_gte"}
+    httpx.put(path + "4", json=stored["_source"] | {"status": "wrong"}, params=params).raise_for_status()
+    told.wait_for(
+        told.sql("DELETE FROM shop.outbox WHERE aggregate_id = 5 AND type = 'OrderPlaced'"), name="order_saga"
+    )
+    done = told.cdc("verify", name, "--all", "-o", "json", check=False)
+    found = json.loads(done.stdout)["sinks"][0]
+    assert [(one["id"], one["kind"]) for one in found["differences"]] == [("4", "different")]
+    assert found["unbuildable"] == 1
+
+    healed = json.loads(told.cdc("verify", name, "--all", "--repair", "-o", "json").stdout)["sinks"][0]
+    assert healed["repaired"] == 1
+
+
 def test_an_outbox_that_is_emptied_leaves_every_saga_and_a_truncate_too(told: Project) -> None:
     before = dict(truth.documents(told.endpoints.elasticsearch, f"{told.name}-order_saga"))
     told.sql("DELETE FROM shop.outbox WHERE id % 2 = 0")
@@ -75,6 +94,8 @@ def test_an_outbox_that_is_emptied_leaves_every_saga_and_a_truncate_too(told: Pr
     insert = f"{shop.TELL}VALUES('order', 3, 'OrderCompensated', '{{\"amount\": 1}}')"
     told.wait_for(told.sql(insert, "DELETE FROM shop.outbox"), name="order_saga")
     after = dict(truth.documents(told.endpoints.elasticsearch, f"{told.name}-order_saga"))
+    verified = json.loads(told.cdc("verify", f"{told.name}-order_saga", "--all", "-o", "json").stdout)["sinks"][0]
+    assert (verified["checked"], verified["extra"], verified["different"]) == (0, 0, 0)
     saga = after.pop("3")
     assert saga["status"] == "compensated" and saga["steps"] == [*before.pop("3")["steps"], "compensated"]
     assert after == before
@@ -85,7 +106,7 @@ def test_a_rebuild_has_the_events_that_the_outbox_has_no_more(told: Project) -> 
     before = dict(truth.documents(told.endpoints.elasticsearch, name))
     told.stop_workers()
     told.start_run()
-    done = told.cdc("rebuild", name, "--despite-differences", "-o", "json")
+    done = told.cdc("rebuild", name, "-o", "json")
     assert json.loads(done.stdout)["live"] == f"{name}-v1.2"
     after = dict(truth.documents(told.endpoints.elasticsearch, name))
     assert len(before) > 200

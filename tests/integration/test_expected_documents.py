@@ -19,6 +19,7 @@ from psycopg.conninfo import make_conninfo
 from connectors.sources.postgres import read_catalog
 from connectors.sources.postgres_documents import PostgresDocuments, readable
 from connectors.sources.postgres_rows import open_rows
+from pipeline.authoring.aggregate_shape import AggregateShape
 from pipeline.authoring.catalog import Catalog, Table
 from pipeline.authoring.column_types import kinds_of
 from pipeline.authoring.discovery import look
@@ -30,6 +31,7 @@ from pipeline.engine.engine import Engine, Inputs
 from pipeline.engine.layout import lay_out
 from pipeline.engine.mirror import Mirror
 from pipeline.operations.expected import Expectation, Unbuildable, differences, document_id, key_of
+from pipeline.operations.expected_groups import Gone, GroupExpectation, GroupSource
 from pipeline.settings import Endpoints
 from tests.fixtures.envelope_tables import EXTENSIONS, FAMILIES, PREAMBLE
 from tests.unit.webs import KEYS as WEB_KEYS
@@ -98,6 +100,32 @@ def test_they_are_what_the_oracle_says(sample_shop: str, name: str, query: str) 
     with psycopg.connect(sample_shop) as db:
         oracle = {row[0]: expectation.stored(row[1]) for row in db.execute(query.encode())}
     assert len(found) > 10 and found == oracle
+
+
+def groups_of(dsn: str, shape: AggregateShape, gone: Gone | None = None) -> tuple[GroupExpectation, dict[str, Any]]:
+    """Every group that there should be, by id."""
+    catalog = read_catalog(dsn, tables=sorted(shape.columns()))
+    expectation = GroupExpectation(shape, catalog, gone=gone)
+    source, found = GroupSource(PostgresDocuments(dsn, shape.of, catalog), expectation, lambda id: True), {}
+    with source.snapshot() as snapshot:
+        for batch in snapshot.keys(2):
+            found |= {id: expectation.document(raw) for _, (id,), raw in snapshot.documents([key for key, _ in batch])}
+    with source.snapshot() as snapshot:  # the same, asked for by their ids
+        again = snapshot.documents([(id,) for id in (*found, "no such group")])
+        assert {id: expectation.document(raw) for _, (id,), raw in again} == found
+    return expectation, found
+
+
+@pytest.mark.parametrize(("name", "query"), [("sales", truth.SALES), ("order_saga", truth.SAGAS)])
+def test_groups_and_folds_are_what_the_oracle_says(sample_shop: str, name: str, query: str) -> None:
+    shape = shape_of(look(ROOT / "projections").projections[name].shape)
+    assert isinstance(shape, AggregateShape)
+    if name == "order_saga":
+        shop.seed_more(sample_shop)
+    expectation, found = groups_of(sample_shop, shape, lambda group, keys: False)
+    with psycopg.connect(sample_shop) as db:
+        oracle = {row[0]: expectation.stored(row[1]) for row in db.execute(query.encode())}
+    assert len(found) > 2 and found == oracle
 
 
 def test_a_snapshot_sees_what_committed_before_its_position_and_nothing_else(sample_shop: str) -> None:
