@@ -37,7 +37,7 @@ def backfill(
 ) -> None:
     """Read a table's rows again from the source, while the stream goes on; all its projections get them."""
     own = load_settings()
-    definition = _definition(own, table)
+    definition = captured_by(own, table)
     chosen = [find(own, projection)] if projection else live(own)
     readers = [p for p in chosen if table in shape_of(p.shape).columns()]
     if projection and not readers:
@@ -49,7 +49,8 @@ def backfill(
         raise typer.Exit(1)
 
 
-def _definition(own: Settings, table: str) -> ConnectorDefinition:
+def captured_by(own: Settings, table: str) -> ConnectorDefinition:
+    """The connector that reads a table; raises OperationError where none does."""
     definitions = load_definitions(own.connectors)
     for definition in definitions.values():
         if table in definition.tables:

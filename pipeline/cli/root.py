@@ -59,6 +59,7 @@ COMMANDS = (
     Entry("quarantine", "pipeline.cli.quarantine:app", "Operate", "Documents that could not be built or were refused."),
     Entry("backfill", "pipeline.cli.backfill:backfill", "Operate", "Read a table's rows again from the source."),
     Entry("sweep", "pipeline.cli.sweep:sweep", "Operate", "Let rows go that a new snapshot of the source left out."),
+    Entry("erase", "pipeline.cli.erase:erase", "Operate", "Remove a deleted row everywhere, and show that it is gone."),
     Entry("explain", "pipeline.cli.explain:explain", "Trust", "Why a document looks as it does."),
     Entry("verify", "pipeline.cli.verify:verify", "Trust", "Whether the documents are what the source says."),
     Entry("wait", "pipeline.cli.verify:wait", "Trust", "Wait until a read model is complete up to a position."),

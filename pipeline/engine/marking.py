@@ -55,10 +55,10 @@ class Marking:
         if not through_key:
             start += f" CROSS JOIN {quoted(occurrence.table)} n ON {equal('n', key, 'c', key)}"
             alias = "n"
-        climb, root = _climb(occurrence.steps, alias)
+        joins, root = climb(occurrence.steps, alias)
         limit = " LIMIT ?3" if any(step.widens for step in occurrence.steps) else ""
         return (
-            f"{self._into}{listed(self.layout.root.key, root + '.')}, ?1, ?2, 0 {start}{climb}"
+            f"{self._into}{listed(self.layout.root.key, root + '.')}, ?1, ?2, 0 {start}{joins}"
             f"{self._each} WHERE true{limit}{self._conflict}"
         )
 
@@ -79,9 +79,9 @@ class Marking:
 
     def mark_all_through(self, occurrence: Occurrence, seq: int) -> None:
         """Mark every root that has any row at this place (before a truncate)."""
-        climb, root = _climb(occurrence.steps, "c")
+        joins, root = climb(occurrence.steps, "c")
         self.db.execute(
-            f"{self._into}{listed(self.layout.root.key, root + '.')}, ?1, ?2, 0 FROM {quoted(occurrence.table)} c{climb}"
+            f"{self._into}{listed(self.layout.root.key, root + '.')}, ?1, ?2, 0 FROM {quoted(occurrence.table)} c{joins}"
             f"{self._each} WHERE true{self._conflict}",
             (seq, self._since(seq)),
         )
@@ -122,11 +122,11 @@ class Marking:
             f"SELECT {ordered} FROM ({chunk}) x ORDER BY {', '.join(c + ' DESC' for c in ordered.split(', '))} LIMIT 1",
             bindings,
         )
-        climb, root = _climb(occurrence.steps[at + 1 :], "p")
+        joins, root = climb(occurrence.steps[at + 1 :], "p")
         again = equal("p", chunk_key, "x", chunk_key)
         self.db.execute(
             f"{self._into}{listed(self.layout.root.key, root + '.')}, ?, ?, 1 FROM ({chunk}) x CROSS JOIN"
-            f" {quoted(occurrence.steps[at].table)} p ON {again}{climb}{self._each} WHERE true{self._conflict}",
+            f" {quoted(occurrence.steps[at].table)} p ON {again}{joins}{self._each} WHERE true{self._conflict}",
             (seq, since, *bindings),
         )
         if last and len(rows(self.db, chunk, bindings)) == limit:
@@ -163,7 +163,7 @@ class Marking:
         return min(n for n in (seq, self._oldest, self.owed) if n is not None)
 
 
-def _climb(steps: tuple[Step, ...], alias: str) -> tuple[str, str]:
+def climb(steps: tuple[Step, ...], alias: str) -> tuple[str, str]:
     """The joins from the row `alias` up to the root, and the root's alias. CROSS JOIN keeps SQLite to this order."""
     text = ""
     for i, step in enumerate(steps):

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
+from pipeline.engine.layout import Table
 from pipeline.engine.mirror import Mirror
 from pipeline.engine.sourcelog import log_of
 from pipeline.engine.sql import rows, value
@@ -172,6 +173,14 @@ _OF_TRANSACTION: Final = "SELECT partition, offset, event FROM staged WHERE txid
 def _stored(known: Open) -> tuple[int, bool, int | None, str]:
     last, truncates = known.durable
     return known.applied, known.given_up, known.expected, json.dumps([last, sorted(truncates)])
+
+
+def staged_key(data: bytes, table: Table) -> tuple[Any, ...] | None:
+    """The key of a staged event of this table; None where it is another's, or has none."""
+    event = _event(0, data)
+    if event.table != table.number or (event.key is None and event.after is None):
+        return None
+    return event.key if event.after is None else event.after[: len(table.key)]
 
 
 def _event(offset: int, data: bytes) -> Event:
