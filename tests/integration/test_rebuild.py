@@ -182,24 +182,26 @@ def test_a_worker_that_is_killed_while_it_loads_goes_on(shop: Project) -> None:
     name, new, before = name_of(shop), following(shop), standing(shop)["kept"]
     killed: list[int] = []
     said = shop.folder / ".cdc" / "workers" / f"{new}.json"
+    documents = httpx.get(f"{shop.endpoints.elasticsearch}/{name}/_count").json()["count"]
+    rate = max(20, documents // 15)
 
     def kill() -> None:
         def loading() -> bool:
             report = json.loads(said.read_text()) if said.exists() else {}
-            return any(sink["applied"] >= 40 for sink in report.get("sinks", {}).values())
+            return any(sink["applied"] >= 2 * rate for sink in report.get("sinks", {}).values())
 
         until(loading, 90, "the new build writes")
         assert refresh_interval(shop, new) == "-1"
         (far,) = until(lambda: [b for b in building(shop) if b["seconds_left"] is not None], 30, "an estimate")
         assert (far["id"], far["step"], far["unit"]) == (new, "writing", "documents")
-        assert 0 < far["done"] <= far["total"] and 5 < far["rate"] < 40
+        assert 0 < far["done"] <= far["total"] and rate / 4 < far["rate"] < 2 * rate
         pid = json.loads(said.read_text())["pid"]
         os.kill(pid, signal.SIGKILL)
         killed.append(pid)
 
     killer = threading.Thread(target=kill)
     killer.start()
-    done = rebuild(shop, "--rate", "20")
+    done = rebuild(shop, "--rate", str(rate))
     killer.join()
     assert killed and done["live"] == new
     current(shop, new)
