@@ -107,7 +107,7 @@ class Sampler:
         self.courses = {name: Course() for name in projections}
         self.definitions = _definitions(settings, projections)
         self.status: Look[StatusReport] = Look("cdc status", self._status, STATUS_EVERY)
-        self.sources: Look[dict[str, int]] = Look("the source", self._positions, SOURCES_EVERY)
+        self.sources: Look[dict[str, int]] = Look("the position of the source", self._positions, SOURCES_EVERY)
         self.connectors: Look[list[ConnectorLine]] = Look(
             "cdc connector list", lambda: connectors(settings), CONNECTORS_EVERY
         )
@@ -183,7 +183,7 @@ def taken(look: Look[Any]) -> None:
         look.error = f"{type(error).__name__}: {error}"
     except Exception as error:  # a client's: its words may hold a DSN
         log.warning("%s failed: %s", look.name, type(error).__name__)
-        look.error = f"{look.name} failed with {type(error).__name__}: see `{look.name}`"
+        look.error = f"{look.name} failed with {type(error).__name__}"
     else:
         look.value, look.at, look.error = value, time.time(), None
 

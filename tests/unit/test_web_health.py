@@ -83,7 +83,7 @@ def test_a_look_that_fails_says_so_without_secrets_and_keeps_what_it_saw() -> No
     taken(look)
     assert (look.value, look.problem) == (7, None)
     taken(look)
-    assert (look.value, look.problem) == (7, "cdc status failed with StopIteration: see `cdc status`")
+    assert (look.value, look.problem) == (7, "cdc status failed with StopIteration")
 
 
 async def test_the_metrics_say_what_the_report_says(app: FastAPI) -> None:

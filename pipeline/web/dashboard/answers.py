@@ -13,6 +13,8 @@ from pipeline.errors import CdcError
 
 LIMIT: Final = 8.0
 """Seconds that a page waits for a report."""
+LOOKS_AROUND: Final = 20.0
+"""Seconds for the doctor, who waits for one service after the other."""
 THREADS: Final = 6
 Report = TypeVar("Report")
 log = logging.getLogger(__name__)
@@ -34,17 +36,20 @@ class Answers:
         self._pool = ThreadPoolExecutor(max_workers=THREADS, thread_name_prefix="report")
         self._under_way: dict[Hashable, asyncio.Future[Any]] = {}
 
-    async def ask(self, what: Hashable, command: str, take: Callable[[], Report]) -> Answer[Report]:
+    async def ask(
+        self, what: Hashable, command: str, take: Callable[[], Report], *, limit: float | None = None
+    ) -> Answer[Report]:
         """`what` tells one report from another; `command` is the one that says the same."""
+        limit = limit or self.limit
         if (future := self._under_way.get(what)) is None:
             future = asyncio.get_running_loop().run_in_executor(self._pool, take)
             self._under_way[what] = future
             future.add_done_callback(lambda done: self._over(what, done))
         try:
-            return Answer(await asyncio.wait_for(asyncio.shield(future), self.limit))
+            return Answer(await asyncio.wait_for(asyncio.shield(future), limit))
         except TimeoutError:
             return Answer(
-                None, f"No answer within {self.limit:g} s: a service that is asked does not answer. Try `{command}`."
+                None, f"No answer within {limit:g} s: a service that is asked does not answer. Try `{command}`."
             )
         except CdcError as error:
             return Answer(None, f"{type(error).__name__}: {error}")

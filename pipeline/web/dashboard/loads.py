@@ -20,7 +20,7 @@ from pipeline.reports.doctor import doctor
 from pipeline.reports.explain import explain
 from pipeline.reports.plan import plan
 from pipeline.settings import Settings
-from pipeline.web.dashboard.answers import Answer, Answers
+from pipeline.web.dashboard.answers import LOOKS_AROUND, Answer, Answers
 from pipeline.web.dashboard.pages import (
     DoctorPage,
     DocumentPage,
@@ -138,7 +138,7 @@ class Dashboard:
         return PlanPage(command=command("plan"), plan=answer.value, problem=answer.problem)
 
     async def doctor(self) -> DoctorPage:
-        answer = await self.answers.ask("doctor", "cdc doctor", lambda: doctor(self.settings))
+        answer = await self.answers.ask("doctor", "cdc doctor", lambda: doctor(self.settings), limit=LOOKS_AROUND)
         page = DoctorPage(command=command("doctor"), problem=answer.problem)
         page.findings = answer.value or page.findings
         return page
