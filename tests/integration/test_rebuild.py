@@ -238,6 +238,8 @@ def test_a_build_from_the_source_that_is_killed_at_any_step_goes_on(shop: Projec
     assert (done["live"], done["phase"], seen(shop)) == (new, None, [new])
     current(shop, new)
     assert_right(shop, name)
+    # tables are read one after another: what the killed ones asked for does not come into the next test
+    shop.cdc("backfill", "shop.customers")
 
 
 @pytest.mark.edge_case(51)
