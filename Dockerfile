@@ -1,4 +1,4 @@
-# The worker. The local stack's artefacts (extra `stack`) are not in it: here the services come by address.
+# The workers (`cdc run`) and `cdc web`. The local stack's artefacts (extra `stack`) are not in it: here the services come by address.
 FROM python:3.11-slim
 
 RUN useradd --system --uid 10001 --create-home --home-dir /app cdc \

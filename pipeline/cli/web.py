@@ -42,8 +42,13 @@ def web(
     served = create_app(own, public=public)
     logging.basicConfig(format="%(asctime)s %(name)s %(message)s", level=logging.WARNING)
     logging.getLogger("cdc.web").setLevel(logging.WARNING if terminal.quiet else logging.INFO)
-    err().print(f"Serving {', '.join(served.state.models)} at http://{host}:{port}/v1/; described in /openapi.json")
-    uvicorn.run(served, host=host, port=port, log_level="warning", access_log=False, server_header=False)
+    config = uvicorn.Config(served, host=host, port=port, log_level="warning", access_log=False, server_header=False)
+    socket = config.bind_socket()
+    socket.listen()  # who reads the address and comes at once waits until the app is there
+    address = f"http://{host}:{socket.getsockname()[1]}"
+    err().print(f"The dashboard is at {address}/")
+    err().print(f"Serving {', '.join(served.state.models)} at {address}/v1/; described in /openapi.json")
+    uvicorn.Server(config).run([socket])
 
 
 @key.command()

@@ -27,7 +27,7 @@ def watch(say: Console, *, orders: int, rate: float) -> int:
             load.start()
             try:
                 while load.running:
-                    screen.update(_screen(load, sampler, demo.status(), up.elasticsearch))
+                    screen.update(_screen(load, sampler, demo.status(), demo))
                     time.sleep(0.5)
             except KeyboardInterrupt:
                 load.stop()
@@ -35,7 +35,7 @@ def watch(say: Console, *, orders: int, rate: float) -> int:
     return 0
 
 
-def _screen(load: shop.Load, sampler: Sampler, status: StatusReport, elasticsearch: str) -> Group:
+def _screen(load: shop.Load, sampler: Sampler, status: StatusReport, demo: run.Demo) -> Group:
     going_in = Table("TRANSACTION", "COMMITTED", box=None)
     for kind, n in sorted(load.by_kind.items(), key=lambda item: -item[1]):
         going_in.add_row(kind.replace("_", " "), f"{n:,}")
@@ -47,12 +47,13 @@ def _screen(load: shop.Load, sampler: Sampler, status: StatusReport, elasticsear
     recent = [delay for _, delay in sampler.samples[-200:]]
     middle, late = percentile(recent, 0.5), percentile(recent, 0.99)
     delays = "…" if middle is None or late is None else f"p50 {middle * 1000:.0f} ms, p99 {late * 1000:.0f} ms"
+    elasticsearch = demo.up.elasticsearch
     newest = _newest(elasticsearch)
-    look = f"curl '{elasticsearch}/orders/_doc/{newest}?pretty'   ·   .venv/bin/cdc status"
+    look = f"{demo.dashboard}   ·   curl '{elasticsearch}/orders/_doc/{newest}?pretty'   ·   .venv/bin/cdc status"
     return Group(
         Panel(going_in, title=f"into Postgres: {load.done:,} transactions", title_align="left"),
         Panel(out, title=f"out of Elasticsearch: commit to readable {delays}", title_align="left"),
-        Panel(look, title="look at a document", title_align="left"),
+        Panel(look, title="look at the dashboard, or at a document", title_align="left"),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -29,6 +30,7 @@ ALIASES = {
     "orders": truth.ORDERS, "customers": truth.CUSTOMERS, "sales": truth.SALES,
     "order_saga": truth.SAGAS, "tags": truth.TAGS,
 }  # fmt: skip
+ADDRESS = re.compile(r"http://\S+:\d+/(?=\s)")
 
 
 @dataclass
@@ -40,6 +42,9 @@ class Demo:
     orders: int
     environment: dict[str, str]
     workers: subprocess.Popen[bytes] | None = None
+    web: subprocess.Popen[bytes] | None = None
+    dashboard: str = ""
+    """Its address."""
     summary: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -89,6 +94,8 @@ class Demo:
             "events_per_second": round(rows / seconds),
         }
         self.say.print(f"{documents:,} documents from {rows:,} rows are in Elasticsearch after {seconds:.1f} s.")
+        self.start_web()
+        self.say.print(f"The dashboard is at [bold]{self.dashboard}[/bold]")
 
     def start_workers(self) -> None:
         log = self.settings.state_dir / "workers.log"
@@ -98,6 +105,30 @@ class Demo:
             self.workers = subprocess.Popen(
                 [sys.executable, "-m", "pipeline.cli", "run"], env=self.environment, stdout=out, stderr=out
             )
+
+    def start_web(self) -> None:
+        """The dashboard and the query API, at a port that is free."""
+        log = self.settings.state_dir / "web.log"
+        self.say.print(f"[bold]$ cdc web --open --port 0[/bold]   (its log: {log})")
+        with log.open("wb") as out:
+            self.web = subprocess.Popen(
+                [sys.executable, "-m", "pipeline.cli", "web", "--open", "--port", "0"],
+                env=self.environment, stdout=out, stderr=out,
+            )  # fmt: skip
+        deadline = time.monotonic() + 60
+        while (found := ADDRESS.search(log.read_text(errors="replace"))) is None:
+            if self.web.poll() is not None or time.monotonic() > deadline:
+                raise OperationError(f"cdc web did not start.\n{log.read_text(errors='replace')[-2000:]}")
+            time.sleep(0.1)
+        self.dashboard = found[0]
+
+    def look(self) -> None:
+        """Whether the dashboard answers, as a page and as JSON."""
+        for path in ("", "status.json"):
+            try:
+                httpx.get(self.dashboard + path, timeout=30).raise_for_status()
+            except httpx.HTTPError as error:
+                raise OperationError(f"The dashboard does not answer {self.dashboard}{path}: {error}") from None
 
     def status(self) -> StatusReport:
         done = subprocess.run(
@@ -151,12 +182,14 @@ class Demo:
         return not any(n for name, n in totals.items() if name != "documents")
 
     def stop(self) -> None:
-        if self.workers is not None and self.workers.poll() is None:
-            self.workers.terminate()
+        running = [process for process in (self.web, self.workers) if process is not None and process.poll() is None]
+        for process in running:
+            process.terminate()
+        for process in running:
             try:
-                self.workers.wait(40)
+                process.wait(40)
             except subprocess.TimeoutExpired:
-                self.workers.kill()
+                process.kill()
 
 
 @contextmanager
@@ -191,6 +224,7 @@ def check(say: Console, *, orders: int = 20_000, rate: float = 50, seconds: floa
         with sampler:
             load_.start()
             load_.join(seconds / 2)
+            demo.look()
             demo.kill_a_worker()
             killed = time.time()
             load_.join(seconds + 30)

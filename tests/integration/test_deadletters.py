@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import httpx
 import pytest
 from aiokafka import AIOKafkaProducer
 
@@ -99,3 +104,49 @@ def test_a_letter_stays_while_its_row_can_still_not_be_decoded(shop: Project) ->
     shop.wait_for(truth.position(shop.dsn))
     shop.assert_equal()
     assert letters(shop) == []
+
+
+@pytest.fixture
+def dashboard(shop: Project) -> Iterator[httpx.Client]:
+    """`cdc web` of this shop, signed in with a key that may operate."""
+    key = shop.cdc("web", "key", "add", "ann", "--scope", "dashboard", "--scope", "operate").stdout.strip()
+    said = shop.folder / "web.log"
+    with said.open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "pipeline.cli", "web", "--port", "0"],
+            cwd=shop.folder, env=shop.environment, stdout=log, stderr=log,
+        )  # fmt: skip
+    try:
+        at = until(lambda: re.search(r"http://127.0.0.1:\d+", said.read_text()), 60, "cdc web says where it is")
+        with httpx.Client(base_url=at[0], timeout=30, follow_redirects=True) as client:
+            assert client.get("/").url.path == "/login"
+            assert client.post("/login", data={"key": key}).url.path == "/"
+            yield client
+    finally:
+        process.terminate()
+        assert process.wait(30) in (0, -signal.SIGTERM), said.read_text()
+
+
+def test_the_dashboard_shows_a_letter_and_its_button_settles_it(shop: Project, dashboard: httpx.Client) -> None:
+    name = f"{shop.name}-orders"
+    shop.damage("orders", """UPDATE "shop.orders" SET status = 'the change was lost' WHERE id = 9""")
+    (letter,) = send(shop, "shop.orders", (b'{"id":9}', b"<script>no envelope</script>"))
+    story = f"/projections/{name}/document.json?key=9"
+    assert dashboard.get(story).json()["story"]["sinks"][0]["equal"] is False
+
+    page = dashboard.get("/refused").text
+    assert f"cdc deadletters retry {name} {letter}" in page and "<script>no" not in page
+    form = dict(re.findall(r'type="hidden" name="(\w+)" value="([^"]*)"', page.split("</header>")[1]))
+    assert form["id"] == str(letter)
+    done = dashboard.post("/refused", data=form)
+
+    assert f"Dead letter {letter} is settled." in done.text and letters(shop) == []
+    until(lambda: dashboard.get(story).json()["story"]["sinks"][0]["equal"], 30, "the sink has the source's row again")
+    seen = dashboard.get("/status.json").json()
+    assert seen["status"]["projections"][0]["name"] == name and seen["problem"] is None
+    assert dashboard.get(f"/readyz?projection={name}").json() == {"ready": True, "reasons": []}
+    (connector,) = until(lambda: dashboard.get("/sources.json").json()["connectors"], 30, "the connectors are known")
+    assert connector["state"] == "running" and connector["kept_bytes"] > 0
+    assert f'cdc_projection_documents{{projection="{name}"}} 60.0' in dashboard.get("/metrics").text
+    assert {"error"} & {f["level"] for f in dashboard.get("/doctor.json").json()["findings"]} == set()
+    assert dashboard.get("/plan.json").json()["plan"]["steps"][0]["action"] == "unchanged"
