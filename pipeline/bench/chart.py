@@ -1,4 +1,4 @@
-"""The chart of a report: our share of what Elasticsearch alone takes, and the delays of the live part."""
+"""The chart of a report: our share of what the sink alone takes, and the delays of the live part."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _rates(axis: Any, figures: list[Figure]) -> None:
     places = range(len(figures))
     alone = [max((max(values) for values in figure.alone.values()), default=0.0) for figure in figures]
     axis.barh([p - 0.2 for p in places], [f.median for f in figures], 0.38, color=OURS, label="the pipeline")
-    axis.barh([p + 0.2 for p in places], alone, 0.38, color=ALONE, label="Elasticsearch alone, at its best")
+    axis.barh([p + 0.2 for p in places], alone, 0.38, color=ALONE, label="the sink alone, at its best")
     axis.set_yticks(list(places), [figure.what for figure in figures], fontsize=8)
     axis.invert_yaxis()
     axis.set_xlabel("documents/s")

@@ -78,6 +78,7 @@ class Lab:
             (self.folder / part).mkdir(parents=True)
         for model in MODELS.glob("[!_]*.py"):
             text = model.read_text("utf-8").replace('elasticsearch("', f'elasticsearch("{self.name}-')
+            text = text.replace('name="', f'name="{self.name}-')
             (self.folder / "projections" / model.name).write_text(text, "utf-8")
         tables = ", ".join(f'"{table}"' for table in shop.TABLES)
         (self.folder / "connectors/debezium" / f"{self.name}.toml").write_text(
@@ -114,6 +115,7 @@ class Lab:
             "CDC_CONNECT__URL": self.stack.connect,
             "CDC_ELASTICSEARCH__URL": self.stack.elasticsearch,
             "CDC_SOURCE__DSN": self.dsn,
+            "CDC_POSTGRES__DSN": self.dsn,
         }
 
     def cdc(self, *arguments: str) -> str:

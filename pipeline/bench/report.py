@@ -10,14 +10,14 @@ from pydantic import BaseModel, computed_field
 
 
 class Figure(BaseModel):
-    """One thing measured, once for each run. Where `alone` has values, each run's `ratio` is ours to Elasticsearch's."""
+    """One thing measured, once for each run. Where `alone` has values, each run's `ratio` is ours to the sink's."""
 
     part: str
     what: str
     unit: str
     values: list[float]
     alone: dict[str, list[float]] = {}
-    """What Elasticsearch alone takes, by its number of clients; in the unit of `values`."""
+    """What the sink alone takes, by its number of clients; in the unit of `values`."""
     documents: int = 0
     """How many documents were compared with the source."""
     different: int = 0

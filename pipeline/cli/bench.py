@@ -15,7 +15,7 @@ from pipeline.bench.run import PARTS
 from pipeline.bench.run import run as measure
 from pipeline.cli.output import As, as_json, err, load_settings, print_json, print_table
 
-COLUMNS = ("PART", "WHAT", "UNIT", "MEDIAN", "FROM", "TO", "ELASTICSEARCH ALONE", "RATIO", "FURTHER", "DOCUMENTS")
+COLUMNS = ("PART", "WHAT", "UNIT", "MEDIAN", "FROM", "TO", "SINK ALONE", "RATIO", "FURTHER", "DOCUMENTS")
 NOTES = {
     "p95": "p95 {:,.0f}",
     "p99": "p99 {:,.0f}",
@@ -53,7 +53,7 @@ def bench(
     ] = None,
     output: As = None,
 ) -> None:  # fmt: skip
-    """Measure the pipeline on a sample shop beside what Elasticsearch alone takes; exit 1 where documents differ."""
+    """Measure the pipeline on a sample shop beside what Elasticsearch, or Postgres, alone takes; exit 1 where documents differ."""
     if chart is not None:
         charts.available()
     report = measure(load_settings(), list(parts or ()), size=size.value, runs=runs, state_dir=state_dir, say=err())
