@@ -132,7 +132,9 @@ def settings(lab: Lab, redis_port: int) -> dict[str, str]:
         **os.environ,
         "PG_HOST": str(source["host"]), "PG_PORT": str(source["port"]), "PG_USER": str(source["user"]),
         "PG_PASSWORD": str(source["password"]), "PG_DATABASE": lab.name,
-        "ELASTICSEARCH_URL": lab.stack.elasticsearch, "ELASTICSEARCH": "True",
+        "ELASTICSEARCH_URL": lab.stack.elasticsearch,
+        # its client for OpenSearch: the other asks for the address `/`, which the local stack's Elasticsearch has not
+        "ELASTICSEARCH": "False", "OPENSEARCH": "True",
         "REDIS_HOST": "127.0.0.1", "REDIS_PORT": str(redis_port),
         "CHECKPOINT_PATH": str(lab.folder),
     }  # fmt: skip
