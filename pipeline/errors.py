@@ -12,6 +12,8 @@ CdcError
 │   ├── SinkUnavailable*  TargetMissing  QueryRefused
 ├── CheckpointError
 │   ├── Fenced  LogTruncated
+├── ReadFailed                                                             the query API refuses, or can't be reached
+│   └── NotThereYet*
 ├── StackError                                                             the local stack
 ├── ScenarioError                                                          a test's story asks for what a source can't do
 └── OperationError                                                         an operator's command can't be done
@@ -135,6 +137,22 @@ class Fenced(CheckpointError):
 
 class LogTruncated(CheckpointError):
     """Kafka no longer has the offsets that come next: a rebuild is needed."""
+
+
+class ReadFailed(CdcError):
+    """The query API did not give what was asked for; `status` is that of HTTP, 0 where there was no answer."""
+
+    def __init__(self, message: str | None = None, status: int = 0) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class NotThereYet(ReadFailed, Transient):
+    """The read model did not come as far as the token in time; `watermark` is how far it came."""
+
+    def __init__(self, message: str | None = None, watermark: str = "") -> None:
+        super().__init__(message, 504)
+        self.watermark = watermark
 
 
 class StackError(CdcError):

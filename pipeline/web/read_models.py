@@ -138,7 +138,7 @@ def _only(request: Request, *names: str) -> dict[str, str]:
 def _freshness(request: Request, model: ReadModel) -> tuple[Token | None, float]:
     """The token of `after` or X-After, and how long to wait."""
     own = model.settings.web
-    given = request.query_params.get("after") or request.headers.get("x-after")
+    given = request.query_params.get("after", request.headers.get("x-after"))
     try:
         patience = float(request.query_params.get("wait") or own.wait)
         if not 0 <= patience <= own.wait_limit:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import re
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from random import Random
 from threading import Thread
 from typing import Any
@@ -28,7 +29,9 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from pipeline.client import Client
 from pipeline.demo import truth
+from pipeline.errors import NotThereYet
 from pipeline.operations import web_keys
 from pipeline.settings import Settings
 from pipeline.web.app import create_app
@@ -36,6 +39,7 @@ from tests.support.project import REPOSITORY, Project, until
 
 pytestmark = pytest.mark.stack
 
+GUIDE = REPOSITORY / "docs/guides/query-api.md"
 LINES = """
 from pipeline import Document, elasticsearch, projection
 
@@ -230,6 +234,7 @@ REFUSED = [
     ("?q=" + "a" * 600, 400, "500 characters"),
     ("?id.in=" + ",".join(map(str, range(200))), 400, "more than 100"),
     ("?after=soon", 400, "no token"),
+    ("/1?after=", 400, "no token"),
     ("?after=lsn:0/1&wait=-1", 400, "number of seconds"),
     ("?after=txid:9223372036854775807", 409, ""),
     ("?status=a&status.eq=b&status=c&limit=1&limit=2", 400, "given twice"),
@@ -417,19 +422,25 @@ async def test_derived_fields_are_described_and_the_sinks_own_are_not(shop: Proj
     assert f"/v1/{shop.name}-lines/{{order_id}}/{{line_no}}" in described["paths"]
 
 
-def test_no_request_that_the_description_allows_or_forbids_breaks_it(shop: Project) -> None:
-    config = uvicorn.Config(create_app(settings_of(shop), public=True), port=0, log_level="error", access_log=False)
+@contextmanager
+def listening(settings: Settings, *, public: bool) -> Iterator[str]:
+    """The app behind a real server; its address."""
+    config = uvicorn.Config(create_app(settings, public=public), port=0, log_level="error", access_log=False)
     server = uvicorn.Server(config)
-    with config.bind_socket() as listening:
-        thread = Thread(target=server.run, args=([listening],))
+    with config.bind_socket() as bound:
+        thread = Thread(target=server.run, args=([bound],))
         thread.start()
         try:
-            url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-            schema = schemathesis.openapi.from_url(f"{url}/openapi.json", wait_for_schema=20)
-            tried = [_tried(found.ok()) for found in schema.get_all_operations()]
+            yield f"http://127.0.0.1:{bound.getsockname()[1]}"
         finally:
             server.should_exit = True
             thread.join(20)
+
+
+def test_no_request_that_the_description_allows_or_forbids_breaks_it(shop: Project) -> None:
+    with listening(settings_of(shop), public=True) as url:
+        schema = schemathesis.openapi.from_url(f"{url}/openapi.json", wait_for_schema=20)
+        tried = [_tried(found.ok()) for found in schema.get_all_operations()]
     assert len(tried) == 16 and min(tried) > 5
 
 
@@ -455,3 +466,34 @@ def _tried(operation: Any) -> int:
 
     ask()
     return calls
+
+
+# ---- the client ---------------------------------------------------------------------------------------------
+
+
+async def test_what_the_guide_shows_is_what_happens(shop: Project) -> None:
+    guide: dict[str, Any] = {"__name__": "guide_query_api"}
+    for snippet in re.findall(r"^```python\n(.*?)^```$", GUIDE.read_text(), re.M | re.S):
+        exec(compile(snippet, str(GUIDE), "exec", dont_inherit=True), guide)
+    settings = settings_of(shop)
+    key = web_keys.add(settings, "guide", [f"{shop.name}-orders"], [f"{shop.name}-orders"])
+    with listening(settings, public=False) as url:
+        for order in (120, 121, 122):
+            token = guide["pay"](shop.dsn, order)
+            assert (await asyncio.to_thread(guide["shown"], url, key, order, token)).status == "paid"
+        with Client(url, key=key) as client:
+            document = guide["OrderDocument"]
+            assert [found and found.id for found in client.batch(document, [122, 99999])] == [122, None]
+            paid = client.counts(document, "status", after=token)["paid"]
+            assert (
+                paid
+                == client.count(document, {"status": "paid"})
+                == len(client.search(document, {"status": "paid"}, limit=1000).items)
+            )
+            with pytest.raises(NotThereYet, match="504"):
+                client.get(document, 120, after="lsn:FFFFFF/0", wait=0.1)
+        with psycopg.connect(shop.dsn) as db:
+            wanted = db.execute(
+                "SELECT array_agg(id) FROM shop.orders WHERE status = 'paid' AND charged >= 100"
+            ).fetchone()
+        assert wanted is not None and sorted(await guide["large"](url, key)) == sorted(wanted[0] or [])

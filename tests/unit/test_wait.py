@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from connectors.sinks.memory import MemorySink, MemoryStore
-from pipeline.operations.wait import Waited, wait
+from pipeline.errors import OperationError
+from pipeline.operations.wait import Token, Waited, token_of, wait, written
 
 OLD, NEW = "s1000/7/1", "s2000/7/2"
 
@@ -55,3 +56,13 @@ async def test_it_goes_on_asking_until_its_patience_is_over() -> None:
     record.watermark = {"shop": {"lsn": 7}}
     await sink.save(record)
     assert (await asking).reached
+
+
+def test_a_token_is_a_transaction_or_a_place_in_the_log() -> None:
+    assert token_of("txid:742") == Token(txid=742)
+    assert token_of("lsn:0/16B3748") == token_of("lsn:23803720") == Token(lsn=0x16B3748)
+    assert token_of("lsn:1/A@7412345/1") == Token(lsn=(1 << 32) + 10, identity="7412345/1")
+    assert written((1 << 32) + 10) == "1/A"
+    for wrong in ("742", "txid:", "txid:-1", "lsn:x", "lsn:1/2/3", "lsn:0/1@x", "txid:1 OR 1=1", "lsn:0/1\n"):
+        with pytest.raises(OperationError, match="no token"):
+            token_of(wrong)
