@@ -190,6 +190,8 @@ class Query:
 
     conditions: tuple[Condition, ...] = ()
     text: str = ""
+    """Words that are all somewhere in `texts`."""
+    texts: tuple[Leaf, ...] = ()
     order: tuple[Order, ...] = ()
     after: tuple[Any, ...] | None = None
     limit: int = 50

@@ -46,7 +46,6 @@ class ElasticsearchReader:
     def __init__(self, *, client: AsyncElasticsearch, alias: str, shape: Shape, checkpoints: str) -> None:
         self._client, self._alias, self._checkpoints = client, alias, checkpoints
         known = leaves(shape)
-        self._texts = [leaf.name for leaf in known.values() if leaf.text]
         # what tells documents apart, as `_id` does, by which Elasticsearch doesn't sort
         key = shape.key if isinstance(shape, AggregateShape) else _fields(shape)
         self._tie = [known[name] for name in key if name in known and known[name].compared and not known[name].several]
@@ -124,7 +123,12 @@ class ElasticsearchReader:
     def _query(self, query: Query) -> dict[str, Any]:
         must = []
         if query.text:
-            words = {"query": query.text, "fields": self._texts, "type": "cross_fields", "operator": "and"}
+            words = {
+                "query": query.text,
+                "fields": [leaf.name for leaf in query.texts],
+                "type": "cross_fields",
+                "operator": "and",
+            }
             must.append({"multi_match": words})
         return {"bool": {"filter": [_filter(one) for one in query.conditions], "must": must}}
 

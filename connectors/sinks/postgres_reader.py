@@ -13,7 +13,7 @@ import psycopg
 from connectors.sinks.postgres import RECORD, plain_id, stored_id
 from connectors.sinks.postgres_client import Connections
 from connectors.sinks.postgres_tables import SEEN, TYPES, Tables, literal, quoted
-from pipeline.authoring.leaves import Leaf, leaves
+from pipeline.authoring.leaves import Leaf
 from pipeline.authoring.projection import Target
 from pipeline.authoring.shape import Kind, Shape
 from pipeline.errors import QueryRefused, TargetMissing
@@ -45,7 +45,6 @@ class PostgresReader:
     def __init__(self, *, dsn: str, target: Target, shape: Shape, request_timeout: float) -> None:
         self._tables = Tables(target.name, "reader-v0", shape, target.options)
         self._typed = {member.name for member in self._tables.columns}
-        self._texts = [leaf for leaf in leaves(shape).values() if leaf.text]
         self._slots = asyncio.Semaphore(CONNECTIONS)
         self._connections = Connections(dsn, self.name, timeout=request_timeout, setup=("SET TimeZone = 'UTC'",))
 
@@ -113,13 +112,13 @@ class PostgresReader:
     def _where(self, query: Query, sql: _Statement) -> str:
         parts = ["NOT _deleted", *(self._condition(one, sql) for one in query.conditions)]
         if query.text:
-            parts.append(f"{self._words()} @@ plainto_tsquery('simple', {sql.add(query.text)})")
+            parts.append(f"{self._words(query)} @@ plainto_tsquery('simple', {sql.add(query.text)})")
         return " AND ".join(parts)
 
-    def _words(self) -> str:
+    def _words(self, query: Query) -> str:
         texts = [
             f"(SELECT string_agg({ITEM}, ' ') FROM {self._items(leaf)} i)" if leaf.several else _text(leaf)
-            for leaf in self._texts
+            for leaf in query.texts
         ]
         return f"to_tsvector('simple', left(concat_ws(' ', {', '.join(texts)}), {TEXT_LENGTH}))"
 
@@ -145,7 +144,7 @@ class PostgresReader:
     def _ordered(self, order: Order, query: Query, sql: _Statement) -> tuple[str, str]:
         """What documents are put in order by, and its type."""
         if order.leaf is None:
-            return f"ts_rank({self._words()}, plainto_tsquery('simple', {sql.add(query.text)}))::float8", "float8"
+            return f"ts_rank({self._words(query)}, plainto_tsquery('simple', {sql.add(query.text)}))::float8", "float8"
         return self._value(order.leaf), _compared(order.leaf)
 
     def _value(self, leaf: Leaf) -> str:

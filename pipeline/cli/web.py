@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from typing import Annotated
+import ssl
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
@@ -16,6 +18,10 @@ key = typer.Typer(help="Who may read: API keys.", no_args_is_help=True)
 app = typer.Typer(help="Serve the read models over HTTP.", invoke_without_command=True)
 
 
+def _file(help: str) -> Any:
+    return typer.Option(exists=True, dir_okay=False, help=help, show_default=False)
+
+
 @app.callback()
 def web(
     ctx: typer.Context,
@@ -24,10 +30,17 @@ def web(
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8000,
     public: Annotated[bool, typer.Option("--open", help="Everybody may read; no key is asked for.")] = False,
+    tls_cert: Annotated[Path | None, _file("Speak TLS with this certificate and its chain (PEM).")] = None,
+    tls_key: Annotated[Path | None, _file("The certificate's private key (PEM), where it is not in its file.")] = None,
+    tls_clients: Annotated[
+        Path | None, _file("Let in only clients with a certificate of these authorities (PEM).")
+    ] = None,
 ) -> None:
     """Serve the read models over HTTP until stopped."""
     if ctx.invoked_subcommand is not None:
         return
+    if (tls_key or tls_clients) and not tls_cert:
+        raise SettingsError("--tls-key and --tls-clients go with --tls-cert: give the certificate.")
     try:
         import uvicorn
 
@@ -40,12 +53,16 @@ def web(
     if not public and not web_keys.read(own).keys:
         err().print("There is no key yet, so nobody can read: cdc web key add NAME --scope '*'", style="yellow")
     served = create_app(own, public=public)
-    logging.basicConfig(format="%(asctime)s %(name)s %(message)s", level=logging.WARNING)
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("cdc.web").setLevel(logging.WARNING if terminal.quiet else logging.INFO)
-    config = uvicorn.Config(served, host=host, port=port, log_level="warning", access_log=False, server_header=False)
+    config = uvicorn.Config(
+        served, host=host, port=port, log_level="warning", access_log=False, server_header=False, ssl_certfile=tls_cert,
+        ssl_keyfile=tls_key, ssl_ca_certs=str(tls_clients) if tls_clients else None,
+        ssl_cert_reqs=ssl.CERT_REQUIRED if tls_clients else ssl.CERT_NONE,
+    )  # fmt: skip
     socket = config.bind_socket()
     socket.listen()  # who reads the address and comes at once waits until the app is there
-    address = f"http://{host}:{socket.getsockname()[1]}"
+    address = f"{'https' if tls_cert else 'http'}://{host}:{socket.getsockname()[1]}"
     err().print(f"The dashboard is at {address}/")
     err().print(f"Serving {', '.join(served.state.models)} at {address}/v1/; described in /openapi.json")
     uvicorn.Server(config).run([socket])
@@ -57,13 +74,17 @@ def add(
     scope: Annotated[
         list[str] | None,
         typer.Option(
-            "--scope", help="A read model, * for all, dashboard, or operate; may be repeated.", show_default=False
+            "--scope",
+            help="A read model, of it some fields (orders:id,customer), * for all, dashboard, or operate; may be repeated.",
+            show_default=False,
         ),
     ] = None,
 ) -> None:
     """Make a key and print it, this once: only its hash is kept."""
     own = load_settings()
-    typer.echo(web_keys.add(own, name, scope or [], [projection.name for projection in live(own)]))
+    projections = live(own)
+    web_keys.check_fields(projections, scope or [])
+    typer.echo(web_keys.add(own, name, scope or [], [projection.name for projection in projections]))
 
 
 @key.command("list")

@@ -6,13 +6,17 @@ import fcntl
 import hashlib
 import os
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.authoring.catalog import did_you_mean
+from pipeline.authoring.leaves import Leaf, leaves
+from pipeline.authoring.projection import Projection
+from pipeline.authoring.shape import shape_of
 from pipeline.errors import OperationError
 from pipeline.settings import Settings
 
@@ -35,7 +39,15 @@ class Key(_Entry):
 
     def may(self, scope: str) -> bool:
         """Whether it has the scope; `*` stands for all read models."""
-        return scope in self.scopes or (EVERYTHING in self.scopes and scope not in OWN_SCOPES)
+        named = any(own.partition(":")[0] == scope for own in self.scopes)
+        return named or (EVERYTHING in self.scopes and scope not in OWN_SCOPES)
+
+    def fields(self, name: str) -> frozenset[str] | None:
+        """What it sees of a read model's documents, by the scope `orders:id,customer`; None: all."""
+        said = [own.partition(":") for own in self.scopes if own.partition(":")[0] == name]
+        if not said or any(not colon for _, colon, _ in said):
+            return None
+        return frozenset(field for _, _, fields in said for field in fields.split(","))
 
 
 class Keys(_Entry):
@@ -67,13 +79,34 @@ def read(settings: Settings) -> Keys:
         raise OperationError(f"{path} is damaged: restore it, or delete it and add the keys again.") from None
 
 
+def seen(leaves: Mapping[str, Leaf], fields: Iterable[str]) -> dict[str, Leaf]:
+    """The leaves of these fields, in the document's order; a relation stands for all below it."""
+    wanted = [(field, f"{field}.") for field in fields]
+    return {n: leaf for n, leaf in leaves.items() if any(n == own or n.startswith(below) for own, below in wanted)}
+
+
+def check_fields(projections: Sequence[Projection[Any]], scopes: Sequence[str]) -> None:
+    """Raises OperationError where a scope names a field that its documents have not."""
+    for scope in scopes:
+        name, _, fields = scope.partition(":")
+        projection = next((one for one in projections if one.name == name), None)
+        known = leaves(shape_of(projection.shape)) if projection is not None else {}
+        for field in fields.split(",") if fields and known else ():
+            if not seen(known, [field]):
+                raise OperationError(f"{name} has no field {field!r}{did_you_mean(field, known)}")
+
+
 def add(settings: Settings, name: str, scopes: Sequence[str], known: Sequence[str]) -> str:
-    """A new key; it is told this once. `known`: the names of the read models. Raises OperationError."""
+    """A new key; it is told this once. `known`: the names of the read models. Raises OperationError.
+
+    `orders` is a scope, and so is `orders:id,customer` for one that sees only these fields of it.
+    """
     if not scopes:
         raise OperationError(f"Say what the key may read: --scope NAME, or --scope '{EVERYTHING}'.")
     for scope in scopes:
-        if scope not in (*known, *OWN_SCOPES):
-            raise OperationError(f"There is no scope {scope!r}{did_you_mean(scope, [*known, *OWN_SCOPES])}")
+        own, colon, fields = scope.partition(":")
+        if own not in (*known, *OWN_SCOPES) or (colon and own in OWN_SCOPES) or bool(colon) != bool(fields):
+            raise OperationError(f"There is no scope {scope!r}{did_you_mean(own, [*known, *OWN_SCOPES])}")
     text = f"cdc_{secrets.token_urlsafe(32)}"
     key = Key(name=name, sha256=digest(text), scopes=tuple(dict.fromkeys(scopes)), created_at=datetime.now(UTC))
 

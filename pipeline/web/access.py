@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import msgspec
 from fastapi import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from pipeline.authoring.leaves import Leaf
 from pipeline.operations import web_keys
 from pipeline.operations.web_keys import Key
 from pipeline.settings import Settings
@@ -31,6 +34,11 @@ class Caller:
     def may(self, scope: str) -> bool:
         """Whether it has the scope. Where the app is open, everybody reads, and nobody operates without a key."""
         return scope != "operate" if self.key is None else self.key.may(scope)
+
+    def seen(self, name: str, known: Mapping[str, Leaf]) -> Mapping[str, Leaf]:
+        """What it sees of a read model's documents; the very mapping where that is all."""
+        fields = None if self.key is None else self.key.fields(name)
+        return known if fields is None else web_keys.seen(known, fields)
 
 
 @dataclass(slots=True)
@@ -179,7 +187,7 @@ def _too_large(limit: int) -> Problem:
 def _tell(scope: Scope, status: int, seconds: float) -> None:
     """One line without query, headers or body: those may hold what is nobody's business."""
     line = {
-        "method": scope["method"], "path": scope["path"][:500], "status": status, "ms": round(seconds * 1000, 1),
+        "at": datetime.now(UTC).isoformat(timespec="milliseconds"), "method": scope["method"], "path": scope["path"][:500], "status": status, "ms": round(seconds * 1000, 1),
         "key": scope.get(CALLER), "from": (scope.get("client") or ("",))[0],
     }  # fmt: skip
     error = scope.get("cdc.error")

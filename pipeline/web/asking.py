@@ -17,8 +17,8 @@ from uuid import UUID
 import msgspec
 
 from pipeline.authoring.catalog import did_you_mean
-from pipeline.authoring.leaves import Leaf, leaves
-from pipeline.authoring.shape import Kind, Shape
+from pipeline.authoring.leaves import Leaf
+from pipeline.authoring.shape import Kind
 from pipeline.ports import Condition, Operator, Order, Query
 from pipeline.web.problems import Problem, bad
 
@@ -46,9 +46,8 @@ class Asked:
     digest: str
 
 
-def asked(shape: Shape, parameters: Parameters, own: Sequence[str]) -> Asked:
-    """`own`: the parameters that are no filters; raises Problem."""
-    known = leaves(shape)
+def asked(known: Mapping[str, Leaf], parameters: Parameters, own: Sequence[str]) -> Asked:
+    """`known`: the fields that may be asked for; `own`: the parameters that are no filters. Raises Problem."""
     single = _single([(name, value) for name, value in parameters if name in own])
     filters: dict[tuple[str, Operator], list[str]] = {}
     for name, value in parameters:
@@ -62,7 +61,8 @@ def asked(shape: Shape, parameters: Parameters, own: Sequence[str]) -> Asked:
     text = _text(known, single.get("q", ""))
     order = _order(known, single.get("sort", ""), text)
     digest = _digest(sorted(filters), [c.values for c in conditions], text, single.get("sort", ""))
-    query = Query(conditions, text, order, _place(single.get("cursor"), digest), _limit(single.get("limit")))
+    texts = tuple(leaf for leaf in known.values() if leaf.text) if text else ()
+    query = Query(conditions, text, texts, order, _place(single.get("cursor"), digest), _limit(single.get("limit")))
     return Asked(query, shown(known, single.get("fields")), digest)
 
 
@@ -136,7 +136,7 @@ def _filter(known: Mapping[str, Leaf], own: Sequence[str], name: str) -> tuple[L
         names = [*known, *own] if "." not in name or not operator or operator not in OPERATORS else known
         wanted = name.removesuffix(f".{operator}") if operator in OPERATORS else name
         raise bad("unknown-parameter", f"There is no field or parameter {wanted[:100]!r}{did_you_mean(wanted, names)}")
-    if not leaf.compared and operator != "null":
+    if not leaf.compared and not (leaf.text and operator == "null"):
         why = "is full text: search it by q" if leaf.text else f"is {leaf.kind}, which is not compared"
         raise bad("not-comparable", f"{leaf.name} {why}.", field=leaf.name)
     return leaf, OPERATORS[operator]

@@ -77,37 +77,39 @@ COMPARISONS: Final = {"gt": "greater", "gte": "greater or equal", "lt": "less", 
 
 def install(app: FastAPI, models: Mapping[str, ReadModel], access: Access) -> None:
     """`/openapi.json`: of the read models that the key may read."""
-    whole = [(name, _paths(model), _schema(model.shape)) for name, model in models.items()]
 
     async def described(request: Request) -> Response:
         caller = access.caller(request)
-        readable = [one for one in whole if caller.may(one[0])]
+        readable = {
+            name: (model, caller.seen(name, leaves(model.shape))) for name, model in models.items() if caller.may(name)
+        }
         return Response(msgspec.json.encode(_described(access, readable)), media_type="application/json")
 
     app.add_api_route("/openapi.json", described, methods=["GET"], include_in_schema=False)
 
 
-def _described(access: Access, readable: Sequence[tuple[str, dict[str, Any], dict[str, Any]]]) -> dict[str, Any]:
+def _described(access: Access, readable: Mapping[str, tuple[ReadModel, Mapping[str, Leaf]]]) -> dict[str, Any]:
+    schemas = {name: _schema(model.shape, known) for name, (model, known) in readable.items()}
     return {
         "openapi": "3.1.0",
         "info": {"title": f"Read models of {access.settings.project}", "version": version("cdc-pipeline")},
-        "paths": {path: one for _, paths, _ in readable for path, one in paths.items()},
+        "paths": {path: one for model, known in readable.values() for path, one in _paths(model, known).items()},
         "components": {
-            "schemas": {"Problem": problems.SCHEMA, **{name: schema for name, _, schema in readable}},
+            "schemas": {"Problem": problems.SCHEMA, **schemas},
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
         },
         "security": [] if access.public else [{"key": []}],
     }
 
 
-def _paths(model: ReadModel) -> dict[str, Any]:
+def _paths(model: ReadModel, known: Mapping[str, Leaf]) -> dict[str, Any]:
     name, at = model.name, f"/v1/{model.name}"
     document = {"$ref": f"#/components/schemas/{name}"}
     key = [{"name": part, "in": "path", "required": True, "schema": _key(kind)} for part, kind in model.key]
     match = {
         "name": "If-None-Match", "in": "header", "schema": {"type": "string"}, "description": "The ETag that is known.",
     }  # fmt: skip
-    known, filters = leaves(model.shape), _filters(model.shape)
+    filters = _filters(known)
     page = {
         "type": "object", "required": ["items", "next"],
         "properties": {
@@ -209,9 +211,9 @@ def _limit(description: str) -> dict[str, Any]:
     return {"name": "limit", "in": "query", "schema": schema, "description": description}
 
 
-def _filters(shape: Shape) -> list[dict[str, Any]]:
+def _filters(known: Mapping[str, Leaf]) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
-    for leaf in leaves(shape).values():
+    for leaf in known.values():
         if leaf.compared:
             schema, what = PARAMETERS[leaf.kind], f"of some {leaf.name}" if leaf.several else f"of {leaf.name}"
             found.append({"name": leaf.name, "in": "query", "schema": schema, "description": f"The value {what}."})
@@ -225,6 +227,8 @@ def _filters(shape: Shape) -> list[dict[str, Any]]:
                 }
                 for sign, said in COMPARISONS.items()
             ]
+        if not (leaf.compared or leaf.text):
+            continue
         schema = PARAMETERS["bool"]
         found.append(
             {"name": f"{leaf.name}.null", "in": "query", "schema": schema, "description": "It has none, or has one."}
@@ -245,25 +249,23 @@ def _batch_key(key: Sequence[tuple[str, Kind | None]]) -> dict[str, Any]:
 # ---- documents ----------------------------------------------------------------------------------------------
 
 
-def _schema(shape: Shape) -> dict[str, Any]:
-    """The JSON Schema of a document as it is stored: derived fields are in it, hidden ones are not."""
-    members = [member for member in shape.members if not member.hidden]
-    return {
-        "type": "object",
-        "title": shape.name,
-        "required": [member.name for member in members],
-        "properties": {member.name: _member(member) for member in members},
-    }
+def _schema(shape: Shape, known: Mapping[str, Leaf], above: str = "") -> dict[str, Any]:
+    """The JSON Schema of a document as it is stored, of what is known: derived fields are in it, hidden ones are not."""
+    properties = {}
+    for member in shape.members:
+        path = above + member.name
+        if isinstance(member, FieldShape) and path in known:
+            properties[member.name] = _field(member)
+        elif isinstance(member, RelationShape) and any(name.startswith(f"{path}.") for name in known):
+            below = _schema(member.item, known, f"{path}.")
+            many = {"type": "array", "items": below}
+            properties[member.name] = many if member.many else {"anyOf": [below, {"type": "null"}]}
+    return {"type": "object", "title": shape.name, "required": list(properties), "properties": properties}
 
 
-def _member(member: FieldShape | RelationShape) -> dict[str, Any]:
-    if isinstance(member, RelationShape):
-        below = _schema(member.item)
-        if member.many:
-            return {"type": "array", "items": below}
-        return {"anyOf": [below, {"type": "null"}]}
-    schema = {"type": "array", "items": _nullable(SCHEMAS[member.kind])} if member.repeated else SCHEMAS[member.kind]
-    return _nullable(schema) if member.nullable else schema
+def _field(field: FieldShape) -> dict[str, Any]:
+    schema = {"type": "array", "items": _nullable(SCHEMAS[field.kind])} if field.repeated else SCHEMAS[field.kind]
+    return _nullable(schema) if field.nullable else schema
 
 
 def _nullable(schema: dict[str, Any]) -> dict[str, Any]:

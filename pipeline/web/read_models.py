@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import unquote_to_bytes
 
@@ -11,14 +11,14 @@ from fastapi import FastAPI, Request
 from starlette.responses import Response
 
 from pipeline.authoring.catalog import did_you_mean
-from pipeline.authoring.leaves import leaves
+from pipeline.authoring.leaves import Leaf, leaves
 from pipeline.errors import OperationError
 from pipeline.operations.wait import Token, token_of
 from pipeline.web.access import Access
 from pipeline.web.asking import COUNTING, FRESHNESS, LISTING, asked, compared, cursor, shown
 from pipeline.web.models import ReadModel, Seen
 from pipeline.web.problems import Problem, bad
-from pipeline.web.selection import select, tree
+from pipeline.web.selection import Tree, select, tree
 
 BATCH: Final = 500
 JSON: Final = "application/json"
@@ -27,7 +27,8 @@ JSON: Final = "application/json"
 def install(app: FastAPI, models: Mapping[str, ReadModel], access: Access) -> None:
     """The routes of all read models; what they answer is told by `pipeline.web.openapi`."""
 
-    async def model_of(request: Request) -> ReadModel:
+    def model_of(request: Request) -> tuple[ReadModel, Mapping[str, Leaf]]:
+        """The read model, and what the caller sees of its documents."""
         name = request.path_params["name"]
         caller = access.caller(request)
         if name not in models or not caller.may(name):
@@ -35,25 +36,25 @@ def install(app: FastAPI, models: Mapping[str, ReadModel], access: Access) -> No
                 raise Problem(403, "not-in-scope", f"This key has no scope {name}.")
             readable = [one for one in models if caller.may(one)]
             raise Problem(404, "no-such-read-model", f"There is no read model {name[:100]!r}{_near(name, readable)}")
-        return models[name]
+        return models[name], caller.seen(name, leaves(models[name].shape))
 
     async def listed(request: Request) -> Response:
-        model = await model_of(request)
-        wanted = asked(model.shape, request.query_params.multi_items(), LISTING)
+        model, known = model_of(request)
+        wanted = asked(known, request.query_params.multi_items(), LISTING)
         token, patience = _freshness(request, model)
         seen, page = await model.read(token, patience, lambda v: model.reader.search(v, wanted.query), search=True)
-        chosen = tree(wanted.fields) if wanted.fields is not None else None
+        chosen = _chosen(model, known, wanted.fields)
         documents = page.documents if chosen is None else [select(one, chosen) for one in page.documents]
         following = None if page.next is None else cursor(wanted.digest, page.next)
         items = b",".join(documents)
         return _answer(b'{"items":[%b],"next":%b}' % (items, msgspec.json.encode(following)), seen)
 
     async def counted(request: Request) -> Response:
-        model = await model_of(request)
-        wanted = asked(model.shape, request.query_params.multi_items(), COUNTING)
+        model, known = model_of(request)
+        wanted = asked(known, request.query_params.multi_items(), COUNTING)
         token, patience = _freshness(request, model)
         by = request.query_params.get("by")
-        field = None if by is None else compared(leaves(model.shape), by, "by")
+        field = None if by is None else compared(known, by, "by")
         if field is not None and field.kind not in ("int", "text", "bool", "uuid", "date"):
             raise bad("not-comparable", f"by={by}: a {field.kind} has too many values; take another field.", field=by)
 
@@ -68,9 +69,9 @@ def install(app: FastAPI, models: Mapping[str, ReadModel], access: Access) -> No
         return _answer(msgspec.json.encode(found), seen)
 
     async def one(request: Request) -> Response:
-        model = await model_of(request)
+        model, known = model_of(request)
         parameters = _only(request, "fields", *FRESHNESS)
-        fields = shown(leaves(model.shape), parameters.get("fields"))
+        chosen = _chosen(model, known, shown(known, parameters.get("fields")))
         id = model.id_of(_parts(request))
         token, patience = _freshness(request, model)
         seen, found = await model.read(token, patience, lambda v: model.reader.get(v, [id]), search=False)
@@ -80,12 +81,12 @@ def install(app: FastAPI, models: Mapping[str, ReadModel], access: Access) -> No
         if etag in [part.strip().removeprefix("W/") for part in request.headers.get("if-none-match", "").split(",")]:
             return Response(status_code=304, headers={**seen.headers(), "ETag": etag})
         document = found[id].document
-        return _answer(document if fields is None else select(document, tree(fields)), seen, ETag=etag)
+        return _answer(document if chosen is None else select(document, chosen), seen, ETag=etag)
 
     async def batch(request: Request) -> Response:
-        model = await model_of(request)
-        fields = shown(leaves(model.shape), _only(request, "fields", *FRESHNESS).get("fields"))
-        chosen = None if fields is None else tree(fields)
+        model, known = model_of(request)
+        fields = shown(known, _only(request, "fields", *FRESHNESS).get("fields"))
+        chosen = _chosen(model, known, fields)
         keys = await _keys(request)
         ids = [model.id_of(key if isinstance(key, list) else [key]) for key in keys]
         token, patience = _freshness(request, model)
@@ -102,6 +103,13 @@ def install(app: FastAPI, models: Mapping[str, ReadModel], access: Access) -> No
     app.add_api_route("/v1/{name}/count", counted, methods=["GET"], include_in_schema=False)
     app.add_api_route("/v1/{name}/batch", batch, methods=["POST"], include_in_schema=False)
     app.add_api_route("/v1/{name}/{key:path}", one, methods=["GET"], include_in_schema=False)
+
+
+def _chosen(model: ReadModel, known: Mapping[str, Leaf], fields: Sequence[Leaf] | None) -> Tree | None:
+    """What to show of each document; None: all of it."""
+    if fields is None and known is leaves(model.shape):
+        return None
+    return tree(known.values() if fields is None else fields)
 
 
 def _near(name: str, known: list[str]) -> str:
