@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import os
 import re
+import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from random import Random
@@ -55,6 +57,8 @@ lines = projection(Line, to=elasticsearch("lines"))
 @pytest.fixture(scope="module")
 def shop(new_project: Callable[[str], Project]) -> Iterator[Project]:
     project = new_project("it_web")
+    # a killed worker's partitions are given to the next one soon
+    project.settings |= {"CDC_WORKER__SESSION_TIMEOUT": "8", "CDC_ELASTICSEARCH__REQUEST_TIMEOUT": "5"}
     text = (REPOSITORY / "projections/orders.py").read_text().replace("elasticsearch,", "postgres,", 1)
     in_postgres = 'postgres("read.placed", indexes=["status", "lines.product.sku"])'
     own = {"placed": text.replace('elasticsearch("orders")', in_postgres), "lines": LINES}
@@ -321,7 +325,9 @@ async def _stream(pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
 # ---- read your writes ---------------------------------------------------------------------------------------
 
 
-async def test_hundreds_of_writes_are_read_by_whoever_has_their_token(shop: Project, api: httpx.AsyncClient) -> None:
+async def test_hundreds_of_writes_are_read_by_whoever_has_their_token_also_when_a_worker_is_killed(
+    shop: Project, api: httpx.AsyncClient
+) -> None:
     paths = [f"/v1/{shop.name}-orders", "/v1/placed"]
 
     async def writer(number: int) -> list[str]:
@@ -329,6 +335,8 @@ async def test_hundreds_of_writes_are_read_by_whoever_has_their_token(shop: Proj
         db = await psycopg.AsyncConnection.connect(shop.dsn)
         async with db:
             for n in range(30):
+                if (number, n) == (0, 10):
+                    os.kill(shop.said()["pid"], signal.SIGKILL)
                 order, status = number * 12 + random.randrange(1, 13), f"w{number} {n}"
                 await db.execute("UPDATE shop.orders SET status = %s WHERE id = %s", (status, order))
                 token = f"txid:{(await (await db.execute('SELECT pg_current_xact_id()::text')).fetchone() or [''])[0]}"
