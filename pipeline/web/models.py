@@ -79,6 +79,7 @@ class ReadModel:
     _now: Seen | None = None
     _searched: Seen | None = None
     _log: tuple[float, str | None] | None = None
+    _waiting: int = 0
     _locks: dict[str, asyncio.Lock] = field(default_factory=dict)
 
     @property
@@ -143,7 +144,13 @@ class ReadModel:
             )
         place = lsn
         watched = _Watched(self)
-        found = await wait(watched, self.definition.name, place, patience=patience, log=own, beat=BEAT)
+        self._waiting += 1
+        try:
+            # many who wait ask less often, each
+            beat = BEAT * max(1, self._waiting / 100)
+            found = await wait(watched, self.definition.name, place, patience=patience, log=own, beat=beat)
+        finally:
+            self._waiting -= 1
         if not found.reached:
             last = watched.last.watermark if watched.last is not None else "none"
             raise Problem(

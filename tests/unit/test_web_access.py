@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import ssl
 import subprocess
 import sys
@@ -15,6 +14,7 @@ import pytest
 from pipeline.authoring.discovery import discover
 from pipeline.authoring.leaves import leaves
 from pipeline.authoring.shape import shape_of
+from pipeline.cli.root import run
 from pipeline.errors import OperationError
 from pipeline.operations import web_keys
 from pipeline.settings import Settings
@@ -109,16 +109,17 @@ async def test_an_away_sink_is_503_and_says_nothing_of_where_it_is(tmp_path: Pat
 
 
 def test_it_speaks_tls_and_asks_clients_for_theirs(tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     command = [
-        sys.executable, "-m", "pipeline.cli", "web", "--open", "--port", str(port), "--tls-cert", str(TLS / "server.pem"),
+        sys.executable, "-m", "pipeline.cli", "web", "--open", "--port", "0", "--tls-cert", str(TLS / "server.pem"),
         "--tls-clients", str(TLS / "authority.pem"),
     ]  # fmt: skip
     environment = {**os.environ, "CDC_STATE_DIR": str(tmp_path), "CDC_ELASTICSEARCH__URL": "http://127.0.0.1:9"}
-    process = subprocess.Popen(command, cwd=REPOSITORY, env=environment, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(command, cwd=REPOSITORY, env=environment, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
     try:
+        said = process.stderr.readline()
+        port = said.partition("https://127.0.0.1:")[2].partition("/")[0]
+        assert port.isdecimal(), said
         known, unknown = (ssl.create_default_context(cafile=TLS / "authority.pem") for _ in range(2))
         known.load_cert_chain(TLS / "client.pem")
 
@@ -135,4 +136,28 @@ def test_it_speaks_tls_and_asks_clients_for_theirs(tmp_path: Path) -> None:
             httpx.get(f"http://127.0.0.1:{port}/livez")
     finally:
         process.terminate()
-        process.wait(20)
+        process.communicate(timeout=20)
+
+
+def test_without_the_extra_it_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    assert run(["web"]) == 1
+    assert "pip install 'cdc-pipeline[web]'" in capsys.readouterr().err
+
+
+def test_keys_are_made_listed_and_removed_by_commands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    monkeypatch.setenv("CDC_STATE_DIR", str(tmp_path))
+    assert run(["web", "key", "add", "shop", "--scope", "orders:id,total"]) == 0
+    text = capsys.readouterr().out.strip()
+    found = web_keys.read(Settings(state_dir=tmp_path)).find(text)
+    assert found is not None and found.name == "shop"
+    assert run(["web", "key", "add", "other", "--scope", "orders:totl"]) == 1
+    assert run(["web", "key", "list"]) == 0
+    listed = capsys.readouterr().out
+    assert "orders:id,total" in listed and text not in listed and found.sha256 not in listed
+    assert (run(["web", "key", "remove", "shop"]), run(["web", "key", "remove", "shop"])) == (0, 1)
