@@ -19,7 +19,7 @@ from pipeline.authoring.projection import Projection
 from pipeline.authoring.shape import Kind, Shape, shape_of
 from pipeline.engine.assemble import document_id
 from pipeline.engine.measures import group_id, group_key
-from pipeline.errors import CdcError, OperationError, TargetMissing
+from pipeline.errors import CdcError, OperationError, SettingsError, TargetMissing
 from pipeline.events.sourcelog import parsed
 from pipeline.operations.layouts import layout_of
 from pipeline.operations.wait import Token, passed_by, wait, written
@@ -137,12 +137,7 @@ class ReadModel:
                 f"The token is of the source log {token.identity}, and the source is now {identity}: it was restored or"
                 " replaced meanwhile. Read without the token.",
             )  # fmt: skip
-        lsn = token.lsn
-        if lsn is None:
-            lsn = await asyncio.to_thread(
-                postgres.position, self.definition.dsn(self.settings.source_dsn()), token.txid
-            )
-        place = lsn
+        place = token.lsn if token.lsn is not None else await self._committed(token.txid)
         watched = _Watched(self)
         self._waiting += 1
         try:
@@ -179,6 +174,14 @@ class ReadModel:
 
     async def close(self) -> None:
         await self.reader.close()
+
+    async def _committed(self, txid: int | None) -> int:
+        """A place in the source's log behind the transaction; raises SourceError where it has not committed."""
+        try:
+            dsn = self.definition.dsn(self.settings.source_dsn())
+        except SettingsError:
+            raise bad("no-source", "This API can't ask the source for a transaction: take an lsn: token.") from None
+        return await asyncio.to_thread(postgres.position, dsn, txid)
 
     async def _source_log(self) -> str | None:
         """The label of the log that the connector reads; None where Connect does not say, so positions alone count."""

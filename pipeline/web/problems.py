@@ -56,7 +56,8 @@ def of_error(error: CdcError) -> Problem:
             503, "unavailable", "The read model can't be reached now; try again.", headers={"retry-after": "1"}
         )
     if isinstance(error, SourceError):
-        return Problem(409, "not-committed", str(error))
+        said = "The source does not say that the token's transaction has committed: commit, then read with the token."
+        return Problem(409, "not-committed", said)
     if isinstance(error, SinkError):
         return Problem(503, "unavailable", "The read model is not there: its operator finds the reason in the log.")
     return Problem(503, "unavailable", "The read model can't be served now: its operator finds the reason in the log.")

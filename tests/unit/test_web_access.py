@@ -102,6 +102,11 @@ async def test_a_key_of_some_fields_knows_of_no_others(tmp_path: Path) -> None:
         assert (await client.get("/v1/customers/count?by=name")).status_code == 400
 
 
+async def test_a_transaction_is_asked_for_only_where_there_is_a_source(tmp_path: Path) -> None:
+    answer = await get(made_app(tmp_path), "/v1/orders/1?after=txid:7")
+    assert (answer.status_code, answer.json()["type"]) == (400, "urn:cdc:problem:no-source")
+
+
 async def test_an_away_sink_is_503_and_says_nothing_of_where_it_is(tmp_path: Path) -> None:
     answer = await get(made_app(tmp_path), "/v1/orders/1")
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
