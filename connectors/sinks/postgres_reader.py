@@ -133,25 +133,38 @@ class PostgresReader:
             return f"{self._root(leaf)} @> ANY({sql.add(wanted)}::jsonb[])"
         if exact:
             return f"{_text(leaf)} = ANY({sql.add([_spelled(value) for value in condition.values])}::text[])"
-        values, type = [_spelled(value) for value in condition.values], _compared(leaf)
+        values, type = [_spelled(value) for value in condition.values], self._compared(leaf)
         right = f"{OPERATORS[operator]} {sql.add(values[0])}::{type}" if operator != "eq" else (
             f"= ANY({sql.add(values)}::text[]::{type}[])"
         )  # fmt: skip
         if leaf.several:
             return f"EXISTS (SELECT FROM {self._items(leaf)} i WHERE {_cast(leaf, ITEM)} {right})"
-        return f"{self._value(leaf)} {right}"
+        return f"{self._value(leaf)} {right}" + (self._finite(leaf) if operator != "eq" else "")
 
     def _ordered(self, order: Order, query: Query, sql: _Statement) -> tuple[str, str]:
         """What documents are put in order by, and its type."""
         if order.leaf is None:
             return f"ts_rank({self._words(query)}, plainto_tsquery('simple', {sql.add(query.text)}))::float8", "float8"
-        return self._value(order.leaf), _compared(order.leaf)
+        return self._value(order.leaf), self._compared(order.leaf)
 
     def _value(self, leaf: Leaf) -> str:
         """A single value, as its kind is compared."""
         if leaf.name not in self._typed:
             return _cast(leaf, _text(leaf))
         return quoted(leaf.name) + (' COLLATE "C"' if TYPES[leaf.kind] == "text" else "")
+
+    def _compared(self, leaf: Leaf) -> str:
+        """The SQL type that its values are compared as."""
+        return TYPES[leaf.kind] if leaf.name in self._typed else CAST.get(leaf.kind, ("text", ""))[0]
+
+    def _finite(self, leaf: Leaf) -> str:
+        """A typed column has NaN and infinities, which are less and greater than nothing here."""
+        column = quoted(leaf.name)
+        if leaf.name not in self._typed or leaf.kind not in ("decimal", "float", "datetime", "date"):
+            return ""
+        if leaf.kind in ("datetime", "date"):
+            return f" AND isfinite({column})"
+        return f" AND {column} > '-Infinity' AND {column} < 'Infinity'"
 
     def _root(self, leaf: Leaf) -> str:
         """The member of the document that the leaf is in; an index is of it."""
@@ -200,10 +213,6 @@ def _behind(terms: Sequence[tuple[str, str, bool]], after: Sequence[Any], sql: _
         place = f"{sql.add(value)}::{type}"
         condition = f"({term} IS NULL OR {term} {'<' if falls else '>'} {place} OR ({term} = {place} AND {condition}))"
     return condition
-
-
-def _compared(leaf: Leaf) -> str:
-    return CAST[leaf.kind][0] if leaf.kind in CAST else "text"
 
 
 def _cast(leaf: Leaf, text: str) -> str:
