@@ -13,14 +13,12 @@ import random
 import time
 from collections.abc import AsyncIterator, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Generic, Self, TypeVar
+from typing import Any, Final, Generic, Protocol, Self, TypeVar
 from urllib.parse import quote
 
 import httpx
+from pydantic import BaseModel
 
-from pipeline.authoring.aggregates import Aggregate
-from pipeline.authoring.documents import Document
-from pipeline.authoring.projection import Projection
 from pipeline.authoring.reading import document_of
 from pipeline.errors import NotThereYet, ReadFailed
 
@@ -32,13 +30,26 @@ AGAIN: Final = frozenset({429, 502, 503})
 WAITING: Final = 35.0
 """Seconds that an answer may take: longer than the server waits for a token at most."""
 
-DocumentT = TypeVar("DocumentT", bound=Document | Aggregate)
+DocumentT = TypeVar("DocumentT", bound=BaseModel)
+Document_co = TypeVar("Document_co", bound=BaseModel, covariant=True)
 ResultT = TypeVar("ResultT")
-Model = type[DocumentT] | Projection[DocumentT]
-"""A document's class, or its projection, where several have the class."""
 Where = Mapping[str, Any]
 """`{"status": "paid", "total.gte": 10, "id.in": [1, 2]}`"""
 Asking = Generator[httpx.Request, httpx.Response, ResultT]
+
+
+class Named(Protocol[Document_co]):
+    """A projection."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def shape(self) -> type[Document_co]: ...
+
+
+Model = type[DocumentT] | Named[DocumentT]
+"""A document's class, its projection (where several have the class), or a class that `cdc web client` wrote."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +111,10 @@ class _Asks:
 
     def _name(self, model: Model[Any]) -> Asking[str]:
         """The read model of a class: the one whose documents are called so."""
-        if isinstance(model, Projection):
-            return quote(model.name, safe="")
+        said = getattr(model, "__read_model__", "") if isinstance(model, type) else model.name
+        if said:
+            return quote(said, safe="")
+        assert isinstance(model, type)
         if model.__name__ not in self._names:
             described = _checked((yield self._request("GET", "/openapi.json", ()))).json()
             self._names = {}
@@ -296,7 +309,7 @@ def _again(http: httpx.Client | httpx.AsyncClient, request: httpx.Request) -> ht
 
 
 def _class(model: Model[DocumentT]) -> type[DocumentT]:
-    return model.shape if isinstance(model, Projection) else model
+    return model if isinstance(model, type) else model.shape
 
 
 def _freshness(after: str | None, wait: float | None) -> list[tuple[str, str]]:

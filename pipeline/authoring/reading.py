@@ -8,25 +8,39 @@ import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from pipeline.authoring.aggregates import Aggregate
 from pipeline.authoring.documents import Document
 from pipeline.authoring.shape import FieldShape, RelationShape, Shape, shape_of
 from pipeline.errors import UnsupportedValue
 
-DocumentT = TypeVar("DocumentT", bound=Document | Aggregate)
+DocumentT = TypeVar("DocumentT", bound=BaseModel)
 STORED = "_stored"
 _ADAPTERS: dict[tuple[type[Any], str], TypeAdapter[Any]] = {}
 _READABLE: dict[type[Any], type[Any]] = {}
 
 
 def document_of(document: type[DocumentT], stored: bytes | Mapping[str, Any]) -> DocumentT:
-    """The document: derived fields are as stored, hidden ones are not there. Raises UnsupportedValue."""
+    """The document: derived fields are as stored, hidden ones are not there; any other model takes the fields that it has.
+
+    Raises UnsupportedValue.
+    """
     data = json.loads(stored) if isinstance(stored, bytes) else stored
     declared: Any = document
+    if not issubclass(document, (Document, Aggregate)):
+        return _validated(document, data)
     found: DocumentT = _made(shape_of(declared), document, data)
     return found
+
+
+def _validated(document: type[DocumentT], data: Mapping[str, Any]) -> DocumentT:
+    try:
+        return document.model_validate(data)
+    except ValidationError as error:
+        first = error.errors(include_input=False)[0]
+        at = ".".join(map(str, first["loc"]))
+        raise UnsupportedValue(f"{document.__name__}.{at}: {first['msg']}.") from None
 
 
 def _made(shape: Shape, document: type[Any], data: Mapping[str, Any]) -> Any:

@@ -9,10 +9,11 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline.authoring.discovery import live
+from pipeline.authoring.discovery import find, live
 from pipeline.cli.output import As, as_json, err, load_settings, print_json, print_table, terminal
 from pipeline.errors import SettingsError
 from pipeline.operations import web_keys
+from pipeline.operations.client_models import client_models
 
 key = typer.Typer(help="Who may read: API keys.", no_args_is_help=True)
 app = typer.Typer(help="Serve the read models over HTTP.", invoke_without_command=True)
@@ -71,6 +72,17 @@ def web(
     err().print(f"The dashboard is at {address}/")
     err().print(f"Serving {', '.join(served.state.models)} at {address}/v1/; described in /openapi.json")
     uvicorn.Server(config).run([socket])
+
+
+@app.command()
+def client(
+    projections: Annotated[
+        list[str] | None, typer.Argument(metavar="NAME", help="Only these.", show_default=False)
+    ] = None,
+) -> None:
+    """Print a Python module of the read models' classes, for pipeline.client in another project."""
+    own = load_settings()
+    typer.echo(client_models([find(own, name) for name in projections] if projections else live(own)), nl=False)
 
 
 @key.command()

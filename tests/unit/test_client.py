@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from decimal import Decimal
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from threading import Thread
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -15,9 +18,12 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from pipeline import Document, derived, elasticsearch, hidden, many, projection
+from pipeline.authoring.discovery import discover
 from pipeline.authoring.reading import document_of
 from pipeline.client import AsyncClient, Client
 from pipeline.errors import NotThereYet, ReadFailed, UnsupportedValue
+from pipeline.operations.client_models import client_models
+from tests.support.project import REPOSITORY
 
 
 class Line(Document, source="shop.lines", key=("order_id", "line_no")):
@@ -148,3 +154,21 @@ def test_a_class_alone_finds_its_read_model() -> None:
     with server([(200, described), (200, STORED), (200, STORED)]) as (url, asked), Client(url) as client:
         assert client.get(Order, 7) == client.get(Order, 7)
     assert asked == ["/openapi.json", "/v1/shop-orders/7", "/v1/shop-orders/7"]
+
+
+def test_the_module_for_another_project_reads_what_is_stored(tmp_path: Path) -> None:
+    text = client_models([orders, *discover(REPOSITORY / "projections")])
+    assert text.count("class OrderLine(BaseModel)") == 1
+    file = tmp_path / "read_models.py"
+    file.write_text(text)
+    spec = importlib.util.spec_from_file_location("read_models_of_a_test", file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    with server([(200, STORED)]) as (url, asked), Client(url) as client:
+        found = client.get(module.Order, 7)
+    assert (found.raw, found.margin, found.lines[0].margin) == (b"\0\xff\x10", Decimal("2.50"), Decimal("2.50"))
+    assert asked == ["/v1/orders/7"] and not hasattr(found.lines[0], "cost")
+    with pytest.raises(UnsupportedValue, match=r"Order\.placed_at"):
+        document_of(module.Order, STORED | {"placed_at": "infinity"})
