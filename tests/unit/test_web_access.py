@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import ssl
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from starlette.types import Receive, Scope, Send
 
 from pipeline.authoring.discovery import discover
 from pipeline.authoring.leaves import leaves
@@ -17,7 +19,8 @@ from pipeline.authoring.shape import shape_of
 from pipeline.cli.root import run
 from pipeline.errors import OperationError
 from pipeline.operations import web_keys
-from pipeline.settings import Settings
+from pipeline.settings import Settings, WebSettings
+from pipeline.web.access import Limits
 from pipeline.web.app import create_app
 from tests.support.project import REPOSITORY, until
 from tests.unit.dashboards import get, made_app
@@ -166,3 +169,19 @@ def test_keys_are_made_listed_and_removed_by_commands(
     listed = capsys.readouterr().out
     assert "orders:id,total" in listed and text not in listed and found.sha256 not in listed
     assert (run(["web", "key", "remove", "shop"]), run(["web", "key", "remove", "shop"])) == (0, 1)
+
+
+async def test_a_request_that_takes_too_long_is_ended(tmp_path: Path) -> None:
+    ended = asyncio.Event()
+
+    async def endless(scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    web = WebSettings(request_timeout=0.05, wait_limit=0, wait=0)
+    app = Limits(endless, settings(tmp_path).model_copy(update={"web": web}))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+        answer = await client.get("/v1/orders")
+    assert (answer.status_code, answer.json()["type"], ended.is_set()) == (503, "urn:cdc:problem:too-slow", True)
