@@ -61,11 +61,6 @@ def web(
         ssl_keyfile=tls_key, ssl_ca_certs=str(tls_clients) if tls_clients else None,
         ssl_cert_reqs=ssl.CERT_REQUIRED if tls_clients else ssl.CERT_NONE,
     )  # fmt: skip
-    config = uvicorn.Config(
-        served, host=host, port=port, log_level="warning", access_log=False, server_header=False, ssl_certfile=tls_cert,
-        ssl_keyfile=tls_key, ssl_ca_certs=str(tls_clients) if tls_clients else None,
-        ssl_cert_reqs=ssl.CERT_REQUIRED if tls_clients else ssl.CERT_NONE,
-    )  # fmt: skip
     socket = config.bind_socket()
     socket.listen()  # who reads the address and comes at once waits until the app is there
     address = f"{'https' if tls_cert else 'http'}://{host}:{socket.getsockname()[1]}"
