@@ -101,7 +101,7 @@ async def served(settings: Settings, *, public: bool = True, key: str = "") -> A
 
 @pytest.fixture
 async def api(shop: Project) -> AsyncIterator[httpx.AsyncClient]:
-    async with served(settings_of(shop)) as client:
+    async with served(settings_of(shop, wait_limit=90)) as client:
         yield client
 
 
@@ -135,7 +135,7 @@ async def test_a_document_is_what_the_source_says_and_304_while_it_stays_so(
     again = await api.get(f"{orders}/7", headers={"if-none-match": answer.headers["etag"]})
     assert (again.status_code, again.content) == (304, b"")
     lsn = shop.sql(f"UPDATE shop.orders SET status = 'of {orders}' WHERE id = 7")
-    changed = await api.get(f"{orders}/7?after=lsn:{lsn}&wait=20", headers={"if-none-match": answer.headers["etag"]})
+    changed = await api.get(f"{orders}/7?after=lsn:{lsn}&wait=60", headers={"if-none-match": answer.headers["etag"]})
     assert whole(changed)["status"] == f"of {orders}"
 
 
@@ -347,9 +347,9 @@ async def test_hundreds_of_writes_are_read_by_whoever_has_their_token_also_when_
                     await db.commit()
                 path = paths[n // 2 % 2]
                 if n % 5:
-                    found = whole(await api.get(f"{path}/{order}", headers={"x-after": token}, params={"wait": 30}))
+                    found = whole(await api.get(f"{path}/{order}", headers={"x-after": token}, params={"wait": 90}))
                 else:
-                    parameters = {"id": order, "after": token, "wait": 30}
+                    parameters = {"id": order, "after": token, "wait": 90}
                     (found,) = whole(await api.get(path, params=parameters))["items"]
                 if found["status"] != status:
                     stale.append(f"{path}/{order} {token}: {found['status']}, not {status}")
