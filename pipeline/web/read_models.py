@@ -78,7 +78,8 @@ def install(app: FastAPI, models: Mapping[str, ReadModel], access: Access) -> No
         if id not in found:
             raise Problem(404, "no-such-document", f"{model.name} has no document of this key.", headers=seen.headers())
         etag = f'"{seen.version}-{found[id].revision:x}"'
-        if etag in [part.strip().removeprefix("W/") for part in request.headers.get("if-none-match", "").split(",")]:
+        known_as = [part.strip().removeprefix("W/") for part in request.headers.get("if-none-match", "").split(",")]
+        if etag in known_as or known_as == ["*"]:
             return Response(status_code=304, headers={**seen.headers(), "ETag": etag})
         document = found[id].document
         return _answer(document if chosen is None else select(document, chosen), seen, ETag=etag)
