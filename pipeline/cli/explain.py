@@ -43,3 +43,6 @@ def _print(story: DocumentStory) -> None:
         state = "equal" if sink.equal else "differs" if sink.equal is False else "not known"
         notes = [state, *(["is to be written"] if sink.dirty else []), *filter(None, (sink.quarantined, sink.error))]
         out().print(f"{sink.sink}: epoch {sink.epoch}, sequence {sink.sequence}: {'; '.join(notes)}")
+        for one in sink.differences:
+            was, now = (json.dumps(value, ensure_ascii=False) for value in (one.document, one.source))
+            out().print(f"    {one.path}: {was}, and would be {now}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 import apsw
@@ -18,6 +19,7 @@ from pipeline.engine.revision import split
 from pipeline.engine.sql import connect, rows, value
 from pipeline.engine.story import RowStory, rows_behind
 from pipeline.errors import CdcError, OperationError
+from pipeline.operations.expected import FieldDifference, differences
 from pipeline.operations.status import mirror_file
 from pipeline.ports import Sink
 from pipeline.settings import Settings
@@ -31,6 +33,8 @@ class SinkStory(BaseModel):
     sequence: int | None = None
     document: dict[str, Any] | None = None
     equal: bool | None = None
+    differences: list[FieldDifference] = []
+    """Where not: `source` is what would be written, `document` what the sink has; the first of them."""
     dirty: bool = False
     quarantined: str | None = None
     error: str | None = None
@@ -49,7 +53,7 @@ class DocumentStory(BaseModel):
 
 
 SHOWN = 20
-"""Contributions of a group whose rows are shown."""
+"""Contributions of a group whose rows are shown, and differences of a document."""
 
 
 async def explain(
@@ -119,4 +123,6 @@ async def _sink(
         story.epoch, story.sequence = split(stored.revision)
         story.document = dict(stored.document)
     story.equal = story.document == document
+    if document is not None and story.document is not None:
+        story.differences = list(islice(differences(document, story.document), SHOWN))
     return story

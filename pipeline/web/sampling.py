@@ -157,8 +157,10 @@ class Sampler:
         course.behind.append(found.behind)
         written = {sink.name: sink.written.get("applied", 0) for sink in found.sinks}
         course.counted.append((now, {"changes": found.changes, "transactions": found.transactions, **written}))
+        # after a cut-over the sinks are others, and nobody follows for those before
+        course.sinks = {sink.name: course.sinks.get(sink.name, Following()) for sink in found.sinks}
         for sink in found.sinks:
-            course.sinks.setdefault(sink.name, Following()).saw(_mark(sink), self.position(found.name), now)
+            course.sinks[sink.name].saw(_mark(sink), self.position(found.name), now)
 
     def stopped(self) -> dict[str, float]:
         """Seconds that each projection's watermark has stood, in any of its sinks, while the source moved."""

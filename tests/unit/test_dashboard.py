@@ -18,6 +18,7 @@ from pipeline.engine.story import RowStory
 from pipeline.errors import SinkUnavailable
 from pipeline.operations.apply import ApplyReport, Step
 from pipeline.operations.doctor import Finding
+from pipeline.operations.expected import FieldDifference
 from pipeline.operations.explain import DocumentStory, SinkStory
 from pipeline.operations.refused import DeadLetter, Quarantined
 from pipeline.operations.status import Building, StatusReport
@@ -148,7 +149,9 @@ def odd_pages() -> list[tuple[str, Any]]:
     story = DocumentStory(
         projection=ODD, id=ODD, rows=[row], document={ODD: ODD}, contributions=2,
         sinks=[
-            SinkStory(sink=ODD, equal=False, document={ODD: ODD}, quarantined=ODD, epoch=1, sequence=2),
+            SinkStory(sink=ODD, equal=False, document={ODD: ODD}, quarantined=ODD, epoch=1, sequence=2,
+                      differences=[FieldDifference(path=ODD, source=ODD, document=[ODD])]),
+            SinkStory(sink=ODD, equal=False, document={ODD: ODD}),
             SinkStory(sink=ODD, error=ODD),
         ],
     )  # fmt: skip

@@ -60,6 +60,16 @@ async def test_readiness_follows_the_watermark(app: FastAPI) -> None:
     assert (await get(app, "/readyz")).status_code == 200
 
 
+async def test_a_build_that_readers_no_longer_see_holds_up_no_readiness(app: FastAPI) -> None:
+    sampler = looked(app, status_of())
+    sampler.courses["orders"].sinks["elasticsearch:orders-v1"].left_behind = time.monotonic() - 40
+    found = status_of()
+    found.sinks[0].name = "elasticsearch:orders-v2"
+    looked(app, found)
+
+    assert (await get(app, "/readyz?projection=orders")).status_code == 200
+
+
 async def test_what_is_not_known_is_not_ready(app: FastAPI) -> None:
     assert (await get(app, "/readyz")).json() == {"ready": False, "reasons": ["the status has not been read yet"]}
     looked(app, status_of("orders", behind=None, state="new"))

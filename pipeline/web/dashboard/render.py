@@ -100,7 +100,7 @@ def state(name: str) -> Markup:
 
 def plain(value: Any) -> str:
     """As JSON in one line."""
-    return json.dumps(value, ensure_ascii=False)
+    return json.dumps(value, ensure_ascii=False, default=str)
 
 
 def retry_letter(letter: DeadLetter) -> str:
