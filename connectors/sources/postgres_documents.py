@@ -26,6 +26,7 @@ from pipeline.authoring.catalog import Catalog, Column, Table
 from pipeline.authoring.column_types import kinds_of
 from pipeline.authoring.shape import RelationShape, Shape
 from pipeline.errors import SourceError, SourceUnavailable
+from pipeline.events.sourcelog import position_of
 
 Key = tuple[str, ...]
 """A root key as Postgres writes its columns."""
@@ -252,7 +253,7 @@ def _exported(dsn: str, patience: float) -> Iterator[tuple[int, str]]:
             raise _refused(made.error_message.decode("utf-8", "replace"), dsn, patience)
         position, snapshot = made.get_value(0, 1), made.get_value(0, 2)
         assert position is not None and snapshot is not None
-        yield lsn(position.decode()), snapshot.decode()
+        yield position_of(position.decode()), snapshot.decode()
 
 
 def _refused(said: str, dsn: str, patience: float) -> SourceError:
@@ -266,9 +267,3 @@ def _refused(said: str, dsn: str, patience: float) -> SourceError:
         f"The source database {where(dsn)} made no temporary slot ({text}): check wal_level = logical,"
         " max_replication_slots, and that the user in source.dsn has REPLICATION."
     )
-
-
-def lsn(text: str) -> int:
-    """`16/B374D848` as the number that events have."""
-    high, _, low = text.partition("/")
-    return (int(high, 16) << 32) + int(low, 16)

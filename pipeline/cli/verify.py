@@ -26,6 +26,7 @@ from pipeline.authoring.shape import shape_of
 from pipeline.cli.output import As, as_json, err, load_settings, print_json, print_table
 from pipeline.cli.progress import Bar
 from pipeline.errors import CdcError, OperationError
+from pipeline.events.sourcelog import position_of
 from pipeline.operations import repair as repairing
 from pipeline.operations import verify as operation
 from pipeline.operations.expected import Expectation
@@ -34,7 +35,7 @@ from pipeline.operations.mirrors import gone_rows
 from pipeline.operations.status import write_verified
 from pipeline.operations.verified import Share, SinkVerified, VerifyReport, report
 from pipeline.operations.verify import Options
-from pipeline.operations.wait import Waited, position_of
+from pipeline.operations.wait import Waited
 from pipeline.operations.wait import wait as waiting
 from pipeline.ports import Sink
 from pipeline.runtime.wiring import definition_of

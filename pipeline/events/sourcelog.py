@@ -42,3 +42,14 @@ def parsed(label: str) -> SourceLog:
     if found is None:
         return SourceLog()
     return SourceLog(int(found[2]), found[3], found[4], found[1] == "s")
+
+
+def position_of(text: str) -> int:
+    """A place in the log as events have it, or as Postgres writes it: `0/16B3748`."""
+    high, slash, low = text.partition("/")
+    return (int(high, 16) << 32) + int(low, 16) if slash else int(text)
+
+
+def lsn_text(lsn: int) -> str:
+    """The place as Postgres writes it."""
+    return f"{lsn >> 32:X}/{lsn & 0xFFFFFFFF:X}"

@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol
 from pydantic import BaseModel, ConfigDict
 
 from pipeline.errors import OperationError
-from pipeline.events.sourcelog import parsed
+from pipeline.events.sourcelog import parsed, position_of
 from pipeline.ports import SinkRecord
 
 BEAT = 0.1
@@ -44,17 +44,6 @@ def token_of(text: str) -> Token:
     if found[1]:
         return Token(txid=int(found[1]))
     return Token(lsn=position_of(found[2]), identity=found[3] or "")
-
-
-def position_of(text: str) -> int:
-    """A place in the log as events have it, or as Postgres writes it: `0/16B3748`."""
-    high, slash, low = text.partition("/")
-    return (int(high, 16) << 32) + int(low, 16) if slash else int(text)
-
-
-def written(lsn: int) -> str:
-    """The place as Postgres writes it."""
-    return f"{lsn >> 32:X}/{lsn & 0xFFFFFFFF:X}"
 
 
 class Watched(Protocol):

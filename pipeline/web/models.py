@@ -20,9 +20,9 @@ from pipeline.authoring.shape import Kind, Shape, shape_of
 from pipeline.engine.assemble import document_id
 from pipeline.engine.measures import group_id, group_key
 from pipeline.errors import CdcError, OperationError, SettingsError, TargetMissing
-from pipeline.events.sourcelog import parsed
+from pipeline.events.sourcelog import lsn_text, parsed
 from pipeline.operations.layouts import layout_of
-from pipeline.operations.wait import Token, passed_by, wait, written
+from pipeline.operations.wait import Token, passed_by, wait
 from pipeline.ports import Reader, SinkRecord
 from pipeline.runtime.wiring import definition_of
 from pipeline.settings import Settings
@@ -62,7 +62,7 @@ class Seen:
         if self.mark is None:
             return "none"
         identity = parsed(str(self.mark.get("log", ""))).identity
-        return f"lsn:{written(int(self.mark['lsn']))}" + (f"@{identity}" if identity.strip("/") else "")
+        return f"lsn:{lsn_text(int(self.mark['lsn']))}" + (f"@{identity}" if identity.strip("/") else "")
 
 
 @dataclass
@@ -150,7 +150,7 @@ class ReadModel:
             last = watched.last.watermark if watched.last is not None else "none"
             raise Problem(
                 504, "not-there-yet",
-                f"In {found.seconds:g} s {self.name} came as far as {last}, and not to lsn:{written(place)}: try again.",
+                f"In {found.seconds:g} s {self.name} came as far as {last}, and not to lsn:{lsn_text(place)}: try again.",
                 watermark=last, headers=watched.last.headers() if watched.last is not None else None,
             )  # fmt: skip
         return lambda seen: passed_by(seen.mark, place, own)

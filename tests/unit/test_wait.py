@@ -9,7 +9,8 @@ import pytest
 
 from connectors.sinks.memory import MemorySink, MemoryStore
 from pipeline.errors import OperationError
-from pipeline.operations.wait import Token, Waited, token_of, wait, written
+from pipeline.events.sourcelog import lsn_text
+from pipeline.operations.wait import Token, Waited, token_of, wait
 
 OLD, NEW = "s1000/7/1", "s2000/7/2"
 
@@ -62,7 +63,7 @@ def test_a_token_is_a_transaction_or_a_place_in_the_log() -> None:
     assert token_of("txid:742") == Token(txid=742)
     assert token_of("lsn:0/16B3748") == token_of("lsn:23803720") == Token(lsn=0x16B3748)
     assert token_of("lsn:1/A@7412345/1") == Token(lsn=(1 << 32) + 10, identity="7412345/1")
-    assert written((1 << 32) + 10) == "1/A"
+    assert lsn_text((1 << 32) + 10) == "1/A"
     for wrong in ("742", "txid:", "txid:-1", "lsn:x", "lsn:1/2/3", "lsn:0/1@x", "txid:1 OR 1=1", "lsn:0/1\n"):
         with pytest.raises(OperationError, match="no token"):
             token_of(wrong)
