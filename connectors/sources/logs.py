@@ -74,8 +74,8 @@ def begun(definition: ConnectorDefinition, source: Identity, *, fresh: bool) -> 
 def problem(name: str, log: SourceLog, source: Identity, offset: int | None) -> PositionWentBack | SlotLost | None:
     """Why the connector can't go on from the position that Connect remembers for it."""
     again = (
-        f"`cdc connector delete {name} --drop-slot`, then `cdc connector apply {name}`: a new snapshot is read, documents"
-        " are served as they are until it is complete, and what is no longer in the source is then removed."
+        f"`cdc connector apply {name} --anew`: a new snapshot is read, documents are served as they are until it is"
+        " complete, and what is no longer in the source is then removed."
     )
     if log.system and log.system != source.system:
         return PositionWentBack(

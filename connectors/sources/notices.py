@@ -37,7 +37,7 @@ async def notices(
     """A function that gives what the connector has said of incremental snapshots since; waits up to half a second."""
     partition = TopicPartition(definition.notification_topic, 0)
     consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, auto_offset_reset="earliest", client_id="cdc-backfill")
-    async with _started(consumer, bootstrap):
+    async with started(consumer, bootstrap):
         consumer.assign([partition])
         async with asyncio.timeout(15):
             await consumer.seek_to_end(partition)
@@ -53,14 +53,15 @@ async def notices(
 async def end_offsets(bootstrap: str, topic: str) -> Mapping[str, int]:
     """Where a topic's partitions end now, `{"topic/0": 17}`."""
     consumer = AIOKafkaConsumer(topic, bootstrap_servers=bootstrap, group_id=None, client_id="cdc-ends")
-    async with _started(consumer, bootstrap):
+    async with started(consumer, bootstrap):
         # without a group all partitions are assigned at the start; an unknown topic is an error there
         found = await consumer.end_offsets(consumer.assignment())
     return {f"{tp.topic}/{tp.partition}": int(offset) for tp, offset in found.items()}
 
 
 @asynccontextmanager
-async def _started(consumer: AIOKafkaConsumer, bootstrap: str) -> AsyncIterator[None]:
+async def started(consumer: AIOKafkaConsumer, bootstrap: str) -> AsyncIterator[None]:
+    """A consumer that is stopped in the end; raises SourceUnavailable where Kafka is away."""
     try:
         await consumer.start()
         yield

@@ -42,11 +42,23 @@ def show(name: Name) -> None:
 
 
 @app.command()
-def apply(name: Name, dry_run: DryRun = False, yes: Yes = False, output: As = None) -> None:
+def apply(
+    name: Name,
+    anew: Annotated[
+        bool, typer.Option("--anew", help="Begin anew, by a new slot and snapshot: after a restore, or a lost slot.")
+    ] = False,
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    output: As = None,
+) -> None:
     """Make Connect run the definition, and wait until it does; nothing changes where it already does."""
     settings = load_settings()
     definition, password = _definition(settings, name), _password(settings)
     url, dsn = settings.connect_url(), settings.source_dsn()
+    if anew:
+        if not _go(f"begin connector {name} anew, by a new slot and a new snapshot of all its tables", dry_run, yes):
+            return
+        asyncio.run(lifecycle.delete(name, connect_url=url, definition=definition, source_dsn=dsn))
     plan = asyncio.run(lifecycle.plan(definition, connect_url=url, source_dsn=dsn, password=password))
     if dry_run or (plan.outcome == "updated" and not yes):
         _print_plan(plan, output, asking=not dry_run)

@@ -58,6 +58,7 @@ COMMANDS = (
     Entry("deadletters", "pipeline.cli.deadletters:app", "Operate", "Changes that could not be decoded."),
     Entry("quarantine", "pipeline.cli.quarantine:app", "Operate", "Documents that could not be built or were refused."),
     Entry("backfill", "pipeline.cli.backfill:backfill", "Operate", "Read a table's rows again from the source."),
+    Entry("replay", "pipeline.cli.replay:replay", "Operate", "Hold kept history against the mirror, and mend what differs."),
     Entry("sweep", "pipeline.cli.sweep:sweep", "Operate", "Let rows go that a new snapshot of the source left out."),
     Entry("erase", "pipeline.cli.erase:erase", "Operate", "Remove a deleted row everywhere, and show that it is gone."),
     Entry("explain", "pipeline.cli.explain:explain", "Trust", "Why a document looks as it does."),

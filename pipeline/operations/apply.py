@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pipeline.authoring.fingerprint import fingerprint
 from pipeline.authoring.projection import Projection, Target
 from pipeline.authoring.shape import shape_of
-from pipeline.errors import OperationError, PlanOutdated, SinkError
+from pipeline.errors import OperationError, PlanOutdated, SinkError, TargetMissing
 from pipeline.operations.differences import columns_of, differences, fields_of, rebuilt_from
 from pipeline.ports import Sink
 
@@ -195,6 +195,9 @@ async def _step(projection: Projection[Any], target: Target, open_sink: Opener, 
     if known is not None and known.fingerprint != digest:
         return _refused(step, projection, known)
     if known is not None and _named(target) in known.targets:
+        if await _lost(projection, target, open_sink):
+            reason = f"it was applied, and is gone from the sink: cdc rebuild {projection.name} builds it anew"
+            return step.model_copy(update={"action": "refuse", "reason": reason})
         return step.model_copy(update={"action": "unchanged", "reason": "applied already"})
     if await _claimed(projection, target, open_sink):
         reason = "it exists in the sink, applied from elsewhere; readers go on seeing what they see"
@@ -230,6 +233,19 @@ async def _beside(
     return step.model_copy(
         update={"action": "beside", "reason": reason, "changes": changes, "documents": documents, "seconds": seconds}
     )
+
+
+async def _lost(projection: Projection[Any], target: Target, open_sink: Opener) -> bool:
+    async with AsyncExitStack() as stack:
+        sink = open_sink(target, projection)
+        stack.push_async_callback(sink.close)
+        try:
+            await sink.count()
+        except TargetMissing:
+            return True
+        except SinkError:
+            return False
+        return False
 
 
 async def _documents(older: Projection[Any], target: Target, open_sink: Opener) -> int | None:

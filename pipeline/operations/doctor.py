@@ -86,14 +86,16 @@ def _slots(db: psycopg.Connection, wanted: list[str]) -> Iterator[Finding]:
     }
     for name in wanted:
         if name not in known:
-            yield bad(f"slot {name}", "is not there", "cdc connector apply; then rebuild what was written meanwhile")
+            yield bad(
+                f"slot {name}",
+                "is not there",
+                "cdc connector apply NAME; it says where changes are missing, and then it takes --anew",
+            )
             continue
         active, held, status = known[name]
         text = f"holds {held:,} bytes of log, {'read' if active else 'not read'} now, {status}"
         if status == "lost":
-            yield bad(
-                f"slot {name}", text, "cdc connector delete --drop-slot and apply again, then rebuild from the source"
-            )
+            yield bad(f"slot {name}", text, "cdc connector apply NAME --anew: a new snapshot is read")
         elif not active:
             yield bad(f"slot {name}", text, "cdc connector status; cdc connector restart")
         elif held > SLOT_LIMIT:

@@ -82,7 +82,7 @@ async def _log(settings: Settings, definition: ConnectorDefinition, dsn: str) ->
             warn(
                 subject, f"{now}, timeline {log.timeline} when the connector began",
                 "well if the slot came along in a failover; if the source was restored from a backup: "
-                f"cdc connector delete {definition.name} --drop-slot, then cdc connector apply {definition.name}",
+                f"cdc connector apply {definition.name} --anew",
             )
         ]  # fmt: skip
     return [ok(subject, now)]

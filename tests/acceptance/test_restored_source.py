@@ -121,12 +121,11 @@ def test_a_restored_source_is_refused_and_ends_right_after_what_the_refusal_says
     refused = shop.cdc("connector", "apply", shop.name, "--yes", check=False)
     said = " ".join(refused.stderr.split())
     assert refused.returncode == 1 and "restored to an earlier state" in said, said
-    assert f"cdc connector delete {shop.name} --drop-slot" in said
+    assert f"cdc connector apply {shop.name} --anew" in said
     found = json.loads(shop.cdc("doctor", "-o", "json", check=False).stdout)
     assert any(f["subject"] == f"source log of {shop.name}" and f["level"] == "error" for f in found)
 
-    shop.cdc("connector", "delete", shop.name, "--drop-slot", "--yes")
-    shop.cdc("connector", "apply", shop.name, "--yes")
+    shop.cdc("connector", "apply", shop.name, "--anew", "--yes")
 
     def after() -> dict[str, object]:
         found: dict[str, object] = shop.status()["sinks"][0]["watermark"][shop.name]

@@ -1,4 +1,4 @@
-"""`cdc erase` on the real stack: a row that its owner deleted is nowhere any more, whatever was left of it."""
+"""What is lost is named, and healed by one command; what has to be lost is erased, and shown to be gone."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import httpx
 import psycopg
 import pytest
 
@@ -18,14 +19,33 @@ NAMES = ("customers", "orders", "order_saga")
 
 @pytest.fixture(scope="module")
 def sold(new_project: Callable[[str], Project]) -> Iterator[Project]:
-    project = new_project("it_erase")
-    project.create(orders=40, projections=NAMES, more=True)
-    for name in NAMES:
-        project.start_worker(f"{project.name}-{name}")
+    project = new_project("it_lost")
+    project.create(orders=60, projections=NAMES, more=True)
+    project.start_run()
     project.sql("ALTER TABLE shop.orders DROP CONSTRAINT orders_customer_id_fkey")
     for name in NAMES:
         project.wait_for(truth.position(project.dsn), name=name)
     yield project
+
+
+def test_rows_that_are_not_as_kept_history_says_are_read_again(sold: Project) -> None:
+    name = f"{sold.name}-orders"
+    sold.wait_for(sold.sql("UPDATE shop.orders SET status = 'kept' WHERE id IN (7, 8, 9)"))
+    right = json.loads(sold.cdc("replay", name, "--since", "1h", "-o", "json").stdout)
+    assert (right["wrong"], right["repaired"]) == (0, None) and right["equal"] >= 3
+
+    sold.damage("orders", """UPDATE "shop.orders" SET status = 'wrong' WHERE id = 7""")
+    sold.damage("orders", 'DELETE FROM "shop.orders" WHERE id = 8')
+    dry = sold.cdc("replay", name, "--since", "1h", "--dry-run", "-o", "json", check=False)
+    found = {(row["kind"], *row["key"]) for row in json.loads(dry.stdout)["rows"]}
+    assert dry.returncode == 3 and found == {("different", 7), ("missing", 8)}
+
+    mended = json.loads(sold.cdc("replay", name, "--since", "1h", "-o", "json").stdout)
+    assert (mended["wrong"], mended["repaired"]["refreshed"], mended["repaired"]["left"]) == (2, 2, [])
+    again = json.loads(sold.cdc("replay", name, "--since", "0/1", "-o", "json").stdout)
+    assert again["wrong"] == 0 and again["equal"] > 0
+    sold.wait_for(sold.sql("UPDATE shop.orders SET status = 'last' WHERE id = 9"))
+    sold.assert_equal()
 
 
 def erased(sold: Project, *arguments: str, code: int = 0) -> dict[tuple[str, str], tuple[Any, Any]]:
@@ -104,3 +124,45 @@ def test_nothing_is_touched_where_no_worker_runs(sold: Project) -> None:
     sold.stop_workers()
     done = sold.cdc("erase", "shop.customers", "5", "--yes", "--timeout", "5", check=False)
     assert done.returncode == 1 and "can't be erased from: it is stopped: start it, cdc run" in done.stderr
+    sold.start_run()
+
+
+def test_a_lost_slot_is_named_and_a_new_log_begins_with_one_command(sold: Project) -> None:
+    connector = f"{sold.endpoints.connect}/connectors/{sold.name}"
+    httpx.put(f"{connector}/stop").raise_for_status()
+    drop = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = current_database()"
+    until(lambda: dropped(sold, drop), 60, "nobody reads the slot")
+    sold.sql("UPDATE shop.orders SET status = 'unseen' WHERE id = 4", "DELETE FROM shop.orders WHERE id = 5")
+
+    looked = json.loads(sold.cdc("doctor", "-o", "json", check=False).stdout)
+    slots = [finding["level"] for finding in looked if finding["subject"].startswith("slot ")]
+    assert slots == ["error"]
+    refused = sold.cdc("connector", "apply", sold.name, "--yes", check=False)
+    said = " ".join(refused.stderr.split())
+    assert refused.returncode == 1 and f"Run `cdc connector apply {sold.name} --anew`" in said, said
+
+    sold.cdc("connector", "apply", sold.name, "--anew", "--yes")
+    sold.wait_for(sold.sql("UPDATE shop.orders SET status = 'seen' WHERE id = 6"), seconds=120)
+    sold.assert_equal()
+
+
+def test_a_deleted_index_is_named_and_built_anew_from_the_mirror(sold: Project) -> None:
+    name = f"{sold.name}-orders"
+    httpx.delete(f"{sold.endpoints.elasticsearch}/{name}-v1").raise_for_status()
+    sold.sql("UPDATE shop.orders SET status = 'lost' WHERE id = 3")
+    told = "is missing: run `cdc apply`"
+    until(lambda: told in sold.cdc("status", name, check=False).stderr, 60, f"status names it\n{sold.log()}")
+    refused = sold.cdc("apply", "--yes", check=False)
+    said = " ".join((refused.stderr + refused.stdout).split())
+    assert refused.returncode == 1 and f"is gone from the sink: cdc rebuild {name}" in said, said
+
+    sold.cdc("rebuild", name)
+    sold.assert_equal()
+
+
+def dropped(sold: Project, drop: str) -> bool:
+    try:
+        sold.sql(drop)
+    except psycopg.errors.ObjectInUse:
+        return False
+    return True
