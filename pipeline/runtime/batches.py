@@ -72,7 +72,11 @@ class Batch:
     def __init__(self, consumer: BatchConsumer, tp: TP, records: Sequence[Any]) -> None:
         self._consumer, self._sitting = consumer, consumer.sitting
         self.tp = tp
-        self.runs = [(of, [(r.offset, r.key, r.value) for r in run]) for of, run in groupby(records, _label)]
+        headers = [r.headers for r in records]
+        # mostly they are all the same, which C finds out faster than each one's label
+        one = headers.count(headers[0]) == len(headers)
+        found = [(_label(records[0]), records)] if one else groupby(records, _label)
+        self.runs = [(of, [(r.offset, r.key, r.value) for r in run]) for of, run in found]
 
     @property
     def records(self) -> list[tuple[int, bytes | None, bytes | None]]:
