@@ -10,7 +10,6 @@ from typing import Any, Final, Literal
 from pipeline.engine.apply import Applier
 from pipeline.engine.columns import Missing, SeenColumns
 from pipeline.engine.dirty import Reader, Settling, Taken
-from pipeline.engine.early import Early
 from pipeline.engine.folding import Folding
 from pipeline.engine.inputs import Inputs, Progress, Record, alone
 from pipeline.engine.layout import Layout
@@ -43,9 +42,7 @@ class Engine:
         staged_bytes: int = 64_000_000,
         sweep_limit: float = 0.2,
         missing_columns: Missing = "stop",
-        early: bool = True,
     ) -> None:
-        """`early`: a first load of one table is written while it comes, where readers may see it grow."""
         self.mirror, self.inputs = mirror, inputs
         self.layout: Layout = mirror.layout
         self.consistency = consistency if inputs.boundaries else "row"
@@ -58,7 +55,6 @@ class Engine:
         self.columns = SeenColumns(mirror, missing_columns)
         self.marks = Marks(mirror, self.applier.marking, self.logs)
         self.folding = Folding(mirror, self.applier.marking)
-        self.early = Early(mirror, self.applier.marking, wanted=early)
         self.ownership = Ownership(self)
         self.decoders = {
             topic: TableDecoder(table, t.number, t.wires, t.key)
@@ -231,10 +227,8 @@ class Engine:
 
     def _finish_load(self, seq: int) -> None:
         self.mirror.create_indexes()
-        if not self.early.active:
-            self.applier.marking.mark_every_root(seq, since=0)
+        self.applier.marking.mark_every_root(seq, since=0)
         self.applier.marking.mark_every_deleted_root(seq, since=0)
-        self.early.end()
         self.mirror.set("loaded", 1)
         self.loaded = self.marks.loaded = True
 
@@ -293,11 +287,13 @@ class Engine:
         self.staging.save(self.gate, released, seq)
         if self.catching_up is not None:
             state = {
-                "cut": self.catching_up, "snapshot": self._snapshot, "ms": self._snapshot_ms,
-                "over": self._snapshot_over, "log": self._snapshot_log,
-            }  # fmt: skip
+                "cut": self.catching_up,
+                "snapshot": self._snapshot,
+                "ms": self._snapshot_ms,
+                "over": self._snapshot_over,
+                "log": self._snapshot_log,
+            }
             self.mirror.set("catching_up", json.dumps(state))
-        self.early.save()
         self._save_hold()
         return offsets
 
@@ -331,9 +327,7 @@ class Engine:
             # within a partition an older log comes first
             self.applier.log = self.logs.ordinal(log)
             own = events if len(logs) == 1 else [e for e in events if e.log == log]
-            self.early.look(own, seq)
             self.applier.apply(own, seq, mark=self.loaded)
-            self.early.mark(own, seq)
         if self.applier.fresh_unknown:
             self.refreshing.ask_for_unknown()
         if self.refreshing.awaited:
@@ -350,7 +344,7 @@ class Engine:
     def may_flush(self) -> bool:
         """No document may be written while catching up, nor from a mirror that holds part of a transaction or change."""
         whole = self.consistency == "row" or not self.gate.straddling
-        return (self.catching_up is None or self.early.active) and whole and not self.folding.unfolded
+        return self.catching_up is None and whole and not self.folding.unfolded
 
     def settle(self, taken: Taken, outcomes: Sequence[Outcome]) -> None:
         with self.mirror.checkpoint():

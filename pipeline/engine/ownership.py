@@ -106,7 +106,6 @@ class Ownership:
                 engine.applier.marking.mark_every_root(seq, since=0)
                 self.tombstones.mark_groups(sink, seq)
                 mirror.set("loaded", None)
-                engine.early.end()
                 mirror.set(f"orphans/{sink}", epoch)
                 mirror.set(f"orphans held/{sink}", None)
         if anew:

@@ -107,7 +107,6 @@ class Worker:
         self.engine = Engine(
             self.mirror, self.wired.inputs, consistency=worker.consistency,
             staged_bytes=worker.staged_bytes, sweep_limit=worker.sweep_limit, missing_columns=worker.missing_columns,
-            early=not any(sink.atomic for sink in self.wired.sinks),
         )  # fmt: skip
         self.engine.refreshing.begin_anew()
 

@@ -67,9 +67,8 @@ def tell(seed: int, folder: Path, monkeypatch: pytest.MonkeyPatch, **given: Any)
         "by_row": random.random() < 0.5,
         "gives_up": random.random() < 0.15,
     }
-    snapshot = random.random() < 0.4
     options |= given
-    snapshot = options.pop("snapshot", snapshot)
+    snapshot = random.random() < 0.4
     folder.mkdir()
     world = World(folder, random=random, **options)
     if snapshot:
