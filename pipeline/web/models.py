@@ -106,6 +106,9 @@ class ReadModel:
     async def now(self, age: float = FRESH) -> Seen:
         """What readers see, asked for at most `age` seconds ago."""
         wanted = time.monotonic() - age
+        # a lock lets those who wait through by one a turn of the loop, so nobody queues for what is there
+        if self._now is not None and self._now.at >= wanted:
+            return self._now
         async with self._lock("now"):
             if self._now is None or self._now.at < wanted:
                 began = time.monotonic()
