@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
-from typing import Final
+from typing import Final, TypeVar
 
 import httpx
 import msgspec
@@ -22,6 +22,7 @@ from pipeline.errors import OperationError
 from pipeline.ports import Write
 
 CLIENTS: Final = (1, 2)
+Part = TypeVar("Part")
 MOST: Final = 200_000
 """Documents that are kept to be written again; of more only so many."""
 _canonical = msgspec.json.Encoder(order="sorted").encode
@@ -116,34 +117,44 @@ class Alone:
 
     def _send(self, index: str, bodies: Sequence[bytes], clients: int) -> float:
         """Seconds until all of it is written."""
-        queue: SimpleQueue[bytes] = SimpleQueue()
-        for body in bodies:
-            queue.put(body)
-        failed: list[str] = []
+        headers = {"content-type": "application/x-ndjson"}
+        params = {"filter_path": "errors,items.*.status,items.*.error"}
 
-        def send() -> None:
-            headers = {"content-type": "application/x-ndjson"}
-            params = {"filter_path": "errors,items.*.status,items.*.error"}
-            with httpx.Client(base_url=self._url, timeout=120) as client:
-                client.get("/_cluster/health")
-                start.wait()
-                while not failed:
-                    try:
-                        body = queue.get_nowait()
-                    except Empty:
-                        return
-                    answer = client.post(f"/{index}/_bulk", params=params, content=body, headers=headers)
+        @contextmanager
+        def client() -> Iterator[Callable[[bytes], None]]:
+            with httpx.Client(base_url=self._url, timeout=120) as http:
+                http.get("/_cluster/health")
+
+                def send(body: bytes) -> None:
+                    answer = http.post(f"/{index}/_bulk", params=params, content=body, headers=headers)
                     if not answer.is_success or b'"errors":false' not in answer.content[:40]:
-                        failed.append(answer.text[:300])
+                        raise OperationError(
+                            f"Elasticsearch refused a bulk request of the reference: {answer.text[:300]}"
+                        )
 
-        start = threading.Barrier(clients + 1)
-        threads = [threading.Thread(target=send, name=f"alone-{n}") for n in range(clients)]
-        for thread in threads:
-            thread.start()
-        start.wait()
+                yield send
+
+        return sent(bodies, clients, client)
+
+
+def sent(
+    parts: Sequence[Part], clients: int, client: Callable[[], AbstractContextManager[Callable[[Part], None]]]
+) -> float:
+    """Seconds until so many clients at once have sent all parts; they are connected before the clock starts."""
+    queue: SimpleQueue[Part] = SimpleQueue()
+    for part in parts:
+        queue.put(part)
+
+    def work(send: Callable[[Part], None]) -> None:
+        while True:
+            try:
+                part = queue.get_nowait()
+            except Empty:
+                return
+            send(part)
+
+    with ExitStack() as connected, ThreadPoolExecutor(clients, thread_name_prefix="alone") as pool:
+        sends = [connected.enter_context(client()) for _ in range(clients)]
         began = time.perf_counter()
-        for thread in threads:
-            thread.join()
-        if failed:
-            raise OperationError(f"Elasticsearch refused a bulk request of the reference: {failed[0]}")
+        list(pool.map(work, sends))
         return time.perf_counter() - began

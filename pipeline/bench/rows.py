@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Sequence
-from queue import Empty, SimpleQueue
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final
 
 import msgspec
 import psycopg
 
-from pipeline.bench.alone import CLIENTS
+from pipeline.bench.alone import CLIENTS, sent
 from pipeline.bench.lab import Lab, until
 from pipeline.bench.meters import Meter
 from pipeline.bench.parts import Bench, megabytes
@@ -20,6 +19,7 @@ from pipeline.bench.truth import QUERIES
 
 MODEL: Final = "rows"
 VIEW: Final = "bench.lines"
+Rows = Sequence[tuple[str, str]]
 _canonical = msgspec.json.Encoder(order="sorted").encode
 
 
@@ -67,34 +67,22 @@ def alone(lab: Lab, rows: int) -> dict[str, float]:
     return {f"{n} client{'s' * (n > 1)}": round(len(found) / copied(lab, parts, n), 1) for n in CLIENTS}
 
 
-def copied(lab: Lab, parts: Sequence[Sequence[tuple[str, str]]], clients: int) -> float:
+def copied(lab: Lab, parts: Sequence[Rows], clients: int) -> float:
     """Seconds until all of it is committed."""
-    queue: SimpleQueue[Sequence[tuple[str, str]]] = SimpleQueue()
-    for part in parts:
-        queue.put(part)
-    start = threading.Barrier(clients + 1)
+    with psycopg.connect(lab.dsn, autocommit=True) as db:
+        db.execute("DROP TABLE IF EXISTS bench.alone")
+        db.execute('CREATE TABLE bench.alone(_id text COLLATE "C" PRIMARY KEY, document jsonb)')
 
-    def send() -> None:
+    @contextmanager
+    def client() -> Iterator[Callable[[Rows], None]]:
         with psycopg.connect(lab.dsn) as db, db.cursor() as cursor:
-            start.wait()
-            while True:
-                try:
-                    part = queue.get_nowait()
-                except Empty:
-                    return
+
+            def send(part: Rows) -> None:
                 with cursor.copy("COPY bench.alone FROM STDIN") as copy:
                     for row in part:
                         copy.write_row(row)
                 db.commit()
 
-    with psycopg.connect(lab.dsn, autocommit=True) as db:
-        db.execute("DROP TABLE IF EXISTS bench.alone")
-        db.execute('CREATE TABLE bench.alone(_id text COLLATE "C" PRIMARY KEY, document jsonb)')
-    threads = [threading.Thread(target=send, name=f"alone-{n}") for n in range(clients)]
-    for thread in threads:
-        thread.start()
-    start.wait()
-    began = time.perf_counter()
-    for thread in threads:
-        thread.join()
-    return time.perf_counter() - began
+            yield send
+
+    return sent(parts, clients, client)
