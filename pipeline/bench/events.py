@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from pipeline import Document, EventDocument, group, on
 from pipeline.authoring.event_shape import EventShape
 from pipeline.authoring.shape import shape_of
-from pipeline.engine.replay import Replay
+from pipeline.engine.event_fold import EventFold
 
 SIZES: Final = (10, 100, 1_000)
 
@@ -52,11 +52,11 @@ def measure(size: int) -> float:
     """Microseconds of CPU that a document of so many events takes."""
     shape = shape_of(Account)
     assert isinstance(shape, EventShape)
-    replay, rounds = Replay(shape), max(5, 20_000 // size)
+    fold, rounds = EventFold(shape), max(5, 20_000 // size)
     events = ",".join(f'["{"Added" if n % 2 else "Taken"}",{{"amount":{n}.25}}]' for n in range(size))
     began = time.process_time()
     for _ in range(rounds):
-        document = replay.document("[7]", f"[{events}]")
+        document = fold.document("[7]", f"[{events}]")
     cost = (time.process_time() - began) / rounds * 1e6
     assert json.loads(document or "{}")["moves"] == size, document
     return cost

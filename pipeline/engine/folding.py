@@ -9,11 +9,11 @@ import msgspec
 
 from pipeline.authoring.event_shape import EventShape
 from pipeline.engine.assemble import assembly_sql, keys_sql, needs_check
+from pipeline.engine.event_fold import EventContributing
 from pipeline.engine.layout import Layout
 from pipeline.engine.marking import Marking
 from pipeline.engine.measures import Contributing, State, Sum, columns_of, decode_state, encode_state
 from pipeline.engine.mirror import Mirror
-from pipeline.engine.replay import EventContributing
 from pipeline.engine.sql import rows, value
 from pipeline.engine.twin import Twin
 

@@ -13,9 +13,9 @@ from msgspec import Raw
 
 from pipeline.authoring.aggregate_shape import GroupShape, MeasureShape
 from pipeline.authoring.event_shape import EventShape
+from pipeline.engine.event_fold import EventFold
 from pipeline.engine.layout import Layout
 from pipeline.engine.measures import State, Sum, columns_of, decode_state, slot_of, slots_of
-from pipeline.engine.replay import Replay
 
 ANY = "-9e999"
 """Below every value but null: an index finds `>= ANY`, and would walk through the nulls for `IS NOT NULL`."""
@@ -89,8 +89,8 @@ class GroupReader:
                 continue
             parts[measure.name] = _found(measure, len(looked_up))
             looked_up.append(_lookup(measure, number, order, backwards))
-        self._replay = Replay(aggregate) if isinstance(aggregate, EventShape) else None
-        members = () if self._replay else aggregate.members
+        self._fold = EventFold(aggregate) if isinstance(aggregate, EventShape) else None
+        members = () if self._fold else aggregate.members
         self._parts = [(json.dumps(m.name) + ":", parts[m.name]) for m in members]
         self._sql = (
             "SELECT d.k0, g.state, (SELECT f.kind || char(31) || f.error FROM failed f WHERE f.g = d.k0 LIMIT 1)"
@@ -104,17 +104,17 @@ class GroupReader:
                 yield GroupDocument(key, None, (kind, error))
             elif state is None:
                 yield GroupDocument(key, None)
-            elif self._replay is not None:
-                yield self._folded(self._replay, key, *found)
+            elif self._fold is not None:
+                yield self._folded(self._fold, key, *found)
             else:
                 fragments, known = _fragments(key), decode_state(state)
                 body = ",".join(name + part(fragments, known, tuple(found)) for name, part in self._parts)
                 yield GroupDocument(key, "{" + body + "}")
 
     @staticmethod
-    def _folded(replay: Replay, key: str, events: str) -> GroupDocument:
+    def _folded(fold: EventFold, key: str, events: str) -> GroupDocument:
         try:
-            return GroupDocument(key, replay.document(key, events))
+            return GroupDocument(key, fold.document(key, events))
         except Exception as error:  # the author's code: this document is quarantined, all others go on
             return GroupDocument(key, None, ("failed", f"{type(error).__name__}: {error}"))
 

@@ -1,4 +1,4 @@
-"""Replay: an event document is the events of its group, folded in their order by the author's methods."""
+"""An event document is the events of its group, folded in their order by the author's methods."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class EventContributing(Contributing):
         return sort_key(order, place, self._shape.order.field), f"[{json.dumps(name)},{text}]"
 
 
-class Replay:
+class EventFold:
     """Folds the events of a group."""
 
     def __init__(self, shape: EventShape) -> None:
