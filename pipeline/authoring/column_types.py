@@ -40,7 +40,7 @@ _KINDS: dict[str, tuple[Kind, ...]] = {
     "circle": ("json",),
 }
 _BYTES = ("pg_lsn", "xid8", "regclass", "jsonpath", "tsquery")
-_WRITTEN: dict[Kind, str] = {
+WRITTEN: dict[Kind, str] = {
     "int": "int",
     "decimal": "Decimal",
     "float": "float",
@@ -70,13 +70,13 @@ class ColumnKinds:
 
     def annotation(self, *, nullable: bool) -> str:
         """The natural type as an author writes it."""
-        item = _WRITTEN[self.kinds[0]]
+        item = WRITTEN[self.kinds[0]]
         written = f"tuple[{item}, ...]" if self.repeated else item
         return f"{written} | None" if nullable and written != "Any" else written
 
     def said(self) -> str:
         """The types in words, `Decimal or str`."""
-        names = [f"tuple[{_WRITTEN[kind]}, ...]" if self.repeated else _WRITTEN[kind] for kind in self.kinds]
+        names = [f"tuple[{WRITTEN[kind]}, ...]" if self.repeated else WRITTEN[kind] for kind in self.kinds]
         if self.repeated:
             names.append("Any")
         return " or ".join(names)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
+from pipeline.authoring.column_types import WRITTEN
 from pipeline.authoring.projection import Projection
 from pipeline.authoring.shape import FieldShape, Kind, RelationShape, Shape, shape_of
 
@@ -21,20 +22,8 @@ from uuid import UUID
 
 from pydantic import Base64Bytes, BaseModel, ConfigDict
 '''
-TYPES: Final[dict[Kind, str]] = {
-    "int": "int",
-    "decimal": "Decimal",
-    "float": "float",
-    "bool": "bool",
-    "text": "str",
-    "datetime": "datetime",
-    "date": "date",
-    "time": "time",
-    "interval": "str",
-    "uuid": "UUID",
-    "bytes": "Base64Bytes",
-    "json": "Any",
-}
+# as an author writes them, but for what JSON has as text
+TYPES: Final[dict[Kind, str]] = {**WRITTEN, "interval": "str", "bytes": "Base64Bytes"}
 
 
 def client_models(projections: Sequence[Projection[Any]]) -> str:

@@ -6,7 +6,7 @@ import asyncio
 import json
 import socket
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import psycopg
@@ -80,17 +80,6 @@ class PostgresServer:
 
     async def close(self) -> None:
         await self.ask(f"DROP SCHEMA IF EXISTS {self.schema} CASCADE")
-
-
-@pytest.fixture(scope="session")
-def database(stack: Endpoints) -> Iterator[str]:
-    """A database for the sinks alone."""
-    name = f"sinks_{uuid.uuid4().hex[:8]}"
-    with psycopg.connect(stack.postgres, autocommit=True) as db:
-        db.execute(f"CREATE DATABASE {name}".encode())
-    yield make_conninfo(stack.postgres, dbname=name)
-    with psycopg.connect(stack.postgres, autocommit=True) as db:  # tests after this one restart the server
-        db.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
 
 
 class TestPostgresSink(SinkContract):

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from datetime import date, datetime, time
 from decimal import Decimal
 from typing import Annotated, Any
 from uuid import UUID
 
-import psycopg
 import pytest
-from psycopg.conninfo import make_conninfo
 
 from connectors.sinks import open_reader, open_sink
 from pipeline.authoring.documents import Document, Text
@@ -102,15 +100,6 @@ class Place:
     reader: Reader
     version: str
     documents: set[int]
-
-
-@pytest.fixture(scope="module")
-def database(stack: Endpoints) -> Iterator[str]:
-    name = f"readers_{uuid.uuid4().hex[:8]}"
-    with psycopg.connect(stack.postgres, autocommit=True) as db:
-        db.execute(f"CREATE DATABASE {name}".encode())
-        yield make_conninfo(stack.postgres, dbname=name)
-        db.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
 
 
 @pytest.fixture(params=["elasticsearch", "postgres", "columns"])
