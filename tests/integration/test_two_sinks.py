@@ -81,7 +81,8 @@ def test_a_worker_killed_under_load_leaves_both_sinks_as_the_source_says(shop: P
 
 
 def test_a_reader_by_sql_never_sees_half_a_source_transaction_over_several_documents(shop: Project) -> None:
-    written(shop, shop.sql("UPDATE shop.orders SET status = 'all'"))  # from here each state of the source has one status
+    # from here each state of the source has one status
+    written(shop, shop.sql("UPDATE shop.orders SET status = 'all'"))
     seen = set()
     with psycopg.connect(shop.dsn, autocommit=True) as db:
         for n in range(15):
