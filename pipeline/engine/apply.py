@@ -122,6 +122,8 @@ class Applier:
         self.marking = Marking(mirror)
         self.log = 1
         """The ordinal of the source log that the events come from; also the generation of the rows they touch."""
+        self.since = 1
+        """The ordinal of the log with the newest snapshot: what earlier ones left says nothing of today's rows."""
         self._floors: dict[int, tuple[int, int, int]] = {}
         """The newest truncate of a table: commit order, order in the transaction, and what a snapshot row is held against."""
         self.read_floors()
@@ -229,14 +231,17 @@ class Applier:
                     continue
             if after is None:
                 if moved is not None and event.transaction is not None:
-                    moved[_pair(event, 1)] = self._known(table, key, before)
+                    known, at = self._known(table, key, before)
+                    moved[_pair(event, 1)] = known if at < (commit, order) else ()
                 if table.kept:
                     continue
                 folded[key] = (*key, *filler, commit, order, 1)
                 continue
             if event.partial:
-                known = moved.get(_pair(event, 0), ()) if moved and event.op == "c" else ()
-                known = known or self._known(table, key, before)
+                known, at = self._known(table, key, before)
+                if event.op == "c" and at < (commit, order):
+                    # the row came from another key: what this one had before says nothing of it
+                    known = moved.get(_pair(event, 0), ()) if moved else ()
                 after = tuple((known[i] if known else UNKNOWN) if v is UNCHANGED else v for i, v in enumerate(after))
                 if UNKNOWN in after:
                     self.fresh_unknown.add((table.number, key))
@@ -283,12 +288,14 @@ class Applier:
             places.append(place)
         return [events[i] for i in sorted(range(len(events)), key=places.__getitem__)]
 
-    def _known(self, table: Table, key: tuple[Any, ...], before: tuple[Any, ...] | None) -> tuple[Any, ...]:
-        """The row's image before this event: in the batch, or in the mirror."""
+    def _known(self, table: Table, key: Key, before: tuple[Any, ...] | None) -> tuple[tuple[Any, ...], Place]:
+        """The row's image before this event, empty where there is none, and its place: in the batch, or in the mirror."""
         if before is not None:
-            return () if before[-1] else before
+            return () if before[-1] else before, (before[-3], before[-2])
         row = self.mirror.row(table, key)
-        return tuple(row.values()) if row is not None else ()
+        if row is None or row["_generation"] < self.since:
+            return (), (0, 0)
+        return tuple(row.values()), (row["_commit"], row["_order"])
 
     def take_away(self, number: int) -> int:
         """Delete the rows that are gone in the batch table, and remember them; how many."""

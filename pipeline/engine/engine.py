@@ -88,7 +88,7 @@ class Engine:
         offsets = {p: n for p, n in stored.items() if p != boundary}
         self.staging.restore(self.gate, offsets, stored.get(boundary or "", 0))
         self.loaded = self.marks.loaded = bool(self.mirror.get("loaded"))
-        self._hold = bool(self.mirror.get("hold"))
+        self.applier.marking.held = self.mirror.get("hold") or None
         found = self.mirror.get("catching_up")
         if found is not None:
             state = json.loads(found)
@@ -195,7 +195,7 @@ class Engine:
         self.wants_cut = False
         self.catching_up, self.gate.by_row = dict(cut), True
 
-    def _leave_catch_up(self, seq: int) -> None:
+    def _leave_catch_up(self, seq: int, released: Released) -> None:
         cut = self.catching_up
         if cut is None or self._snapshot or self.wants_cut:
             return
@@ -203,6 +203,10 @@ class Engine:
             return
         self.catching_up, self._snapshot_over = None, False
         self.gate.by_row = self.consistency == "row"
+        if self._snapshot_log > self.gate.log:
+            # no END yet: the old rows go before a document is made of them and of the snapshot's
+            self.gate.begin_log(self._snapshot_log, released)
+            self.beginnings.begin(self.gate.log, seq)
         self.beginnings.settle(self.gate.log, seq, mark=self.loaded)
         self.mirror.set("catching_up", None)
         if not self.loaded and (self.gate.boundary_next or any(at.next for at in self.gate.partitions.values())):
@@ -265,8 +269,9 @@ class Engine:
             for partition, offset, data, error in self._bad_boundaries:
                 self.mirror.add_dead_letter(partition, offset, (None, data), error, None)
             if self._spill_needed():
+                self.logs.keep()
                 self.staging.spill(self.gate)
-            self._leave_catch_up(seq)
+            self._leave_catch_up(seq, released)
             self.folding.fold(seq)
             progress.offsets = self._save(released, seq)
         self.durable = progress.offsets
@@ -294,13 +299,14 @@ class Engine:
                 "log": self._snapshot_log,
             }
             self.mirror.set("catching_up", json.dumps(state))
-        self._save_hold()
+        self._save_hold(seq)
         return offsets
 
-    def _save_hold(self) -> None:
-        if self._hold == self.may_flush:
-            self._hold = not self._hold
-            self.mirror.set("hold", int(self._hold))
+    def _save_hold(self, seq: int) -> None:
+        marking = self.applier.marking
+        if (marking.held is None) != self.may_flush:
+            marking.held = None if self.may_flush else seq
+            self.mirror.set("hold", marking.held)
 
     def _apply(self, released: Released, seq: int, progress: Progress) -> None:
         """What was staged first, for it came first; then what comes from memory."""
@@ -325,7 +331,7 @@ class Engine:
         logs = {event.log for event in events}
         for log in sorted(logs):
             # within a partition an older log comes first
-            self.applier.log = self.logs.ordinal(log)
+            self.applier.log, self.applier.since = self.logs.ordinal(log), self.logs.begun(log)
             own = events if len(logs) == 1 else [e for e in events if e.log == log]
             self.applier.apply(own, seq, mark=self.loaded)
         if self.applier.fresh_unknown:
@@ -357,7 +363,7 @@ class Engine:
         with self.mirror.checkpoint() as seq:
             self.applier.marking.continue_fanout(seq, FANOUT_CHUNK)
             self.folding.fold(seq)
-            self._save_hold()
+            self._save_hold(seq)
         return True
 
     def retry(self, sink: int) -> int:

@@ -33,6 +33,8 @@ class Marking:
         self._oldest: int | None = value(self.db, "SELECT min(seq) FROM fanout")
         self.owed: int | None = None
         """The sequence at which a source log began whose sweep is still to come."""
+        self.held: int | None = None
+        """The sequence since which no document may be written; what a part of a transaction undid is not dirty."""
 
     def mark(self, changed: str, occurrence: Occurrence, seq: int, *, old: bool) -> None:
         """Mark what the rows in `changed` touch at this place: through their old links, or through their new ones."""
@@ -73,7 +75,7 @@ class Marking:
         self.db.execute(
             f"INSERT INTO fanout(occurrence, key, seq) SELECT DISTINCT ?, json_array({links}), ? {start} WHERE {known}"
             " ON CONFLICT(occurrence, key) DO UPDATE SET seq = min(seq, excluded.seq), cursor = NULL",
-            (occurrence.number, seq),
+            (occurrence.number, self._since(seq)),
         )
         self._oldest = self._since(seq)
 
@@ -160,7 +162,7 @@ class Marking:
 
     def _since(self, seq: int) -> int:
         """A document may leave the path of an unfinished fan-out before its turn: it owes what the fan-out owes."""
-        return min(n for n in (seq, self._oldest, self.owed) if n is not None)
+        return min(n for n in (seq, self._oldest, self.owed, self.held) if n is not None)
 
 
 def climb(steps: tuple[Step, ...], alias: str) -> tuple[str, str]:

@@ -46,7 +46,7 @@ class Marks:
             return 0  # a first load marks every document at its end
         db = self.mirror.db
         found = [value(db, "SELECT min(since) FROM dirty WHERE sink = ? AND low = ?", (sink, low)) for low in (0, 1)]
-        found += [self.marking.oldest(), self.marking.owed, self.marking.oldest_touched()]
+        found += [self.marking.oldest(), self.marking.owed, self.marking.held, self.marking.oldest_touched()]
         return min((n for n in found if n is not None), default=None)
 
     def prune(self) -> None:

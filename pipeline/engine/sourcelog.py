@@ -68,6 +68,16 @@ class SourceLogs:
         )
         return found
 
+    def keep(self) -> None:
+        """What is staged may be the first of its log: after a restart it has to be known. Inside a checkpoint."""
+        for number in self.known:
+            self.ordinal(number)
+
+    def begun(self, number: int) -> int:
+        """The place of the newest log, up to this one, that began with a snapshot; 1 where none did."""
+        fresh = (n for n in self.ordinals if n <= number and self.known[n].fresh)
+        return self.ordinals[max(fresh, default=0)]
+
     def _make_room(self, ordinal: int) -> None:
         """Move the positions of later logs up by one."""
         db, bound, step = self.mirror.db, ordinal << LOG_BITS, 1 << LOG_BITS

@@ -192,7 +192,7 @@ class Gate:
         while self.ends:
             end = self.ends[0]
             if end.log > self.log:
-                self._begin_log(end.log, out)
+                self.begin_log(end.log, out)
             if self._ended(end.txid, end.lsn, end.log):
                 self._drop(end.txid, out)
                 self._repeated += 1
@@ -206,7 +206,7 @@ class Gate:
                 self._remember(end.txid, end.lsn)
             self.ends.popleft()
 
-    def _begin_log(self, log: int, out: Released) -> None:
+    def begin_log(self, log: int, out: Released) -> None:
         """The source goes on in a new log: what has no END by now gets none, and positions begin anew."""
         for txid in [txid for txid, known in self.opens.items() if known.log < log and txid not in out.going]:
             self._drop(txid, out)

@@ -195,7 +195,7 @@ def _fresh(random: Random, table: str) -> Row:
     }
 
 
-def change(random: Random, source: SourceModel, *, moves_long: bool, spare: frozenset[Any] = frozenset()) -> None:
+def change(random: Random, source: SourceModel, *, spare: frozenset[Any] = frozenset()) -> None:
     """One random change; what it can't do is left out. Keys in `spare` (table, key) are not touched."""
     table = random.choice(tuple(source.keys))
     if random.random() < 0.03 and not spare:
@@ -217,7 +217,7 @@ def change(random: Random, source: SourceModel, *, moves_long: bool, spare: froz
         if other in source.rows[table] or (table, other) in spare:
             return
         changes = dict(zip(source.keys[table], other, strict=True))
-        if moves_long and table in LONG:
+        if table in LONG:
             changes[LONG[table]] = UNCHANGED
         source.update(table, key, **changes)
         return

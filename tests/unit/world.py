@@ -79,8 +79,6 @@ class World:
         self.engine: Engine | None = None
         self.given_up = False
         self.logs = 1
-        self.moves_long = False
-        """A key changes and a long value is left out: row by row the old value may be gone."""
 
     # ---- the process --------------------------------------------------------------------------------------
 
@@ -115,7 +113,6 @@ class World:
         self.open()
         self.commit()
         self.read_everything()
-        self.moves_long = not (self.by_row or self.gives_up) and self.consistency == "transaction"
 
     # ---- what may happen ----------------------------------------------------------------------------------
 
@@ -134,7 +131,7 @@ class World:
                 return
         with source.transaction(began=began):
             for _ in range(changes):
-                change(self.random, source, moves_long=self.moves_long, spare=spare)
+                change(self.random, source, spare=spare)
 
     def snapshot_row(self) -> None:
         table = self.random.choice(tuple(self.source.keys))
@@ -284,6 +281,18 @@ class World:
             self.cut()
         self.step()
 
+    def refresh(self) -> None:
+        """What the mirror does not know is read again, as a worker has it done."""
+        refreshing = self.engine.refreshing
+        refreshing.begin_anew()
+        while (due := refreshing.next(100)).table:
+            there = [key for key in due.places if key in self.source.rows[due.table]]
+            refreshing.expect(due.table, there)
+            for key in there:
+                self.source.incremental(due.table, key)
+            self.read_everything()
+            refreshing.remove(due.table, {key: place for key, place in due.places.items() if key not in there})
+
     def settle_everything(self) -> None:
         """Nothing is in flight, everything is read, applied, fanned out and written."""
         while self.taken:
@@ -293,6 +302,7 @@ class World:
         while self.gives_up and self.engine.gate.waiting():
             self.give_up()
         self.approve()
+        self.refresh()
         while self.engine.continue_fanout():
             pass
         assert self.engine.may_flush, "documents are held back although everything is here"
