@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import faust
 from aiokafka.cluster import ClusterMetadata
@@ -34,6 +34,8 @@ from faust.types.tuples import ConsumerMessage
 from pipeline.events.sourcelog import HEADER
 
 log = logging.getLogger("cdc.batches")
+
+SHORT_WAIT_MS: Final = 10
 
 
 class Positions(Protocol):
@@ -194,6 +196,21 @@ class _Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
             return answer
 
         coordinator._send_req, coordinator.reset_generation = sent, no_longer_a_member
+        _fetch_without_stalls(self._ensure_consumer()._fetcher)
+
+
+def _fetch_without_stalls(fetcher: Any) -> None:
+    """A request leaves out what is still to be taken, and a broker has one at a time: such a one must not wait long.
+
+    Stock waits with it for data of the idle partitions, up to a second and a half, while the busy ones stand still.
+    """
+    actions, patience = fetcher._get_actions_per_node, fetcher._fetch_max_wait_ms
+
+    def chosen(assignment: Any) -> Any:
+        fetcher._fetch_max_wait_ms = SHORT_WAIT_MS if fetcher._records else patience
+        return actions(assignment)
+
+    fetcher._get_actions_per_node = chosen
 
 
 _STILL_A_MEMBER = (0, RebalanceInProgressError.errno)

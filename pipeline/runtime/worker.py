@@ -247,7 +247,7 @@ class Worker:
             # a restarted worker takes its predecessor's place at once, instead of after the session's timeout
             consumer_group_instance_id=f"{self.id}@{os.uname().nodename}{self.settings.state_dir.resolve()}",
             consumer_auto_offset_reset="none",
-            consumer_max_fetch_size=2 << 20,
+            consumer_max_fetch_size=1 << 19,
             consumer_metadata_max_age_ms=30_000,
             stream_buffer_maxsize=8,
             stream_wait_empty=False,

@@ -11,10 +11,11 @@ import faust
 import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.consumer import fetcher
 from aiokafka.structs import TopicPartition
 from faust.types import TP
 
-from pipeline.runtime.batches import Batch, OldestTakesAll, batch_topic, install, now
+from pipeline.runtime.batches import SHORT_WAIT_MS, Batch, OldestTakesAll, batch_topic, install, now
 from pipeline.settings import Endpoints
 
 pytestmark = [
@@ -36,6 +37,9 @@ class Store:
         self.fail_at: bytes | None = None
         self.failed = asyncio.Event()
         self.lost: dict[TP, int] = {}
+        self.open = asyncio.Event()
+        """Whether anything is taken."""
+        self.open.set()
 
     async def assigned(self, partitions: Iterable[TP]) -> Mapping[TP, int]:
         self.assignments.append(set(partitions))
@@ -76,6 +80,7 @@ class Reader:
 
         async def read(stream: Any) -> None:
             async for event in stream.noack().events():
+                await store.open.wait()
                 if not event.value.stale():
                     store.apply(event.value)
 
@@ -232,6 +237,35 @@ async def test_members_that_come_and_go_under_load_leave_no_hole_in_what_is_read
     for partition in range(4):
         mine = [value for value in store.values if value.startswith(b"%d:" % partition)]
         assert mine == [b"%d:%d" % (partition, n) for n in range(sent[partition])]
+
+
+async def test_a_request_that_leaves_out_a_busy_partition_does_not_wait_for_the_idle_ones(
+    stack: Endpoints, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stock waits a second and a half for data of the idle ones, and asks for nothing of the busy one meanwhile."""
+    topic, store, asked = await make_topic(stack.kafka, partitions=2), Store(), list[tuple[int, set[int]]]()
+
+    class Asked(fetcher.FetchRequest):  # type: ignore[misc]
+        def __init__(self, wait: int, *others: Any, **options: Any) -> None:
+            super().__init__(wait, *others, **options)
+            asked.append((wait, {number for _, of in self.topics for number, _, _ in of}))
+
+    monkeypatch.setattr(fetcher, "FetchRequest", Asked)
+    store.open.clear()
+    async with (
+        Reader(stack.kafka, topic, topic, store, str(tmp_path)) as reader,
+        AIOKafkaProducer(bootstrap_servers=stack.kafka) as producer,
+    ):
+        await until(lambda: store.assignments)
+        sent = 0
+        while (SHORT_WAIT_MS, {1}) not in asked:  # until nobody takes any more of the first partition
+            await producer.send_and_wait(topic, b"%d" % sent, partition=0)
+            sent += 1
+        store.open.set()
+        await until(lambda: len(store.values) == sent)
+        patience = reader.app.consumer._thread._consumer._fetch_max_wait_ms
+        await until(lambda: asked[-1] == (patience, {0, 1}))
+    assert patience > SHORT_WAIT_MS and {wait for wait, of in asked if of == {1}} == {SHORT_WAIT_MS}
 
 
 async def test_the_group_is_heard_for_as_long_as_it_answers(stack: Endpoints, tmp_path: Any) -> None:
