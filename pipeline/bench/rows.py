@@ -28,7 +28,7 @@ def measure(bench: Bench) -> list[Figure]:
     lab = bench.lab(bench.size.data)
     with Meter(lab.pids) as meter, psycopg.connect(lab.dsn, autocommit=True) as db:
         worker = lab.start(MODEL)
-        until(lambda: count(db) >= lab.data.lines, f"{lab.data.lines} documents of {MODEL}", pause=0.1)
+        until(lambda: count(db) >= lab.data.lines, f"{lab.data.lines} documents of {MODEL}", pause=0.3)
         seconds = time.time() - worker.reading_since()
     cpu, memory = worker.cpu, worker.memory
     worker.stop()

