@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from ssl import SSLContext
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
+from pipeline.addresses import ConnectAddress, KafkaAddress, Secret, tls_context
 from pipeline.errors import SettingsError
 
 ENDPOINTS = "stack/endpoints.json"
@@ -33,19 +35,42 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class KafkaSettings(_Section):
+class _Tls(_Section):
+    """Paths of PEM files."""
+
+    ca: Path | None = None
+    """Who has signed the server's certificate; the system's own authorities where it is not given."""
+    certificate: Path | None = None
+    """The client's certificate, for a server that asks for one."""
+    key: Path | None = None
+    """Its key."""
+    key_password: Secret | None = None
+
+    def context(self, section: str) -> SSLContext:
+        return tls_context(section, self.ca, self.certificate, self.key, self.key_password)
+
+
+class KafkaSettings(_Tls):
     bootstrap: str | None = None
+    tls: bool = False
+    """Speak TLS; a CA or a certificate says so too."""
+    username: str | None = None
+    password: Secret | None = None
+    mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
+    """How user name and password are told (SASL)."""
 
 
-class ConnectSettings(_Section):
-    url: str | None = None
-
-
-class ElasticsearchSettings(_Section):
+class ConnectSettings(_Tls):
     url: str | None = None
     username: str | None = None
-    password: SecretStr | None = None
-    api_key: SecretStr | None = None
+    password: Secret | None = None
+
+
+class ElasticsearchSettings(_Tls):
+    url: str | None = None
+    username: str | None = None
+    password: Secret | None = None
+    api_key: Secret | None = None
     bulk_bytes: int = Field(default=2_000_000, ge=1_000)
     """Upper bound of one bulk request, in bytes (a single larger document goes alone)."""
     in_flight: int = Field(default=2, ge=1, le=16)
@@ -55,7 +80,7 @@ class ElasticsearchSettings(_Section):
 
 
 class PostgresSettings(_Section):
-    dsn: SecretStr | None = None
+    dsn: Secret | None = None
     """A libpq URI of the database that the Postgres sinks write to; never printed."""
     in_flight: int = Field(default=2, ge=1, le=16)
     """Transactions under way at once, where a document may be seen before another of its source transaction."""
@@ -66,7 +91,7 @@ class PostgresSettings(_Section):
 
 
 class SourceSettings(_Section):
-    dsn: SecretStr | None = None
+    dsn: Secret | None = None
     """A libpq URI of the source database, used by check, preview and verify; never printed."""
 
 
@@ -153,11 +178,15 @@ class Settings(BaseSettings):
                 f"{path} is no endpoints file: {error.error_count()} errors; run `cdc stack up`"
             ) from None
 
-    def kafka_bootstrap(self) -> str:
-        return self.kafka.bootstrap or self._local("kafka", "kafka.bootstrap")
+    def kafka_address(self) -> KafkaAddress:
+        own, bootstrap = self.kafka, self.kafka.bootstrap or self._local("kafka", "kafka.bootstrap")
+        tls = own.context("kafka") if own.tls or own.ca or own.certificate else None
+        return KafkaAddress(bootstrap, tls, own.username, own.password, own.mechanism)
 
-    def connect_url(self) -> str:
-        return self.connect.url or self._local("connect", "connect.url")
+    def connect_address(self) -> ConnectAddress:
+        own, url = self.connect, self.connect.url or self._local("connect", "connect.url")
+        tls = own.context("connect") if url.startswith("https:") else None
+        return ConnectAddress(url, tls, own.username, own.password)
 
     def elasticsearch_url(self) -> str:
         return self.elasticsearch.url or self._local("elasticsearch", "elasticsearch.url")

@@ -104,6 +104,8 @@ def connect(settings: ElasticsearchSettings, url: str, *, shallow: bool = False)
     elif settings.username is not None:
         password = settings.password.get_secret_value() if settings.password is not None else ""
         auth["basic_auth"] = (settings.username, password)
+    if url.startswith("https:"):
+        auth["ssl_context"] = settings.context("elasticsearch")
     codec, ready = _Shallow() if shallow else _Json(), _Bytes()
     return AsyncElasticsearch(
         url,

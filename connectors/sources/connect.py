@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 from pydantic import BaseModel, ConfigDict
 
+from pipeline.addresses import ConnectAddress
 from pipeline.errors import ConnectorFailed, SourceUnavailable
 
 REBALANCE_PATIENCE = 60.0
@@ -146,10 +147,10 @@ class Connect:
 
 
 @asynccontextmanager
-async def connect(url: str) -> AsyncIterator[Connect]:
+async def connect(address: ConnectAddress) -> AsyncIterator[Connect]:
     """A client of the Connect cluster at this address."""
-    async with httpx.AsyncClient(base_url=url, timeout=REQUEST_TIMEOUT) as http:
-        yield Connect(url, http)
+    async with httpx.AsyncClient(**address.options(), timeout=REQUEST_TIMEOUT) as http:
+        yield Connect(address.url, http)
 
 
 def _status(found: Mapping[str, Any]) -> ConnectorStatus:

@@ -23,6 +23,8 @@ CONNECTOR_CLASS = "io.debezium.connector.postgresql.PostgresConnector"
 HEARTBEAT_TOPICS = "__debezium-heartbeat"
 SECRET = re.compile(r"password|secret|passphrase", re.IGNORECASE)
 
+TLS = ("sslmode", "sslrootcert", "sslcert", "sslkey")
+"""Parameters of the source's DSN that are the connector's too."""
 TYPES = {
     "decimal.handling.mode": "string",
     "time.precision.mode": "isostring",
@@ -212,8 +214,8 @@ class ConnectorDefinition(_Section):
         }
         if reference is not None:
             config["database.password"] = reference
-        if "sslmode" in source:
-            config["database.sslmode"] = str(source["sslmode"])
+        # the files are those of the machine that Connect runs on
+        config |= {f"database.{name}": str(source[name]) for name in TLS if name in source}
         return config
 
     def _snapshot(self) -> dict[str, str]:

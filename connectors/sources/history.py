@@ -8,6 +8,7 @@ from datetime import datetime
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from connectors.sources.notices import started
+from pipeline.addresses import KafkaAddress
 from pipeline.events.sourcelog import HEADER
 
 Kept = tuple[str, int, bytes | None, bytes | None, str]
@@ -15,18 +16,18 @@ Kept = tuple[str, int, bytes | None, bytes | None, str]
 SOME = 5000
 
 
-async def history(bootstrap: str, ends: Mapping[str, int], since: datetime | None) -> AsyncIterator[Sequence[Kept]]:
+async def history(
+    kafka: KafkaAddress, ends: Mapping[str, int], since: datetime | None
+) -> AsyncIterator[Sequence[Kept]]:
     """The records before these offsets of partitions, from that time on (None: all that are kept), some at a time.
 
     In order within a partition. Raises SourceUnavailable.
     """
-    consumer = AIOKafkaConsumer(
-        bootstrap_servers=bootstrap, group_id=None, client_id="cdc-replay", auto_offset_reset="earliest"
-    )
+    consumer = AIOKafkaConsumer(**kafka.options(), group_id=None, client_id="cdc-replay", auto_offset_reset="earliest")
     wanted = {
         TopicPartition(topic, int(n)): end for name, end in ends.items() for topic, _, n in [name.rpartition("/")]
     }
-    async with started(consumer, bootstrap):
+    async with started(consumer, kafka):
         consumer.assign(list(wanted))
         first = await consumer.beginning_offsets(list(wanted))
         if since is not None:

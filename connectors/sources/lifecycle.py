@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from connectors.sources import logs, postgres
 from connectors.sources.connect import Connect, ConnectorStatus, connect
 from connectors.sources.debezium import SECRET, ConnectorDefinition
+from pipeline.addresses import ConnectAddress
 from pipeline.authoring.catalog import Catalog, Table
 from pipeline.errors import ConnectorFailed, NoPrimaryKey, NoReplicaIdentity, SourceUnavailable, UnknownTable
 
@@ -66,11 +67,11 @@ class ConnectorDeleted(_Report):
 
 
 async def plan(
-    definition: ConnectorDefinition, *, connect_url: str, source_dsn: str, password: str | None = None
+    definition: ConnectorDefinition, *, connect_at: ConnectAddress, source_dsn: str, password: str | None = None
 ) -> ConnectorPlan:
     """The difference between the definition and what Connect runs; changes nothing."""
     wanted = definition.config(source_dsn, password)
-    async with connect(connect_url) as client:
+    async with connect(connect_at) as client:
         now = await client.config(definition.name)
         return _plan(definition.name, now, logs.labelled(wanted, logs.log_of(now).label))
 
@@ -78,7 +79,7 @@ async def plan(
 async def apply(
     definition: ConnectorDefinition,
     *,
-    connect_url: str,
+    connect_at: ConnectAddress,
     source_dsn: str,
     password: str | None = None,
     patience: float = 60.0,
@@ -89,7 +90,7 @@ async def apply(
     Raises ConnectorFailed with the reason, UnknownTable, NoPrimaryKey or NoReplicaIdentity before anything is changed.
     """
     wanted, dsn = definition.config(source_dsn, password), definition.dsn(source_dsn)
-    async with connect(connect_url) as client:
+    async with connect(connect_at) as client:
         now = await client.config(definition.name)
         catalog = await asyncio.to_thread(postgres.read_catalog, dsn, tables=definition.tables)
         check_tables(definition, catalog)
@@ -146,49 +147,53 @@ def warnings(catalog: Catalog) -> tuple[str, ...]:
     )
 
 
-async def status(name: str, *, connect_url: str) -> ConnectorStatus:
+async def status(name: str, *, connect_at: ConnectAddress) -> ConnectorStatus:
     """The connector's state; ConnectorFailed where Connect has none of that name."""
-    async with connect(connect_url) as client:
+    async with connect(connect_at) as client:
         return await _status(client, name)
 
 
-async def statuses(*, connect_url: str) -> dict[str, ConnectorStatus]:
+async def statuses(*, connect_at: ConnectAddress) -> dict[str, ConnectorStatus]:
     """Every connector that Connect has."""
-    async with connect(connect_url) as client:
+    async with connect(connect_at) as client:
         found = {name: await client.status(name) for name in await client.connectors()}
     return {name: status for name, status in found.items() if status is not None}
 
 
-async def restart(name: str, *, connect_url: str, dsn: str = "", patience: float = 60.0) -> ConnectorStatus:
+async def restart(name: str, *, connect_at: ConnectAddress, dsn: str = "", patience: float = 60.0) -> ConnectorStatus:
     """Start the connector and all its tasks again, and wait until they run."""
-    async with connect(connect_url) as client:
+    async with connect(connect_at) as client:
         await _status(client, name)
         await _restart(client, name, only_failed=False)
         return await _settled(client, name, dsn, patience)
 
 
-async def pause(name: str, *, connect_url: str, patience: float = 60.0) -> ConnectorStatus:
+async def pause(name: str, *, connect_at: ConnectAddress, patience: float = 60.0) -> ConnectorStatus:
     """Stop reading; the source keeps its log for the slot until `resume`."""
-    async with connect(connect_url) as client:
+    async with connect(connect_at) as client:
         await client.request("PUT", f"/connectors/{name}/pause")
         return await _until(client, name, "PAUSED", patience)
 
 
-async def resume(name: str, *, connect_url: str, patience: float = 60.0) -> ConnectorStatus:
+async def resume(name: str, *, connect_at: ConnectAddress, patience: float = 60.0) -> ConnectorStatus:
     """Go on reading where `pause` stopped."""
-    async with connect(connect_url) as client:
+    async with connect(connect_at) as client:
         await client.request("PUT", f"/connectors/{name}/resume")
         return await _until(client, name, "RUNNING", patience)
 
 
 async def delete(
-    name: str, *, connect_url: str, definition: ConnectorDefinition | None = None, source_dsn: str | None = None
+    name: str,
+    *,
+    connect_at: ConnectAddress,
+    definition: ConnectorDefinition | None = None,
+    source_dsn: str | None = None,
 ) -> ConnectorDeleted:
     """Remove the connector; given its definition and the source, its slot and publication too.
 
     A slot that is kept makes the source keep its log.
     """
-    async with connect(connect_url) as client:
+    async with connect(connect_at) as client:
         existed = await client.status(name) is not None
         if existed:
             if definition is not None:

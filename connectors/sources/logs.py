@@ -11,6 +11,7 @@ from typing import Any, Final
 from connectors.sources import postgres
 from connectors.sources.connect import Connect, connect
 from connectors.sources.debezium import ConnectorDefinition
+from pipeline.addresses import ConnectAddress
 from pipeline.errors import PositionWentBack, SlotLost
 from pipeline.events.sourcelog import HEADER, SourceLog, parsed
 
@@ -59,9 +60,9 @@ def log_of(config: Mapping[str, str] | None) -> SourceLog:
     return parsed((config or {}).get(LABEL, ""))
 
 
-async def running(url: str, name: str) -> str | None:
+async def running(address: ConnectAddress, name: str) -> str | None:
     """The label that a connector gives its records now, or None where it has none; raises ConnectUnavailable."""
-    async with connect(url) as client:
+    async with connect(address) as client:
         return log_of(await client.config(name)).label or None
 
 

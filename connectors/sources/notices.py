@@ -12,7 +12,8 @@ from aiokafka.errors import KafkaError
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from connectors.sources.debezium import ConnectorDefinition
-from pipeline.errors import SourceUnavailable
+from pipeline.addresses import KafkaAddress
+from pipeline.reach import unreachable
 
 AGGREGATE: Final = "Incremental Snapshot"
 
@@ -32,12 +33,12 @@ class Notice(BaseModel):
 
 @asynccontextmanager
 async def notices(
-    bootstrap: str, definition: ConnectorDefinition
+    kafka: KafkaAddress, definition: ConnectorDefinition
 ) -> AsyncIterator[Callable[[], Awaitable[list[Notice]]]]:
     """A function that gives what the connector has said of incremental snapshots since; waits up to half a second."""
     partition = TopicPartition(definition.notification_topic, 0)
-    consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, auto_offset_reset="earliest", client_id="cdc-backfill")
-    async with started(consumer, bootstrap):
+    consumer = AIOKafkaConsumer(**kafka.options(), auto_offset_reset="earliest", client_id="cdc-backfill")
+    async with started(consumer, kafka):
         consumer.assign([partition])
         async with asyncio.timeout(15):
             await consumer.seek_to_end(partition)
@@ -50,23 +51,23 @@ async def notices(
         yield more
 
 
-async def end_offsets(bootstrap: str, topic: str) -> Mapping[str, int]:
+async def end_offsets(kafka: KafkaAddress, topic: str) -> Mapping[str, int]:
     """Where a topic's partitions end now, `{"topic/0": 17}`."""
-    consumer = AIOKafkaConsumer(topic, bootstrap_servers=bootstrap, group_id=None, client_id="cdc-ends")
-    async with started(consumer, bootstrap):
+    consumer = AIOKafkaConsumer(topic, **kafka.options(), group_id=None, client_id="cdc-ends")
+    async with started(consumer, kafka):
         # without a group all partitions are assigned at the start; an unknown topic is an error there
         found = await consumer.end_offsets(consumer.assignment())
     return {f"{tp.topic}/{tp.partition}": int(offset) for tp, offset in found.items()}
 
 
 @asynccontextmanager
-async def started(consumer: AIOKafkaConsumer, bootstrap: str) -> AsyncIterator[None]:
+async def started(consumer: AIOKafkaConsumer, kafka: KafkaAddress) -> AsyncIterator[None]:
     """A consumer that is stopped in the end; raises SourceUnavailable where Kafka is away."""
     try:
         await consumer.start()
         yield
     except (KafkaError, OSError) as error:
-        raise SourceUnavailable(f"Kafka at {bootstrap} can't be read: {error or 'no answer'}; is it up?") from None
+        raise await unreachable(kafka, error) from None
     finally:
         await consumer.stop()
 

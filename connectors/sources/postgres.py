@@ -17,6 +17,11 @@ from pipeline.authoring.catalog import Catalog, Column, ReplicaIdentity, Table
 from pipeline.errors import SettingsError, SourceError, SourceUnavailable
 
 CONNECT_TIMEOUT = 10
+OWN_TABLES = {
+    "heartbeat": "id int PRIMARY KEY, system_id text NOT NULL, timeline int NOT NULL, at timestamptz NOT NULL",
+    "signal": "id text PRIMARY KEY, type text NOT NULL, data text",
+}
+"""Columns of the tables that a connector has of its own."""
 IDENTITIES: dict[str, ReplicaIdentity] = {"d": "default", "f": "full", "i": "index", "n": "nothing"}
 
 TABLES = """
@@ -129,10 +134,7 @@ def read_catalog(dsn: str, *, schemas: Sequence[str] | None = None, tables: Sequ
 
 def prepare(dsn: str, *, heartbeat_table: str, signal_table: str, user: str | None = None) -> list[str]:
     """Create the connector's own tables where they are missing, and let `user` write them; returns what was created."""
-    columns = {
-        heartbeat_table: "id int PRIMARY KEY, system_id text NOT NULL, timeline int NOT NULL, at timestamptz NOT NULL",
-        signal_table: "id text PRIMARY KEY, type text NOT NULL, data text",
-    }
+    columns = {heartbeat_table: OWN_TABLES["heartbeat"], signal_table: OWN_TABLES["signal"]}
     created = []
     with connected(dsn) as connection:
         # two applies at once would both find the tables missing

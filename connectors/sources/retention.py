@@ -8,20 +8,21 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError
 
-from pipeline.errors import SourceUnavailable
+from pipeline.addresses import KafkaAddress
+from pipeline.reach import unreachable
 
 
-async def gone_by(bootstrap: str, topic: str) -> datetime | None:
+async def gone_by(kafka: KafkaAddress, topic: str) -> datetime | None:
     """When the last record that is in the topic now is deleted at the latest; None where it is kept for ever.
 
     Raises SourceUnavailable where Kafka is away.
     """
-    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap, client_id="cdc-erase", request_timeout_ms=5000)
+    admin = AIOKafkaAdminClient(**kafka.options(), client_id="cdc-erase", request_timeout_ms=5000)
     try:
         await admin.start()
         answers = await admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, topic)])
     except (KafkaError, OSError) as error:
-        raise SourceUnavailable(f"Kafka can't be reached ({type(error).__name__}): check kafka.bootstrap.") from None
+        raise await unreachable(kafka, error) from None
     finally:
         await admin.close()
     settings = {entry[0]: entry[1] for answer in answers for resource in answer.resources for entry in resource[4]}

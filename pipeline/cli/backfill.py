@@ -60,7 +60,7 @@ def captured_by(own: Settings, table: str) -> ConnectorDefinition:
 
 
 async def _check_connector(own: Settings, definition: ConnectorDefinition) -> None:
-    plan = await lifecycle.plan(definition, connect_url=own.connect_url(), source_dsn=own.source_dsn())
+    plan = await lifecycle.plan(definition, connect_at=own.connect_address(), source_dsn=own.source_dsn())
     if any(change.key.startswith("notification.") for change in plan.changes):
         raise OperationError(
             f"Connector {definition.name} does not say how its snapshots go: cdc connector apply {definition.name}."
@@ -80,20 +80,20 @@ async def read_again(
 
     async def ill() -> str:
         try:
-            found = await lifecycle.status(definition.name, connect_url=own.connect_url())
+            found = await lifecycle.status(definition.name, connect_at=own.connect_address())
         except CdcError as error:
             return str(error)
         return "" if found.running else f"connector {definition.name} is {found.state}: {found.reason or 'resume it'}"
 
-    bootstrap = own.kafka_bootstrap()
+    kafka = own.kafka_address()
     told = False
     while True:
         with signals.turn(definition, own.source_dsn()) as mine:
             if mine is not None:
-                async with notices.notices(bootstrap, definition) as said:
+                async with notices.notices(kafka, definition) as said:
                     return await operation(
                         own, readers, table, where, connector=definition.name, topic=definition.topic(table),
-                        snapshots=mine, said=said, ill=ill, ends=partial(notices.end_offsets, bootstrap),
+                        snapshots=mine, said=said, ill=ill, ends=partial(notices.end_offsets, kafka),
                         progress=progress,
                     )  # fmt: skip
         if not told:

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from connectors.sources import lifecycle
 from connectors.sources.debezium import ConnectorDefinition, load_definition, load_definitions
+from connectors.sources.grants import grants
 from pipeline.cli.output import As, DryRun, Format, Yes, as_json, confirm, err, load_settings, out
 from pipeline.reports import connectors as reports
 from pipeline.reports.connectors import ConnectorLine
@@ -41,6 +42,19 @@ def show(name: Name) -> None:
     out().print_json(data={key: lifecycle.masked(key, value) for key, value in config.items()})
 
 
+@app.command("grants")
+def grants_(
+    name: Name,
+    user: Annotated[str, typer.Option("--user", help="The role it reads as; else the definition's or the DSN's.")] = "",
+) -> None:
+    """The SQL that gives the connector's user what it needs in the source, and no more; changes nothing."""
+    settings = load_settings()
+    definition = _definition(settings, name)
+    config = definition.config(settings.source_dsn(), _password(settings))
+    text = grants(definition, user or config["database.user"], config["database.dbname"])
+    out().print(text, markup=False, highlight=False, soft_wrap=True)
+
+
 @app.command()
 def apply(
     name: Name,
@@ -54,12 +68,12 @@ def apply(
     """Make Connect run the definition, and wait until it does; nothing changes where it already does."""
     settings = load_settings()
     definition, password = _definition(settings, name), _password(settings)
-    url, dsn = settings.connect_url(), settings.source_dsn()
+    url, dsn = settings.connect_address(), settings.source_dsn()
     if anew:
         if not _go(f"begin connector {name} anew, by a new slot and a new snapshot of all its tables", dry_run, yes):
             return
-        asyncio.run(lifecycle.delete(name, connect_url=url, definition=definition, source_dsn=dsn))
-    plan = asyncio.run(lifecycle.plan(definition, connect_url=url, source_dsn=dsn, password=password))
+        asyncio.run(lifecycle.delete(name, connect_at=url, definition=definition, source_dsn=dsn))
+    plan = asyncio.run(lifecycle.plan(definition, connect_at=url, source_dsn=dsn, password=password))
     if dry_run or (plan.outcome == "updated" and not yes):
         _print_plan(plan, output, asking=not dry_run)
     if dry_run:
@@ -67,7 +81,7 @@ def apply(
     if plan.outcome == "updated":
         confirm(f"Change connector {name}?", yes)
     with err().status(f"Applying connector {name} …"):
-        done = asyncio.run(lifecycle.apply(definition, connect_url=url, source_dsn=dsn, password=password))
+        done = asyncio.run(lifecycle.apply(definition, connect_at=url, source_dsn=dsn, password=password))
     _print_applied(done, output)
 
 
@@ -75,7 +89,7 @@ def apply(
 def status(name: Name, output: As = None) -> None:
     """The connector, its tasks and its slot; exit code 4 where one has failed."""
     settings = load_settings()
-    found = asyncio.run(lifecycle.status(name, connect_url=settings.connect_url()))
+    found = asyncio.run(lifecycle.status(name, connect_at=settings.connect_address()))
     _print([reports.line(settings, name, load_definitions(settings.connectors).get(name), found)], output)
     if found.failed:
         err().print(f"Connector {name} has failed: {found.reason}", markup=False, style="red")
@@ -89,7 +103,7 @@ def restart(name: Name, dry_run: DryRun = False, yes: Yes = False) -> None:
     if _go(f"restart connector {name}", dry_run, yes):
         with err().status(f"Restarting connector {name} …"):
             done = asyncio.run(
-                lifecycle.restart(name, connect_url=settings.connect_url(), dsn=reports.source_dsn(settings))
+                lifecycle.restart(name, connect_at=settings.connect_address(), dsn=reports.source_dsn(settings))
             )
         out().print(f"{name} {done.state.lower()}")
 
@@ -99,7 +113,7 @@ def pause(name: Name, dry_run: DryRun = False, yes: Yes = False) -> None:
     """Stop reading the source; it keeps its log on disk until `resume`."""
     settings = load_settings()
     if _go(f"pause connector {name} (the source keeps its log meanwhile)", dry_run, yes):
-        done = asyncio.run(lifecycle.pause(name, connect_url=settings.connect_url()))
+        done = asyncio.run(lifecycle.pause(name, connect_at=settings.connect_address()))
         out().print(f"{name} {done.state.lower()}")
 
 
@@ -108,7 +122,7 @@ def resume(name: Name, dry_run: DryRun = False) -> None:
     """Go on reading where `pause` stopped."""
     settings = load_settings()
     if _go(f"resume connector {name}", dry_run, yes=True):
-        done = asyncio.run(lifecycle.resume(name, connect_url=settings.connect_url()))
+        done = asyncio.run(lifecycle.resume(name, connect_at=settings.connect_address()))
         out().print(f"{name} {done.state.lower()}")
 
 
@@ -127,7 +141,7 @@ def delete(
     definition = _definition(settings, name) if drop else None
     dsn = settings.source_dsn() if drop else None
     done = asyncio.run(
-        lifecycle.delete(name, connect_url=settings.connect_url(), definition=definition, source_dsn=dsn)
+        lifecycle.delete(name, connect_at=settings.connect_address(), definition=definition, source_dsn=dsn)
     )
     removed = [part for part in ("connector", "slot", "publication") if getattr(done, part)]
     out().print(f"{name} deleted: {', '.join(removed)}" if removed else f"{name}: there was nothing to delete")

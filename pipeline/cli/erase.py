@@ -86,13 +86,13 @@ def _builds(own: Settings, code: Projection[Any]) -> list[Projection[Any]]:
 async def _erase(
     own: Settings, readers: list[Projection[Any]], table: str, parts: list[str], patience: float, dry: bool
 ) -> EraseReport:
-    definition, bootstrap = captured_by(own, table), own.kafka_bootstrap()
+    definition, kafka = captured_by(own, table), own.kafka_address()
     topic = definition.topic(table)
     return await operation.erase(
         own, readers, table, parts,
         sinks=partial(_sinks, own), connector=definition.name,
         position=partial(asyncio.to_thread, postgres.position, definition.dsn(own.source_dsn())),
-        ends=partial(notices.end_offsets, bootstrap), topics={topic: await gone_by(bootstrap, topic)}, topic=topic,
+        ends=partial(notices.end_offsets, kafka), topics={topic: await gone_by(kafka, topic)}, topic=topic,
         patience=patience, dry=dry,
     )  # fmt: skip
 

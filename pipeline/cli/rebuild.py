@@ -116,7 +116,7 @@ def _hands(own: Settings, code: Projection[Any]) -> Iterator[Hands]:
             sinks=partial(_sinks, own),
             verify=lambda new: verified(own, new, options, bar),
             position=partial(asyncio.to_thread, postgres.position, dsn),
-            missing_log=lambda: missing_log(own.kafka_bootstrap(), topics),
+            missing_log=lambda: missing_log(own.kafka_address(), topics),
             reading=lambda new: _reading(own, wired.definition, topics, bar),
             say=lambda text: err().print(text),
             progress=bar.update,
@@ -125,7 +125,7 @@ def _hands(own: Settings, code: Projection[Any]) -> Iterator[Hands]:
 
 
 def _reading(own: Settings, definition: ConnectorDefinition, topics: list[str], bar: Bar) -> Reading:
-    bootstrap = own.kafka_bootstrap()
+    kafka = own.kafka_address()
 
     async def read(table: str) -> None:
         await read_again(
@@ -133,8 +133,8 @@ def _reading(own: Settings, definition: ConnectorDefinition, topics: list[str], 
         )
 
     return Reading(
-        connector=definition.name, ends=lambda: ends_of(bootstrap, definition, topics), topic=definition.topic,
-        table_ends=partial(notices.end_offsets, bootstrap), read=read,
+        connector=definition.name, ends=lambda: ends_of(kafka, definition, topics), topic=definition.topic,
+        table_ends=partial(notices.end_offsets, kafka), read=read,
         position=partial(asyncio.to_thread, postgres.position, definition.dsn(own.source_dsn())), say=lambda text: err().print(text),
     )  # fmt: skip
 

@@ -36,7 +36,7 @@ def replay(
     time, position = _since(since)
     inputs = wiring.wire(own, projection).inputs
     ends = operation.ends_of(own, projection, inputs.topics)
-    records = history(own.kafka_bootstrap(), ends, time)
+    records = history(own.kafka_address(), ends, time)
     report = asyncio.run(operation.replay(own, projection, inputs.topics, records, since=position, dry=dry_run))
     if as_json(output):
         print_json(report)

@@ -132,7 +132,7 @@ async def _wait(
 async def _source_log(own: Settings, connector: str) -> str | None:
     """The label of the log that the connector reads; None, and a word of it, where Connect does not say."""
     try:
-        return await logs.running(own.connect_url(), connector)
+        return await logs.running(own.connect_address(), connector)
     except CdcError as error:
         err().print(f"{error} A source that was restored meanwhile is not noticed.", style="yellow")
         return None

@@ -12,6 +12,9 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError
 from pydantic import BaseModel
 
+from pipeline.addresses import KafkaAddress
+from pipeline.reach import unreachable
+
 SLOT_LIMIT = 1 << 30
 """Bytes of log that a slot may hold before it is worth a word."""
 CLOCK_LIMIT = 2.0
@@ -142,9 +145,9 @@ def _clock(subject: str, theirs: float) -> Finding:
 # ---- Kafka --------------------------------------------------------------------------------------------------
 
 
-async def kafka(bootstrap: str, topics: dict[str, float]) -> list[Finding]:
+async def kafka(address: KafkaAddress, topics: dict[str, float]) -> list[Finding]:
     """`topics`: each input topic with the retention in days that its connector states."""
-    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap, client_id="cdc-doctor", request_timeout_ms=5000)
+    admin = AIOKafkaAdminClient(**address.options(), client_id="cdc-doctor", request_timeout_ms=5000)
     try:
         await admin.start()
         known = set(await admin.list_topics())
@@ -158,7 +161,8 @@ async def kafka(bootstrap: str, topics: dict[str, float]) -> list[Finding]:
                 found.append(await _topic(admin, topic, days))
         return found
     except (KafkaError, OSError) as error:
-        return [bad("kafka", f"can't be reached: {type(error).__name__}", "check kafka.bootstrap and that Kafka is up")]
+        why = str(await unreachable(address, error))
+        return [bad("kafka", why, "check kafka.bootstrap and that Kafka is up")]
     finally:
         await admin.close()
 

@@ -38,7 +38,7 @@ def connectors(settings: Settings) -> list[ConnectorLine]:
     away: str | None = None
     running: dict[str, ConnectorStatus] = {}
     try:
-        running = asyncio.run(lifecycle.statuses(connect_url=settings.connect_url()))
+        running = asyncio.run(lifecycle.statuses(connect_at=settings.connect_address()))
     except CdcError as error:
         away = str(error)
     return [line(settings, name, defined.get(name), running.get(name), away) for name in sorted({*defined, *running})]

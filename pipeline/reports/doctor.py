@@ -52,7 +52,7 @@ async def _look(settings: Settings) -> list[Finding]:
 
 async def _connector(settings: Settings, name: str) -> Finding:
     try:
-        status = await lifecycle.status(name, connect_url=settings.connect_url())
+        status = await lifecycle.status(name, connect_at=settings.connect_address())
     except CdcError as error:
         return bad(f"connector {name}", str(error), f"cdc connector apply {name}")
     broken = [task for task in status.tasks if task.state != "RUNNING"]
@@ -67,7 +67,7 @@ async def _log(settings: Settings, definition: ConnectorDefinition, dsn: str) ->
     subject = f"source log of {definition.name}"
     try:
         source = await asyncio.to_thread(logs.identity, dsn, definition.slot)
-        async with connect(settings.connect_url()) as client:
+        async with connect(settings.connect_address()) as client:
             log = logs.log_of(await client.config(definition.name))
             reached = await logs.offset(client, definition.name)
     except CdcError:
@@ -89,25 +89,25 @@ async def _log(settings: Settings, definition: ConnectorDefinition, dsn: str) ->
 
 
 async def _kafka(settings: Settings, topics: dict[str, float]) -> list[Finding]:
-    return await operation.kafka(settings.kafka_bootstrap(), topics)
+    return await operation.kafka(settings.kafka_address(), topics)
 
 
 async def _elasticsearch(settings: Settings) -> list[Finding]:
     own = settings.elasticsearch
     headers = {"authorization": f"ApiKey {own.api_key.get_secret_value()}"} if own.api_key else {}
     auth = (own.username, own.password.get_secret_value()) if own.username and own.password else None
+    url = settings.elasticsearch_url()
+    verify = own.context("elasticsearch") if url.startswith("https:") else True
     try:
-        async with httpx.AsyncClient(
-            base_url=settings.elasticsearch_url(), timeout=5, headers=headers, auth=auth
-        ) as client:
+        async with httpx.AsyncClient(base_url=url, timeout=5, headers=headers, auth=auth, verify=verify) as client:
             health = (await client.get("/_cluster/health")).raise_for_status().json()
             nodes = (await client.get("/_nodes", params={"filter_path": "nodes.*.version"})).json()["nodes"]
     except httpx.HTTPError as error:
         return [
             bad(
                 "elasticsearch",
-                f"can't be reached: {type(error).__name__}",
-                "check elasticsearch.url and that it is up",
+                f"can't be reached: {str(error) or type(error).__name__}",
+                "check elasticsearch.url, its ca and password, and that it is up",
             )
         ]
     versions = sorted({node["version"] for node in nodes.values()})

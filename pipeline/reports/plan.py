@@ -38,7 +38,7 @@ def opener(settings: Settings) -> operation.Opener:
 def _connectors(settings: Settings) -> list[CapturedBy]:
     definitions = load_definitions(settings.connectors)
     try:
-        running = set(asyncio.run(lifecycle.statuses(connect_url=settings.connect_url())))
+        running = set(asyncio.run(lifecycle.statuses(connect_at=settings.connect_address())))
     except CdcError:
         return [CapturedBy(name, frozenset(d.tables), None) for name, d in definitions.items()]
     return [CapturedBy(name, frozenset(d.tables), name in running) for name, d in definitions.items()]

@@ -21,12 +21,24 @@ from aiokafka.protocol.types import (
     Schema,
     TaggedFields,
 )
+from faust.auth import SASLCredentials, SSLCredentials
 
 from connectors.sources.debezium import ConnectorDefinition
-from pipeline.errors import SourceUnavailable
+from pipeline.addresses import KafkaAddress
+from pipeline.reach import unreachable
 
 
-async def ensure_topics(bootstrap: str, definition: ConnectorDefinition, topics: Mapping[str, int]) -> None:
+def credentials(kafka: KafkaAddress) -> SSLCredentials | SASLCredentials | None:
+    """The address's own, as Faust wants them."""
+    if kafka.username:
+        password = kafka.password.get_secret_value() if kafka.password else ""
+        return SASLCredentials(
+            username=kafka.username, password=password, mechanism=kafka.mechanism, ssl_context=kafka.tls
+        )
+    return SSLCredentials(kafka.tls) if kafka.tls is not None else None
+
+
+async def ensure_topics(kafka: KafkaAddress, definition: ConnectorDefinition, topics: Mapping[str, int]) -> None:
     """Create the topics that are not there yet (a table that is empty has none), as the connector would."""
     retention = str(int(definition.retention_days * 86_400_000))
     settings = {"cleanup.policy": "delete", "retention.ms": retention}
@@ -36,7 +48,7 @@ async def ensure_topics(bootstrap: str, definition: ConnectorDefinition, topics:
         )
         for name, partitions in topics.items()
     ]
-    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap, client_id="cdc-worker")
+    admin = AIOKafkaAdminClient(**kafka.options(), client_id="cdc-worker")
     try:
         await admin.start()
         known = set(await admin.list_topics())
@@ -46,38 +58,38 @@ async def ensure_topics(bootstrap: str, definition: ConnectorDefinition, topics:
     except TopicAlreadyExistsError:
         pass
     except (KafkaError, OSError) as error:
-        raise SourceUnavailable(f"Kafka at {bootstrap} can't be reached: {error}; is it up?") from None
+        raise await unreachable(kafka, error) from None
     finally:
         await admin.close()
 
 
-async def missing_log(bootstrap: str, topics: Iterable[str]) -> str:
+async def missing_log(kafka: KafkaAddress, topics: Iterable[str]) -> str:
     """Why these topics no longer hold everything since their start; nothing where they do."""
     topics = list(topics)
     try:
-        async with AIOKafkaConsumer(bootstrap_servers=bootstrap, client_id="cdc-rebuild") as consumer:
+        async with AIOKafkaConsumer(**kafka.options(), client_id="cdc-rebuild") as consumer:
             if missing := sorted(set(topics) - await consumer.topics()):
                 return f"there is no topic {', '.join(missing)}"
         # only of the topics that it reads does a consumer know the partitions
-        async with AIOKafkaConsumer(*topics, bootstrap_servers=bootstrap, client_id="cdc-rebuild") as consumer:
+        async with AIOKafkaConsumer(*topics, **kafka.options(), client_id="cdc-rebuild") as consumer:
             starts = await consumer.beginning_offsets(list(consumer.assignment()))
     except (KafkaError, OSError) as error:
-        raise SourceUnavailable(f"Kafka at {bootstrap} can't be reached: {error}; is it up?") from None
+        raise await unreachable(kafka, error) from None
     cut = [f"{tp.topic}/{tp.partition} starts at {offset}" for tp, offset in starts.items() if offset > 0]
     return f"{min(cut)}: what came before is gone" if cut else ""
 
 
-async def ends_of(bootstrap: str, definition: ConnectorDefinition, topics: Iterable[str]) -> dict[str, int]:
+async def ends_of(kafka: KafkaAddress, definition: ConnectorDefinition, topics: Iterable[str]) -> dict[str, int]:
     """Where these topics end now, `{"topic/0": 17}`; those that are not there yet are made."""
     topics = list(topics)
     await ensure_topics(
-        bootstrap, definition, {t: 1 if t == definition.transaction_topic else definition.partitions for t in topics}
+        kafka, definition, {t: 1 if t == definition.transaction_topic else definition.partitions for t in topics}
     )
     try:
-        async with AIOKafkaConsumer(*topics, bootstrap_servers=bootstrap, client_id="cdc-rebuild") as consumer:
+        async with AIOKafkaConsumer(*topics, **kafka.options(), client_id="cdc-rebuild") as consumer:
             found = await consumer.end_offsets(list(consumer.assignment()))
     except (KafkaError, OSError) as error:
-        raise SourceUnavailable(f"Kafka at {bootstrap} can't be reached: {error}; is it up?") from None
+        raise await unreachable(kafka, error) from None
     return {f"{tp.topic}/{tp.partition}": int(offset) for tp, offset in found.items()}
 
 

@@ -33,7 +33,7 @@ from pipeline.runtime.membership import Membership
 from pipeline.runtime.pacing import Backoff
 from pipeline.runtime.refresher import Refresher
 from pipeline.runtime.telemetry import StatusFile
-from pipeline.runtime.topics import ensure_topics
+from pipeline.runtime.topics import credentials, ensure_topics
 from pipeline.settings import Settings
 
 log = logging.getLogger("cdc.worker")
@@ -50,6 +50,7 @@ class Worker:
 
     def __init__(self, settings: Settings, wired: wiring.Wired) -> None:
         self.settings, self.wired = settings, wired
+        self.kafka = settings.kafka_address()
         self.id = wired.projection.id
         self.owner = f"{os.uname().nodename}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         self.stopping = asyncio.Event()
@@ -156,7 +157,7 @@ class Worker:
         topics[definition.transaction_topic] = 1
         while not self.stopping.is_set():
             try:
-                await ensure_topics(self.settings.kafka_bootstrap(), definition, topics)
+                await ensure_topics(self.kafka, definition, topics)
                 return
             except Transient as error:
                 log.warning("%s: %s", self.id, error)
@@ -236,7 +237,8 @@ class Worker:
         OldestTakesAll.who = self.owner
         app = faust.App(
             f"{self.settings.project}-{self.id}",
-            broker="kafka://" + ";".join(self.settings.kafka_bootstrap().split(",")),
+            broker="kafka://" + ";".join(self.kafka.bootstrap.split(",")),
+            broker_credentials=credentials(self.kafka),
             store="memory://",
             datadir=str(self.status.path.parent / "faust"),
             web_enabled=False,

@@ -15,6 +15,7 @@ import httpx
 import pytest
 
 from connectors.sources.notices import end_offsets
+from pipeline.addresses import KafkaAddress
 from pipeline.demo import truth
 from pipeline.demo.shop import Load
 from tests.support.project import Project, until
@@ -123,20 +124,24 @@ EXECUTE FUNCTION cdc.slow();
 
 def test_ctrl_c_stops_the_connectors_snapshot_and_the_next_one_goes_through(shop: Project) -> None:
     topic = f"{shop.name}.shop.order_lines"
-    before = sum(asyncio.run(end_offsets(shop.endpoints.kafka, topic)).values())
+    before = sum(asyncio.run(end_offsets(KafkaAddress(shop.endpoints.kafka), topic)).values())
     shop.sql(SLOW)  # half a second for each of more than a hundred chunks
     process = subprocess.Popen(
         [sys.executable, "-m", "pipeline.cli", "backfill", "shop.order_lines"],
         cwd=shop.folder, env=shop.environment, stderr=subprocess.PIPE,
     )  # fmt: skip
-    until(lambda: sum(asyncio.run(end_offsets(shop.endpoints.kafka, topic)).values()) > before, 60, "rows are coming")
+    until(
+        lambda: sum(asyncio.run(end_offsets(KafkaAddress(shop.endpoints.kafka), topic)).values()) > before,
+        60,
+        "rows are coming",
+    )
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=30)
     shop.sql("DROP FUNCTION cdc.slow() CASCADE")
     assert process.returncode == 130
     report = backfill(shop, "shop.order_lines", "--where", "order_id = 3")
     assert report["rows"] == 3 and report["projections"][0]["passed"]
-    sent = sum(asyncio.run(end_offsets(shop.endpoints.kafka, topic)).values()) - before
+    sent = sum(asyncio.run(end_offsets(KafkaAddress(shop.endpoints.kafka), topic)).values()) - before
     with shop.connection() as db:
         (every,) = db.execute("SELECT count(*) FROM shop.order_lines").fetchone() or (0,)
     assert 0 < sent < every, "the snapshot went on to its end"

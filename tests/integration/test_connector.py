@@ -14,6 +14,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from connectors.sources import lifecycle, postgres
 from connectors.sources.debezium import ConnectorDefinition
+from pipeline.addresses import ConnectAddress
 from pipeline.errors import ConnectorFailed, NoPrimaryKey, SourceUnavailable, UnknownTable
 from pipeline.settings import Endpoints, Settings
 from pipeline.stack.connect import secrets_file
@@ -27,7 +28,7 @@ class Place:
 
     name: str
     dsn: str
-    connect_url: str
+    connect_at: ConnectAddress
     password: str
 
     def definition(self, *tables: str, **changes: object) -> ConnectorDefinition:
@@ -36,7 +37,10 @@ class Place:
 
     async def apply(self, definition: ConnectorDefinition, password: str | None = None) -> lifecycle.ConnectorApplied:
         return await lifecycle.apply(
-            definition, connect_url=self.connect_url, source_dsn=self.dsn, password=password or self.password
+            definition,
+            connect_at=ConnectAddress(self.connect_url),
+            source_dsn=self.dsn,
+            password=password or self.password,
         )
 
 
@@ -61,7 +65,7 @@ async def place(database: Place) -> AsyncIterator[Place]:
     yield database
     await lifecycle.delete(
         database.name,
-        connect_url=database.connect_url,
+        connect_at=ConnectAddress(database.connect_url),
         definition=database.definition(),
         source_dsn=database.dsn,
     )
@@ -91,7 +95,9 @@ async def test_applying_twice_changes_nothing_the_second_time(place: Place) -> N
 async def test_a_changed_definition_is_an_update_that_says_what_is_new(place: Place) -> None:
     await place.apply(place.definition("shop.orders"))
     wider = place.definition("shop.orders", "shop.lines")
-    plan = await lifecycle.plan(wider, connect_url=place.connect_url, source_dsn=place.dsn, password=place.password)
+    plan = await lifecycle.plan(
+        wider, connect_at=ConnectAddress(place.connect_url), source_dsn=place.dsn, password=place.password
+    )
     assert (plan.outcome, [change.key for change in plan.changes]) == ("updated", ["table.include.list"])
     done = await place.apply(wider)
     assert (done.outcome, done.added_tables, done.status.running) == ("updated", ("shop.lines",), True)
@@ -108,26 +114,26 @@ async def test_the_heartbeat_writes_the_source_log_into_the_captured_table(place
 
 
 async def test_pause_resume_restart_and_delete(place: Place) -> None:
-    definition, url = place.definition(), place.connect_url
+    definition, url = place.definition(), ConnectAddress(place.connect_url)
     await place.apply(definition)
-    assert (await lifecycle.pause(place.name, connect_url=url)).state == "PAUSED"
+    assert (await lifecycle.pause(place.name, connect_at=url)).state == "PAUSED"
     assert (await place.apply(definition)).status.state == "PAUSED"
-    assert (await lifecycle.resume(place.name, connect_url=url)).running
-    assert (await lifecycle.restart(place.name, connect_url=url)).running
+    assert (await lifecycle.resume(place.name, connect_at=url)).running
+    assert (await lifecycle.restart(place.name, connect_at=url)).running
     found = await asyncio.to_thread(postgres.slot, place.dsn, definition.slot)
     assert found is not None and found.name == definition.slot
-    done = await lifecycle.delete(place.name, connect_url=url, definition=definition, source_dsn=place.dsn)
+    done = await lifecycle.delete(place.name, connect_at=url, definition=definition, source_dsn=place.dsn)
     assert (done.connector, done.slot, done.publication) == (True, True, True)
-    again = await lifecycle.delete(place.name, connect_url=url, definition=definition, source_dsn=place.dsn)
+    again = await lifecycle.delete(place.name, connect_at=url, definition=definition, source_dsn=place.dsn)
     assert (again.connector, again.slot, again.publication) == (False, False, False)
     with pytest.raises(ConnectorFailed, match=f"no connector {place.name}"):
-        await lifecycle.status(place.name, connect_url=url)
+        await lifecycle.status(place.name, connect_at=url)
 
 
 async def test_a_user_who_may_not_read_a_table_is_refused_with_the_grant_to_run(place: Place, reader: str) -> None:
     with pytest.raises(ConnectorFailed, match=f"GRANT SELECT ON shop.orders TO {reader};"):
         await place.apply(place.definition(database={"user": reader}))
-    assert place.name not in await lifecycle.statuses(connect_url=place.connect_url)
+    assert place.name not in await lifecycle.statuses(connect_at=ConnectAddress(place.connect_url))
 
 
 def let_read(place: Place, reader: str) -> None:
@@ -158,9 +164,9 @@ async def test_a_table_that_is_missing_or_has_no_key_is_refused_and_nothing_is_c
         await place.apply(place.definition("shop.order"))
     with pytest.raises(NoPrimaryKey, match=r"shop\.keyless"):
         await place.apply(place.definition("shop.keyless"))
-    assert place.name not in await lifecycle.statuses(connect_url=place.connect_url)
+    assert place.name not in await lifecycle.statuses(connect_at=ConnectAddress(place.connect_url))
 
 
 async def test_a_connect_that_is_away_is_unavailable_in_a_sentence() -> None:
     with pytest.raises(SourceUnavailable, match=r"Kafka Connect at http://127\.0\.0\.1:9 can't be reached"):
-        await lifecycle.status("shop", connect_url="http://127.0.0.1:9")
+        await lifecycle.status("shop", connect_at=ConnectAddress("http://127.0.0.1:9"))

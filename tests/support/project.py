@@ -47,6 +47,8 @@ class Project:
     """The reference by which Connect finds the database's password."""
     settings: dict[str, str] = field(default_factory=dict)
     workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    before_connector: Callable[[Project], None] = lambda project: None
+    """What has to be done between the connector's definition and the connector."""
 
     # ---- making it ----------------------------------------------------------------------------------------
 
@@ -110,6 +112,7 @@ class Project:
             f'name = "{self.name}"\nkind = "postgres"\ntables = [{tables}]\n[database]\ndbname = "{self.name}"\npassword = "{self.password}"\n'
             + definition
         )
+        self.before_connector(self)
         self.cdc("connector", "apply", self.name, "--yes")
         self.cdc("tables", "pull", "--from", self.dsn)
         self.cdc("apply", "--yes")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,11 +20,11 @@ class Proxy:
 
     `slow`: each piece waits 50 ms; `silent`: nothing comes through, and nobody is told; `cut`: connections end after a
     random number of pieces, in the middle of a request or an answer; `refuse`: they end at once; `busy`: each request
-    is answered with 429, as by a gateway that has no room.
+    is answered with 429, as by a gateway that has no room. With `tls` it speaks TLS, and the server behind it does not.
     """
 
-    def __init__(self, host: str, port: int) -> None:
-        self.target = host, port
+    def __init__(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> None:
+        self.target, self.tls = (host, port), tls
         self.mood: Mood = "pass"
         self.cuts = self.refused = 0
         self.port = 0
@@ -34,7 +35,7 @@ class Proxy:
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
-        server = self._loop.run_until_complete(asyncio.start_server(self._connected, "127.0.0.1", 0))
+        server = self._loop.run_until_complete(asyncio.start_server(self._connected, "127.0.0.1", 0, ssl=self.tls))
         self.port = server.sockets[0].getsockname()[1]
         self._ready.set()
         self._loop.run_forever()
@@ -102,8 +103,8 @@ class Proxy:
 
 
 @contextmanager
-def proxied(host: str, port: int) -> Iterator[Proxy]:
-    proxy = Proxy(host, port)
+def proxied(host: str, port: int, tls: ssl.SSLContext | None = None) -> Iterator[Proxy]:
+    proxy = Proxy(host, port, tls)
     proxy.start()
     try:
         yield proxy

@@ -1,0 +1,125 @@
+"""Where a service is and how one gets in: certificates and passwords go with the address, and are never shown."""
+
+from __future__ import annotations
+
+import shlex
+import ssl
+import subprocess
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, SecretStr
+
+from pipeline.errors import SettingsError
+
+PATIENCE = 30.0
+"""Seconds that a command which tells a secret may take."""
+
+
+def _read(given: object) -> object:
+    """The secret itself, or what the file or the command says that it is in."""
+    if not isinstance(given, dict):
+        return given
+    if given.keys() == {"file"}:
+        try:
+            return Path(given["file"]).read_text("utf-8").strip()
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{given['file']} can't be read ({type(error).__name__})") from None
+    if given.keys() == {"command"}:
+        return _said_by(given["command"])
+    raise ValueError('has to be a text, {file = "path"} or {command = "program arguments"}')
+
+
+def _said_by(command: str | list[str]) -> str:
+    argv = shlex.split(command) if isinstance(command, str) else command
+    if not argv:
+        raise ValueError("the command is empty")
+    try:
+        done = subprocess.run(
+            argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise ValueError(f"the command {argv[0]} can't be run ({type(error).__name__})") from None
+    if done.returncode:
+        # not what it wrote: that may be the secret
+        raise ValueError(f"the command {argv[0]} ended with {done.returncode}")
+    return done.stdout.strip()
+
+
+Secret = Annotated[SecretStr, BeforeValidator(_read)]
+"""A secret, or where it is: `{file = "path"}`, `{command = "program arguments"}`; read once, at the start."""
+
+
+def tls_context(
+    section: str, ca: Path | None, certificate: Path | None, key: Path | None, password: SecretStr | None
+) -> ssl.SSLContext:
+    """Certificates and host names are always checked; raises SettingsError for a file that is none."""
+    named = {"ca": ca, "certificate": certificate, "key": key}
+    for name, path in named.items():
+        if path is not None and not path.is_file():
+            raise SettingsError(f"{section}.{name}: there is no file {path}.")
+    try:
+        context = ssl.create_default_context(cafile=ca)
+        if certificate is not None:
+            context.load_cert_chain(certificate, key, (lambda: password.get_secret_value()) if password else "")
+    except (ssl.SSLError, ValueError) as error:
+        files = ", ".join(f"{section}.{name} {path}" for name, path in named.items() if path is not None)
+        reason = getattr(error, "reason", None) or type(error).__name__
+        raise SettingsError(f"No TLS with {files}: {reason}; PEM files are wanted, and the key's password.") from None
+    return context
+
+
+@dataclass(frozen=True, slots=True)
+class KafkaAddress:
+    """Kafka's bootstrap servers, and how one gets in; as text the servers alone."""
+
+    bootstrap: str
+    tls: ssl.SSLContext | None = field(default=None, repr=False)
+    username: str | None = None
+    password: SecretStr | None = None
+    mechanism: str = ""
+    """PLAIN, SCRAM-SHA-256, SCRAM-SHA-512; where there is a user name."""
+
+    def __str__(self) -> str:
+        return self.bootstrap
+
+    def options(self) -> dict[str, Any]:
+        """What every client of aiokafka's is made with."""
+        options: dict[str, Any] = {
+            "bootstrap_servers": self.bootstrap,
+            "security_protocol": ("SASL_" if self.username else "") + ("SSL" if self.tls else "PLAINTEXT"),
+            "ssl_context": self.tls,
+        }
+        if self.username:
+            options |= {
+                "sasl_mechanism": self.mechanism,
+                "sasl_plain_username": self.username,
+                "sasl_plain_password": self.password.get_secret_value() if self.password else "",
+            }
+        return options
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectAddress:
+    """Kafka Connect's REST interface, and how one gets in; as text the URL alone."""
+
+    url: str
+    tls: ssl.SSLContext | None = field(default=None, repr=False)
+    username: str | None = None
+    password: SecretStr | None = None
+
+    def __str__(self) -> str:
+        return self.url
+
+    def options(self) -> dict[str, Any]:
+        """What a client of httpx's is made with."""
+        options: dict[str, Any] = {"base_url": self.url}
+        if self.tls is not None:
+            options["verify"] = self.tls
+        if self.username:
+            options["auth"] = (self.username, self.password.get_secret_value() if self.password else "")
+        return options
+
+
+__all__ = ["ConnectAddress", "KafkaAddress", "Secret", "tls_context"]

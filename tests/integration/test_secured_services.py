@@ -1,0 +1,131 @@
+"""Every service behind TLS with verification and passwords: a read model from the source on; wrong ones are refused, and said."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from urllib.parse import urlsplit
+
+import psycopg
+import pytest
+from psycopg.conninfo import make_conninfo
+
+from connectors.sources.notices import end_offsets
+from pipeline.addresses import KafkaAddress
+from pipeline.demo import truth
+from pipeline.errors import SourceUnavailable
+from pipeline.settings import Endpoints, KafkaSettings, Settings
+from tests.support.project import Project
+from tests.support.proxy import proxied
+from tests.support.secured import AUTHORITY, PASSWORD, TLS, USER, Secured, postgres_with_tls, secured, server_context
+
+pytestmark = pytest.mark.stack
+
+
+READER, READS = "cdc_reader", "nobody reads this"
+"""A role with no more rights than a connector needs, and its password."""
+
+
+@pytest.fixture(scope="module")
+def services(stack: Endpoints, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
+    dsn = make_conninfo(stack.postgres, user=READER, password=READS)
+    with postgres_with_tls(stack), secured(tmp_path_factory.mktemp("secured"), dsn) as found:
+        yield found
+
+
+def _give_rights(project: Project) -> None:
+    said = project.cdc("connector", "grants", project.name, "--user", READER).stdout
+    with psycopg.connect(project.dsn, autocommit=True) as db:
+        db.execute(said.encode())
+        db.execute(said.encode())  # they may be run again
+        db.execute(f"ALTER ROLE {READER} PASSWORD '{READS}'".encode())
+
+
+@pytest.fixture(scope="module")
+def shop(
+    services: Secured, new_project: Callable[[str], Project], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Project]:
+    project = new_project("it_sec")
+    project.password = f"${{file:{services.secrets}:source.password}}"
+    told = tmp_path_factory.mktemp("secrets") / "kafka"
+    told.write_text(PASSWORD + "\n")
+    project.settings = {
+        "CDC_KAFKA__BOOTSTRAP": services.passwords,
+        "CDC_KAFKA__CA": str(AUTHORITY),
+        "CDC_KAFKA__USERNAME": USER,
+        "CDC_KAFKA__PASSWORD__FILE": str(told),
+        "CDC_CONNECT__URL": services.connect,
+        "CDC_CONNECT__CA": str(AUTHORITY),
+        "CDC_SOURCE__DSN": make_conninfo(
+            project.dsn, user=READER, password=READS, sslmode="verify-full", sslrootcert=str(AUTHORITY)
+        ),
+    }
+    project.before_connector = _give_rights
+    there = urlsplit(project.endpoints.elasticsearch)
+    assert there.hostname is not None and there.port is not None
+    with proxied(there.hostname, there.port, server_context()) as proxy:
+        project.settings |= {
+            "CDC_ELASTICSEARCH__URL": f"https://127.0.0.1:{proxy.port}",
+            "CDC_ELASTICSEARCH__CA": str(AUTHORITY),
+        }
+        project.create(orders=50, definition='[extra]\n"publication.autocreate.mode" = "disabled"\n')
+        yield project
+        del project.settings["CDC_SOURCE__DSN"]  # the reader may not drop what it does not own
+        project.remove()
+
+
+def test_a_read_model_comes_and_is_kept_through_services_that_verify(shop: Project) -> None:
+    shop.start_worker()
+    shop.wait_for(truth.position(shop.dsn), seconds=90)
+    shop.assert_equal()
+    written = shop.sql("UPDATE shop.customers SET name = 'Grace' WHERE id = 1")
+    shop.wait_for(written)
+    shop.assert_equal()
+    with shop.connection() as db:
+        streams = db.execute(
+            "SELECT a.usename, s.ssl FROM pg_stat_replication a JOIN pg_stat_ssl s USING (pid)"
+            " JOIN pg_replication_slots o ON o.active_pid = a.pid WHERE o.database = current_database()"
+        ).fetchall()
+    assert streams == [(READER, True)], "the connector reads by TLS, as a user with few rights"
+    shop.cdc("doctor")
+    shop.cdc("verify", f"{shop.name}-orders", "--all")
+    said = shop.log(10_000) + shop.cdc("config", "show").stdout
+    assert PASSWORD not in said and READS not in said
+
+
+def test_a_source_whose_certificate_is_not_known_is_not_read(shop: Project) -> None:
+    right = shop.settings["CDC_SOURCE__DSN"]
+    wrong = make_conninfo(right, sslrootcert=str(TLS / "client.pem"))
+    refused = shop.cdc("tables", "pull", "--from", wrong, check=False)
+    assert refused.returncode and "certificate verify failed" in refused.stderr
+    assert READS not in refused.stderr
+
+
+@pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"])
+def test_kafka_lets_a_user_in_by_every_mechanism(services: Secured, mechanism: str) -> None:
+    address = _kafka(bootstrap=services.passwords, ca=AUTHORITY, username=USER, password=PASSWORD, mechanism=mechanism)
+    assert asyncio.run(end_offsets(address, "cdc-connect-config"))
+
+
+def test_kafka_lets_a_client_in_by_its_certificate(services: Secured) -> None:
+    address = _kafka(bootstrap=services.certificates, ca=AUTHORITY, certificate=TLS / "client.pem")
+    assert asyncio.run(end_offsets(address, "cdc-connect-config"))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"password": "guessed"}, "user name or password"),
+        ({"ca": None}, "certificate"),
+        ({"username": None, "password": None, "ca": None, "tls": False}, "TLS"),
+    ],
+)
+def test_who_is_not_let_into_kafka_is_told_why(services: Secured, wrong: dict[str, object], said: str) -> None:
+    right = {"bootstrap": services.passwords, "ca": AUTHORITY, "tls": True, "username": USER, "password": PASSWORD}
+    with pytest.raises(SourceUnavailable, match=said) as refused:
+        asyncio.run(end_offsets(_kafka(**{**right, **wrong}), "cdc-connect-config"))
+    assert "guessed" not in str(refused.value)
+
+
+def _kafka(**given: object) -> KafkaAddress:
+    return Settings(kafka=KafkaSettings(**given)).kafka_address()  # type: ignore[arg-type]
