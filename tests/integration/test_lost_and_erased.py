@@ -123,7 +123,7 @@ def test_nothing_is_touched_where_no_worker_runs(sold: Project) -> None:
     sold.wait_for(sold.sql("DELETE FROM shop.customers WHERE id = 5"), name="customers")
     sold.stop_workers()
     done = sold.cdc("erase", "shop.customers", "5", "--yes", "--timeout", "5", check=False)
-    assert done.returncode == 1 and "can't be erased from: it is stopped: start it, cdc run" in done.stderr
+    assert done.returncode == 1 and "is stopped" in done.stderr and "start it, cdc run" in done.stderr
     sold.start_run()
 
 

@@ -37,7 +37,7 @@ from pipeline.errors import NotThereYet
 from pipeline.operations import web_keys
 from pipeline.settings import Settings
 from pipeline.web.app import create_app
-from tests.support.project import REPOSITORY, Project, until
+from tests.support.project import REPOSITORY, Project
 
 pytestmark = pytest.mark.stack
 
@@ -64,14 +64,10 @@ def shop(new_project: Callable[[str], Project]) -> Iterator[Project]:
     own = {"placed": text.replace('elasticsearch("orders")', in_postgres), "lines": LINES}
     project.create(orders=150, projections=("orders", "sales"), own=own)
     project.start_run()
-    lsn = truth.position(project.dsn)
-
-    def complete() -> bool:
-        report = json.loads(project.cdc("status", "-o", "json", check=False).stdout)["projections"]
-        marks = [s["watermark"].get(project.name, {}).get("lsn", -1) for p in report for s in p["sinks"]]
-        return len(marks) == 4 and min(marks) >= lsn
-
-    until(complete, 90, f"all read models at {lsn}\n{project.log()}")
+    lsn = f"{truth.position(project.dsn):X}"
+    for name in (f"{project.name}-orders", f"{project.name}-lines", f"{project.name}-sales", "placed"):
+        done = project.cdc("wait", name, "--lsn", f"0/{lsn}", "--timeout", "90", check=False)
+        assert done.returncode == 0, f"{done.stderr}\n{project.log()}"
     yield project
 
 
