@@ -181,8 +181,8 @@ async def verified(
             gone = stack.enter_context(gone_rows(own, projection))
             expectation = GroupExpectation(shape, catalog, unreadable, gone)
             reading = partial(bar.update, "reading the source", total=0)
-            source = GroupSource(rows, expectation, options.share.has, options.rate, reading)
-            repairs: tuple[operation.Repair, ...] = (_again(own, projection, expectation),)
+            source = groups = GroupSource(rows, expectation, options.share.has, options.rate, reading)
+            repairs = _group_repairs(own, projection, catalog, dsn, groups)
         else:
             expectation, source = Expectation(shape, catalog, unreadable), rows
             repairs = _repairs(own, projection, catalog, dsn)
@@ -217,15 +217,31 @@ def _repairs(
     return mark, refresh
 
 
-def _again(own: Settings, projection: Projection[Any], expectation: GroupExpectation) -> operation.Repair:
-    """The groups are written again, as the mirror counts them."""
+def _group_repairs(
+    own: Settings, projection: Projection[Any], catalog: Catalog, dsn: str, source: GroupSource
+) -> tuple[operation.Repair, operation.Repair]:
+    """First the groups are written again as the mirror counts them; then what they count is read again."""
+
+    def keys(found: Sequence[tuple[str, tuple[str, ...] | None]]) -> list[str]:
+        told = [key[0] if key is not None and key[0] != id else source.expectation.key_of(id) for id, key in found]
+        return [key for key in dict.fromkeys(told) if key is not None]
 
     async def mark(sink: Sink, found: Sequence[tuple[str, tuple[str, ...] | None]]) -> None:
-        keys = [key[0] if key is not None and key[0] != id else expectation.key_of(id) for id, key in found]
-        known = [(key,) for key in dict.fromkeys(keys) if key is not None]
-        await asyncio.to_thread(repairing.mark_dirty, own, projection, sink.name, known)
+        groups = [(key,) for key in keys(found)]
+        await asyncio.to_thread(repairing.mark_dirty, own, projection, sink.name, groups)
 
-    return mark
+    async def refresh(sink: Sink, found: Sequence[tuple[str, tuple[str, ...] | None]]) -> None:
+        groups = keys(found)
+        roots = await asyncio.to_thread(members, groups)
+        await asyncio.to_thread(_refresh, own, projection, catalog, dsn, roots)
+        await mark(sink, found)
+
+    def members(groups: Sequence[str]) -> list[tuple[Any, ...]]:
+        with source.snapshot() as snapshot:
+            there = snapshot.members(groups)
+        return sorted(there | repairing.counted(own, projection, groups), key=str)
+
+    return mark, refresh
 
 
 def _refresh(

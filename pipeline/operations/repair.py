@@ -12,9 +12,10 @@ from pipeline.authoring.catalog import Catalog, Table
 from pipeline.authoring.column_types import kinds_of
 from pipeline.authoring.projection import Projection
 from pipeline.authoring.shape import Shape, shape_of
-from pipeline.engine.sql import connect, listed, quoted, transaction, value
+from pipeline.engine.sql import connect, listed, quoted, rows, transaction, value
 from pipeline.errors import OperationError
 from pipeline.operations.expected import key_of
+from pipeline.operations.layouts import layout_of
 from pipeline.operations.refresh import RefreshReport, refresh
 from pipeline.operations.status import mirror_file
 from pipeline.settings import Settings
@@ -122,11 +123,26 @@ def _add(
             _add(found, relation.shape, catalog, rows, relation.remote, sorted(below, key=str))
 
 
+def counted(settings: Settings, projection: Projection[Any], groups: Sequence[str]) -> set[tuple[Any, ...]]:
+    """The root keys of what an aggregate's mirror counts in the groups with these keys, or fails to count."""
+    keys = ", ".join(layout_of(settings, projection).root_key)
+    these = "g IN (SELECT value FROM json_each(?1))"
+    query = f"SELECT {keys} FROM contributions WHERE {these} UNION SELECT {keys} FROM failed WHERE {these}"
+    db = connect(str(mirror_file(settings, projection.id)), readonly=True)
+    try:
+        return set(rows(db, query, (json.dumps(groups),)))
+    finally:
+        db.close()
+
+
 def refresh_behind(
     settings: Settings, projection: Projection[Any], catalog: Catalog, source: Rows, keys: Sequence[tuple[Any, ...]]
 ) -> RefreshReport:
-    """Read all rows behind these documents again, those that the mirror has and those that the source has."""
-    shape = shape_of(projection.shape)
+    """Read all rows behind these documents again, those that the mirror has and those that the source has.
+
+    Of an aggregate: the documents that it counts.
+    """
+    shape = shape_of(projection.shape).source
     db = connect(str(mirror_file(settings, projection.id)), readonly=True)
     try:
         there, here = (rows_behind(shape, catalog, rows, keys) for rows in (source, MirrorRows(db)))

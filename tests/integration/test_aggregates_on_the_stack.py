@@ -57,17 +57,57 @@ def test_verify_counts_anew_names_the_groups_that_differ_and_repairs_them(sold: 
     sold.assert_equal("sales", truth.SALES)
 
 
+def test_a_mirror_that_was_made_wrong_is_healed(sold: Project) -> None:
+    with sold.connection() as source:
+        (changed, lost) = (
+            source.execute("SELECT max(id) FROM shop.orders WHERE charged > 1 AND status = %s", (status,)).fetchone()[0]
+            for status in ("new", "paid")
+        )
+    sold.damage(
+        "sales",
+        f"""UPDATE "shop.orders" SET charged = '0.01' WHERE id = {changed}""",
+        f"""INSERT INTO "shop.orders"(id, customer_id, status, placed_at, charged)
+            SELECT 777777, customer_id, 'ghost', placed_at, charged FROM "shop.orders" WHERE id = {lost}""",
+        f"""DELETE FROM "shop.orders" WHERE id = {lost}""",
+        f"""INSERT INTO touched(k0, seq, since, low) SELECT j.value, m.value, m.value, 0
+            FROM json_each('[{changed}, {lost}, 777777]') j, meta m WHERE m.name = 'seq'""",
+    )
+    # a change anywhere has the worker look at what was touched
+    sold.wait_for(sold.sql("UPDATE shop.orders SET charged = charged WHERE id = 1"), name="sales")
+
+    name = f"{sold.name}-sales"
+    done = sold.cdc("verify", name, "--all", "-o", "json", check=False)
+    assert done.returncode == 3, done.stdout + done.stderr
+    found = json.loads(done.stdout)["sinks"][0]["differences"]
+    assert {one["id"]: one["kind"] for one in found} == {
+        '["2026-06-01","new"]': "different", '["2026-06-01","paid"]': "different", '["2026-06-01","ghost"]': "extra",
+    }  # fmt: skip
+
+    untouched = stored(sold, '["2026-06-01","sent"]')
+    healed = json.loads(sold.cdc("verify", name, "--all", "--repair", "-o", "json").stdout)["sinks"][0]
+    assert healed["repaired"] == 3
+    sold.assert_equal("sales", truth.SALES)
+    assert stored(sold, '["2026-06-01","sent"]') == untouched
+
+
+def stored(sold: Project, key: str) -> dict[str, Any]:
+    """A group's document and its version, as Elasticsearch has them."""
+    path = f"{sold.endpoints.elasticsearch}/{sold.name}-sales-v1/_doc/{quote(key, safe='')}"
+    found: dict[str, Any] = httpx.get(path).json()
+    return found
+
+
 def change(sold: Project, key: str, how: Callable[[dict[str, Any]], None] | None) -> None:
     """Write a group's document, or delete it (None), as no worker would have."""
     path = f"{sold.endpoints.elasticsearch}/{sold.name}-sales-v1/_doc/{quote(key, safe='')}"
-    stored = httpx.get(path).json()
-    document = stored.get("_source") or {"day": "2026-06-02", "_epoch": 1}
+    there = stored(sold, key)
+    document = there.get("_source") or {"day": "2026-06-02", "_epoch": 1}
     if how is None:
-        params = {"version": stored["_version"] + 1, "version_type": "external"}
+        params = {"version": there["_version"] + 1, "version_type": "external"}
         httpx.delete(path, params=params).raise_for_status()
         return
     how(document)
-    params = {"version": stored.get("_version", 1), "version_type": "external_gte"}
+    params = {"version": there.get("_version", 1), "version_type": "external_gte"}
     httpx.put(path, json=document, params=params).raise_for_status()
 
 

@@ -42,6 +42,7 @@ from pipeline.engine.mirror import Mirror
 from pipeline.errors import BadShape, OperationError
 from pipeline.operations.preview import preview
 from pipeline.operations.refused import quarantined, retry_quarantined
+from pipeline.operations.repair import counted
 from pipeline.operations.status import mirror_file
 from pipeline.ports import APPLIED
 from pipeline.settings import Settings
@@ -463,6 +464,22 @@ def test_quarantined_groups_are_listed_and_retried_by_their_values(payments: Gro
     assert [one.key for one in quarantined(own, daily)] == [["NO"]]
     assert retry_quarantined(own, daily, [["NO"]]) == 1
     assert quarantined(own, daily) == []
+
+
+def test_repair_finds_what_a_mirror_counts_in_a_group_and_what_it_fails_to_count(
+    payments: Groups, tmp_path: Path
+) -> None:
+    payments.pay(1)
+    payments.pay(2, country="SE")
+    payments.pay(3, status="")
+    payments.follow()
+    daily = projection(Daily, to=elasticsearch("daily"))
+    own = Settings(state_dir=tmp_path / "state")
+    file = mirror_file(own, daily.id)
+    file.parent.mkdir(parents=True)
+    file.symlink_to(tmp_path / "mirror.db")
+    assert counted(own, daily, ['["NO"]']) == {(1,), (3,)}
+    assert counted(own, daily, ['["SE"]', '["DK"]']) == {(2,)}
 
 
 # ---- the guide --------------------------------------------------------------------------------------------

@@ -129,6 +129,16 @@ def test_each_group_is_counted_over_its_rows_alone() -> None:
     assert (found["[null]"]["n"], found["[null]"]["mean"], found['["[odd"]']["rows"]) == (None, None, 1)
 
 
+def test_the_rows_of_given_groups_are_told_by_their_keys() -> None:
+    shape = shape_of(ByText)
+    assert isinstance(shape, AggregateShape)
+    rows = [{"id": 1, "s": "a"}, {"id": 2, "s": "b"}, {"id": 3, "s": "a"}, {"id": 4}, {"id": 5, "s": "bad"}]
+    source = GroupSource(Source(*rows), GroupExpectation(shape, CATALOG), lambda id: True)
+    with source.snapshot() as snapshot:
+        assert snapshot.members(['["a"]', "[null]", '["none"]']) == {(1,), (3,), (4,)}
+        assert snapshot.members(['["bad"]']) == {(5,)}
+
+
 def test_a_row_that_the_authors_code_fails_on_leaves_its_own_group_untold() -> None:
     found = groups(ByText, {"id": 1, "s": "a"}, {"id": 2, "s": "bad"})
     assert found["a"]["rows"] == 1 and found["bad"].startswith("ZeroDivisionError")
