@@ -160,6 +160,9 @@ def _password(settings: Settings) -> str | None:
 def _print(lines: list[ConnectorLine], output: Format | None) -> None:
     for problem in dict.fromkeys(line.problem for line in lines if line.problem):
         err().print(problem, markup=False, style="yellow")
+    for line in lines:
+        if line.attention:
+            err().print(line.attention, markup=False, style="yellow")
     if as_json(output):
         out().print_json(data=[line.model_dump(mode="json") for line in lines])
         return

@@ -9,8 +9,8 @@ import typer
 
 from pipeline.authoring.discovery import find, live
 from pipeline.cli.output import As, as_json, err, load_settings, print_json, print_table
-from pipeline.operations.building import with_builds
 from pipeline.operations.status import Building, ProjectionStatus, StatusReport
+from pipeline.reports import status as reports
 
 COLUMNS = ("PROJECTION", "VERSION", "STATE", "DOCUMENTS", "BEHIND", "DIRTY", "PENDING", "QUARANTINED", "DEAD LETTERS")
 BUILDING = ("BUILDING", "FROM", "STEP", "DONE", "FOR", "LEFT")
@@ -28,7 +28,7 @@ def status(
     own = load_settings()
     chosen = [find(own, name) for name in projections] if projections else live(own)
     while True:
-        report = with_builds(own, chosen, fail_behind=fail_behind)
+        report = reports.status(own, chosen, fail_behind=fail_behind)
         _print(report, as_json(output))
         if not watch:
             break
@@ -54,6 +54,8 @@ def _print(report: StatusReport, json: bool) -> None:
             )  # fmt: skip
         for line in projection.attention:
             err().print(line, style="yellow")
+    for line in report.attention:
+        err().print(line, markup=False, style="yellow")
 
 
 def _line(p: ProjectionStatus) -> tuple[str, ...]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from typing import Any, Literal
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, NamedTuple
 
 import psycopg
 from aiokafka.admin import AIOKafkaAdminClient
@@ -45,8 +45,11 @@ def bad(subject: str, found: str, fix: str) -> Finding:
 # ---- the source ---------------------------------------------------------------------------------------------
 
 
-def source(dsn: str, tables: list[str], slots: list[str]) -> list[Finding]:
-    """wal_level, slots and the bytes they hold, replica identity, the clock; `dsn` is never shown."""
+def source(dsn: str, tables: list[str], slots: Mapping[str, str]) -> list[Finding]:
+    """wal_level, slots and the bytes they hold, replica identity, the clock; `dsn` is never shown.
+
+    `slots`: the connectors' names, by the slots that they read.
+    """
     try:
         with psycopg.connect(dsn, connect_timeout=5) as db:
             return [*_server(db), *_slots(db, slots), *_identities(db, tables)]
@@ -79,37 +82,47 @@ def _server(db: psycopg.Connection) -> Iterator[Finding]:
         yield warn("source role", "a standby", "name the primary in source.dsn: heartbeats and signals are written")
 
 
-def _slots(db: psycopg.Connection, wanted: list[str]) -> Iterator[Finding]:
+class SlotState(NamedTuple):
+    """A logical slot, as the source sees it."""
+
+    active: bool
+    kept_bytes: int
+    """Log that the source keeps on its disk for it."""
+    wal_status: str
+
+
+def slot(connector: str, name: str, found: SlotState | None) -> Finding:
+    """What is to be said of a connector's slot; None: the source has none of that name."""
+    subject = f"slot {name} of connector {connector}"
+    if found is None:
+        fix = f"cdc connector apply {connector}; it says where changes are missing, and then it takes --anew"
+        return bad(subject, "is not there", fix)
+    held = f"holds {found.kept_bytes:,} bytes of log"
+    text = f"{held}, {'read' if found.active else 'not read'} now, {found.wal_status}"
+    if found.wal_status == "lost":
+        fix = f"cdc connector apply {connector} --anew: a new snapshot is read"
+        return bad(subject, "is lost: the source has removed log that was not read yet", fix)
+    if not found.active:
+        return bad(subject, text, f"cdc connector restart {connector}, or resume where it was paused")
+    if found.kept_bytes > SLOT_LIMIT:
+        return warn(subject, text, f"see why the connector is slow: cdc connector status {connector}")
+    return ok(subject, text)
+
+
+def _slots(db: psycopg.Connection, wanted: Mapping[str, str]) -> Iterator[Finding]:
     known = {
-        name: (active, int(held or 0), status)
+        name: SlotState(active, int(held or 0), status)
         for name, active, held, status in db.execute(
             "SELECT slot_name, active, pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn), wal_status"
             " FROM pg_replication_slots WHERE slot_type = 'logical' AND database = current_database()"
         )
     }
-    for name in wanted:
-        if name not in known:
-            yield bad(
-                f"slot {name}",
-                "is not there",
-                "cdc connector apply NAME; it says where changes are missing, and then it takes --anew",
-            )
-            continue
-        active, held, status = known[name]
-        text = f"holds {held:,} bytes of log, {'read' if active else 'not read'} now, {status}"
-        if status == "lost":
-            yield bad(f"slot {name}", text, "cdc connector apply NAME --anew: a new snapshot is read")
-        elif not active:
-            yield bad(f"slot {name}", text, "cdc connector status; cdc connector restart")
-        elif held > SLOT_LIMIT:
-            yield warn(f"slot {name}", text, "see why the connector is slow: cdc connector status")
-        else:
-            yield ok(f"slot {name}", text)
+    for name, connector in wanted.items():
+        yield slot(connector, name, known.get(name))
     for name in sorted(set(known) - set(wanted)):
-        active, held, _ = known[name]
-        if not active:
+        if not known[name].active:
             yield warn(
-                f"slot {name}", f"nobody reads it, and it holds {held:,} bytes of log",
+                f"slot {name}", f"nobody reads it, and it holds {known[name].kept_bytes:,} bytes of log",
                 f"SELECT pg_drop_replication_slot('{name}'); if it is no longer needed",
             )  # fmt: skip
 

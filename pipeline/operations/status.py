@@ -108,10 +108,12 @@ class StatusReport(BaseModel):
 
     projections: list[ProjectionStatus]
     building: list[Building] = []
+    attention: list[str] = []
+    """What needs somebody at the replication slots that they live on; empty where the source was not asked."""
 
     @property
     def healthy(self) -> bool:
-        return not any(p.attention for p in self.projections)
+        return not self.attention and not any(p.attention for p in self.projections)
 
 
 def status(settings: Settings, projections: Iterable[Projection[Any]], *, fail_behind: float = 30.0) -> StatusReport:

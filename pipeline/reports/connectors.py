@@ -10,6 +10,8 @@ from connectors.sources import lifecycle, postgres
 from connectors.sources.connect import ConnectorStatus
 from connectors.sources.debezium import ConnectorDefinition, load_definitions
 from pipeline.errors import CdcError, SourceError
+from pipeline.operations.doctor import SlotState
+from pipeline.operations.doctor import slot as judged
 from pipeline.settings import Settings
 
 
@@ -30,6 +32,8 @@ class ConnectorLine(BaseModel):
     reason: str | None = None
     problem: str | None = None
     """Who could not be asked."""
+    attention: str | None = None
+    """What is wrong with its slot, and what heals it."""
 
 
 def connectors(settings: Settings) -> list[ConnectorLine]:
@@ -52,10 +56,11 @@ def line(
     away: str | None = None,
 ) -> ConnectorLine:
     """One connector's line; `away` says why Connect could not be asked."""
-    slot, problem = None, away
+    slot, problem, asked = None, away, False
     if definition is not None and (dsn := source_dsn(settings)):
         try:
             slot = postgres.slot(definition.dsn(dsn), definition.slot)
+            asked = True
         except SourceError as error:
             problem = f"{away} {error}" if away else str(error)
     return ConnectorLine(
@@ -69,7 +74,17 @@ def line(
         kept_bytes=None if slot is None else slot.kept_bytes,
         reason=None if status is None else status.reason,
         problem=problem,
+        attention=None
+        if definition is None or not asked or (status is None and not away)
+        else slot_attention(definition, slot),
     )
+
+
+def slot_attention(definition: ConnectorDefinition, slot: postgres.Slot | None) -> str | None:
+    """What is wrong with a connector's slot, and the command that heals it; None where it is read."""
+    state = None if slot is None else SlotState(slot.active, slot.kept_bytes or 0, slot.wal_status or "")
+    found = judged(definition.name, definition.slot, state)
+    return f"{found.subject}: {found.found}: {found.fix}" if found.level == "error" else None
 
 
 def source_dsn(settings: Settings) -> str:

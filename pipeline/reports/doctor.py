@@ -37,7 +37,7 @@ async def _look(settings: Settings) -> list[Finding]:
         except SettingsError as error:
             found.append(bad("source", str(error), "set source.dsn"))
             continue
-        found += await asyncio.to_thread(operation.source, dsn, list(definition.tables), [definition.slot])
+        found += await asyncio.to_thread(operation.source, dsn, list(definition.tables), {definition.slot: name})
         topics |= {definition.topic(table): definition.retention_days for table in definition.tables}
         topics[definition.transaction_topic] = definition.retention_days
         found.append(await _connector(settings, name))

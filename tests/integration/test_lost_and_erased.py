@@ -130,10 +130,17 @@ def test_nothing_is_touched_where_no_worker_runs(sold: Project) -> None:
 def test_a_lost_slot_is_named_and_a_new_log_begins_with_one_command(sold: Project) -> None:
     connector = f"{sold.endpoints.connect}/connectors/{sold.name}"
     httpx.put(f"{connector}/stop").raise_for_status()
+    inactive = f"not read now, reserved: cdc connector restart {sold.name}, or resume where it was paused"
+    until(lambda: any(line.endswith(inactive) for line in attention(sold)), 60, "status says that nobody reads it")
     drop = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = current_database()"
     until(lambda: dropped(sold, drop), 60, "nobody reads the slot")
     sold.sql("UPDATE shop.orders SET status = 'unseen' WHERE id = 4", "DELETE FROM shop.orders WHERE id = 5")
 
+    (told,) = attention(sold)
+    assert told.endswith(
+        f"of connector {sold.name}: is not there: cdc connector apply {sold.name};"
+        " it says where changes are missing, and then it takes --anew"
+    )
     looked = json.loads(sold.cdc("doctor", "-o", "json", check=False).stdout)
     slots = [finding["level"] for finding in looked if finding["subject"].startswith("slot ")]
     assert slots == ["error"]
@@ -144,6 +151,13 @@ def test_a_lost_slot_is_named_and_a_new_log_begins_with_one_command(sold: Projec
     sold.cdc("connector", "apply", sold.name, "--anew", "--yes")
     sold.wait_for(sold.sql("UPDATE shop.orders SET status = 'seen' WHERE id = 6"), seconds=120)
     sold.assert_equal()
+    assert attention(sold) == []
+
+
+def attention(sold: Project) -> list[str]:
+    """What status says of the slot."""
+    found: list[str] = json.loads(sold.cdc("status", "-o", "json", check=False).stdout)["attention"]
+    return found
 
 
 def test_a_deleted_index_is_named_and_built_anew_from_the_mirror(sold: Project) -> None:

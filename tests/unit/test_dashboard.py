@@ -107,6 +107,16 @@ async def test_a_projections_page_shows_its_way_its_rates_and_its_build(app: Fas
     assert '<progress max="100" value="62"' in (await get(app, "/")).text
 
 
+async def test_a_slot_that_is_lost_is_named_on_the_first_page_and_beside_its_connector(app: FastAPI) -> None:
+    lost = "slot cdc of connector shop: is lost: cdc connector apply shop --anew: a new snapshot is read"
+    looked(app, status_of()).connectors.value = [ConnectorLine(name="shop", state="failed", attention=lost)]
+
+    for path in ("/", "/sources"):
+        assert words(lost) in words((await get(app, path)).text)
+    assert "The source needs attention" in (await get(app, "/")).text
+    assert Overview.model_validate_json((await get(app, "/status.json")).content).status.attention == [lost]
+
+
 async def test_an_unknown_projection_is_not_found(app: FastAPI) -> None:
     assert (await get(app, "/projections/nix")).status_code == 404
     assert (await get(app, "/projections/nix/document?key=1")).status_code == 404
@@ -140,7 +150,9 @@ def odd_pages() -> list[tuple[str, Any]]:
         ODD, state=ODD, attention=[ODD], error=ODD,
         sinks=[status_of().sinks[0].model_copy(update={"name": ODD, "error": ODD})],
     )  # fmt: skip
-    line = ConnectorLine(name=ODD, state=ODD, tables=(ODD,), tasks=(ODD,), slot=ODD, reason=ODD, problem=ODD)
+    line = ConnectorLine(
+        name=ODD, state=ODD, tables=(ODD,), tasks=(ODD,), slot=ODD, reason=ODD, problem=ODD, attention=ODD
+    )
     verified = VerifyReport(projection=ODD, version=1, at=AT, share=1, sinks=(SinkVerified(
         sink=ODD, position=0, checked=1, missing=1, extra=0, different=0, undecided=0, unbuildable=0, repaired=0,
         compared_again=0, differences=(), seconds=1,

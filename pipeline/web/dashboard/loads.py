@@ -54,6 +54,8 @@ class Dashboard:
         look = self.sampler.status
         page = Overview(command=command("status"), at=_at(look), problem=look.problem)
         page.status = look.value or page.status
+        slots = [line.attention for line in self.sampler.connectors.value or [] if line.attention]
+        page.status = page.status.model_copy(update={"attention": slots})
         page.behind = {name: list(course.behind) for name, course in self.sampler.courses.items()}
         page.rates = {name: course.rates() for name, course in self.sampler.courses.items()}
         return page

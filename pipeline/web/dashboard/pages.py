@@ -37,7 +37,7 @@ class Overview(Page):
 
     @property
     def attention(self) -> list[str]:
-        return [line for p in self.status.projections for line in p.attention]
+        return [line for p in self.status.projections for line in p.attention] + self.status.attention
 
 
 class ProjectionPage(Page):

@@ -1,0 +1,40 @@
+"""How far the projections are, and whether the replication slots that they live on are there and read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from connectors.sources import postgres
+from connectors.sources.debezium import ConnectorDefinition
+from pipeline.authoring.projection import Projection
+from pipeline.errors import DefinitionError, SourceError
+from pipeline.operations.building import with_builds
+from pipeline.operations.status import StatusReport
+from pipeline.reports.connectors import slot_attention, source_dsn
+from pipeline.runtime.wiring import definition_of
+from pipeline.settings import Settings
+
+
+def status(settings: Settings, projections: Sequence[Projection[Any]], *, fail_behind: float = 30.0) -> StatusReport:
+    """Asks the source of each of these projections for its slot; a source that is away is said, and nothing fails."""
+    report = with_builds(settings, projections, fail_behind=fail_behind)
+    if dsn := source_dsn(settings):
+        definitions = {d.name: d for projection in projections if (d := _definition(settings, projection)) is not None}
+        told = [_told(definition, dsn) for definition in definitions.values()]
+        report.attention = [line for line in told if line is not None]
+    return report
+
+
+def _definition(settings: Settings, projection: Projection[Any]) -> ConnectorDefinition | None:
+    try:
+        return definition_of(settings, projection)
+    except DefinitionError:
+        return None  # no connector captures its tables: the plan says so
+
+
+def _told(definition: ConnectorDefinition, dsn: str) -> str | None:
+    try:
+        return slot_attention(definition, postgres.slot(definition.dsn(dsn), definition.slot))
+    except SourceError as error:
+        return f"connector {definition.name}: {error}"
