@@ -87,7 +87,7 @@ def collect(field: str, *, by: str | None = None, limit: int = 100) -> Any:
 class Aggregate(BaseModel):
     """One document per group of the documents `of` a shape; those that `keep()` lets go are not counted."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=True)
 
     __of__: ClassVar[type[Document] | None] = None
 

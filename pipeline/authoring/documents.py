@@ -161,7 +161,8 @@ else:
 class Document(BaseModel):
     """One JSON document per row of `source`."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
+    # a numeric may be NaN or infinite, which pydantic refuses of a Decimal unless told
+    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True, allow_inf_nan=True)
 
     __source__: ClassVar[str] = ""
     __key__: ClassVar[tuple[str, ...]] = ("id",)

@@ -8,7 +8,7 @@ import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from pipeline.authoring.aggregates import Aggregate
 from pipeline.authoring.documents import Document
@@ -84,7 +84,9 @@ def _value(document: type[Any], field: FieldShape, value: Any) -> Any:
 def _adapter(document: type[Any], field: FieldShape) -> TypeAdapter[Any]:
     found = _ADAPTERS.get((document, field.name))
     if found is None:
-        found = _ADAPTERS[document, field.name] = TypeAdapter(field.annotation)
+        # other types may have a configuration of their own
+        config = ConfigDict(allow_inf_nan=True) if field.kind == "decimal" else None
+        found = _ADAPTERS[document, field.name] = TypeAdapter(field.annotation, config=config)
     return found
 
 

@@ -37,7 +37,7 @@ def client_models(projections: Sequence[Projection[Any]]) -> str:
 def _write(written: dict[str, str], shape: Shape, first: str = "") -> str:
     """The name of the class that was written for this level; equal ones are written once."""
     lines = [f"    {member.name}: {_type(written, member)}\n" for member in shape.members if not member.hidden]
-    body = f"    model_config = ConfigDict(frozen=True)\n{first}\n{''.join(lines)}"
+    body = f"    model_config = ConfigDict(frozen=True, allow_inf_nan=True)\n{first}\n{''.join(lines)}"
     number, name = 1, shape.name
     while written.get(name, text := _class(name, body)) != text:
         number += 1

@@ -23,7 +23,8 @@ from pipeline.authoring.aggregate_shape import AggregateShape
 from pipeline.authoring.catalog import Catalog, Table
 from pipeline.authoring.column_types import kinds_of
 from pipeline.authoring.discovery import look
-from pipeline.authoring.documents import Document, many
+from pipeline.authoring.documents import Document, derived, many
+from pipeline.authoring.projection import elasticsearch, projection
 from pipeline.authoring.shape import shape_of
 from pipeline.demo import shop, truth
 from pipeline.engine.assemble import document_id as mirror_id
@@ -32,6 +33,7 @@ from pipeline.engine.layout import lay_out
 from pipeline.engine.mirror import Mirror
 from pipeline.operations.expected import Expectation, Unbuildable, differences, document_id, key_of
 from pipeline.operations.expected_groups import Gone, GroupExpectation, GroupSource
+from pipeline.operations.preview import preview
 from pipeline.settings import Endpoints
 from tests.fixtures.envelope_tables import EXTENSIONS, FAMILIES, PREAMBLE
 from tests.unit.webs import KEYS as WEB_KEYS
@@ -281,6 +283,49 @@ def test_ids_lists_and_rows_that_are_kept_out_are_as_the_worker_has_them(dsn: st
     (first,) = (document for document in found.values() if document["children"])
     assert [child["amount"] for child in first["children"]] == ["1.5", "9", "10", "1000", None]
     assert [key_of(id, 3) for id in found] == [tuple(map(str, key)) for key in sorted(keys)]
+
+
+class Measured(Document, source="n.measured"):
+    id: int
+    amount: Decimal
+    amounts: tuple[Decimal, ...]
+
+    @derived
+    def doubled(self) -> Decimal:
+        return self.amount * 2
+
+
+class Judged(Measured):
+    @derived
+    def large(self) -> bool:
+        return self.amount > 1
+
+
+@pytest.mark.edge_case(26)
+def test_nan_and_infinities_are_numbers_to_verify_and_preview_as_to_the_worker(dsn: str) -> None:
+    with psycopg.connect(dsn) as db:
+        db.execute("CREATE SCHEMA n")
+        db.execute("CREATE TABLE n.measured(id int PRIMARY KEY, amount numeric NOT NULL, amounts numeric[] NOT NULL)")
+        db.execute(
+            "INSERT INTO n.measured SELECT n, x, ARRAY[x, 1] FROM"
+            " unnest('{1.5,NaN,Infinity,-Infinity}'::numeric[]) WITH ORDINALITY AS t(x, n)"
+        )
+    catalog = read_catalog(dsn, schemas=["n"])
+    for document in (Measured, Judged):
+        expectation, found = expected(dsn, document)
+        with open_rows(dsn) as rows:
+            previewed = preview(projection(document, to=elasticsearch("measured")), catalog, rows, limit=9)
+        # preview reads its rows as the worker does, through the engine and the twin
+        told = {
+            str(one.key[0]): expectation.stored(one.document) if one.document else {"unbuildable": one.reason}
+            for one in previewed
+        }
+        assert told == found and len(found) == 4
+        assert [found[id].get("amounts") for id in "134"] == [["1.5", "1"], ["Infinity", "1"], ["-Infinity", "1"]]
+        if document is Measured:
+            assert found["2"] == {"id": 2, "amount": "NaN", "amounts": ["NaN", "1"], "doubled": "NaN"}
+        else:  # Python compares NaN with nothing: the author's code fails, here and there
+            assert found["2"]["unbuildable"].startswith("InvalidOperation")
 
 
 @pytest.mark.parametrize(("document", "oracle"), [(Web, webs), (PythonWeb, python_webs)])

@@ -95,6 +95,16 @@ def test_a_document_is_of_its_class_with_derived_fields_as_stored() -> None:
         _ = order.lines[0].cost
 
 
+def test_a_decimal_that_is_nan_or_infinite_is_read_as_one() -> None:
+    class Price(Document, source="shop.prices"):
+        id: int
+        amount: Decimal
+
+    assert document_of(Price, {"id": 1, "amount": "NaN"}).amount.is_nan()
+    assert document_of(Price, {"id": 1, "amount": "-Infinity"}).amount == Decimal("-Infinity")
+    assert document_of(Line, {"line_no": 1, "margin": "NaN"}).margin.is_nan()
+
+
 def test_a_value_that_python_cannot_hold_is_named() -> None:
     with pytest.raises(UnsupportedValue, match=r"Order\.placed_at: 'infinity'"):
         document_of(Order, STORED | {"placed_at": "infinity"})
