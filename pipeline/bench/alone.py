@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import httpx
 import msgspec
@@ -63,8 +63,14 @@ def compare(dsn: str, elasticsearch: str, index: str, query: str) -> Compared:
 class Alone:
     """An index of its own with the settings and mapping of another."""
 
-    def __init__(self, elasticsearch: str, like: str, *, rows: int, size: int, pid: int | None) -> None:
-        """Requests have at most `rows` documents and `size` bytes, as the worker's have; `pid` is the server's."""
+    def __init__(
+        self, elasticsearch: str, like: str, *, rows: int, size: int, pid: int | None, settings: Mapping[str, Any] | None = None
+    ) -> None:  # fmt: skip
+        """Requests have at most `rows` documents and `size` bytes, as the worker's have; `pid` is the server's.
+
+        `settings`: the index's own, else those of `like`.
+        """
+        self._settings = {} if settings is None else {"settings": {"index": dict(settings)}}
         self._url, self._like, self._rows, self._size = elasticsearch, like, rows, size
         self._revision, self._server = 1, {"server": pid} if pid is not None else {}
         self.cpu: dict[str, float] = {}
@@ -108,7 +114,7 @@ class Alone:
     def _index(self) -> Iterator[str]:
         name = f"{self._like}-alone"
         with httpx.Client(base_url=self._url, timeout=60) as client:
-            body = {**like(client, f"/{self._like}"), "aliases": {}}
+            body = {**like(client, f"/{self._like}"), **self._settings, "aliases": {}}
             client.put(f"/{name}", json=body).raise_for_status()
             try:
                 yield name

@@ -128,14 +128,28 @@ class Lab:
             raise OperationError(f"cdc {' '.join(arguments)} ended with {done.returncode}.\n{done.stdout}{done.stderr}")
         return done.stdout
 
+    def popen(self, *arguments: str) -> subprocess.Popen[str]:
+        """A command that goes on beside."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "pipeline.cli", *arguments],
+            cwd=self.folder, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
     # ---- using it -----------------------------------------------------------------------------------------
 
     def start(self, model: str) -> Worker:
         """Start the worker of a read model."""
+        return self._started("worker", model)
+
+    def supervise(self, model: str) -> Worker:
+        """Start `cdc run` for a read model: workers for all of its builds."""
+        return self._started("run", model)
+
+    def _started(self, command: str, model: str) -> Worker:
         log = self.folder / "workers.log"
         with log.open("ab") as out:
             process = subprocess.Popen(
-                [sys.executable, "-m", "pipeline.cli", "worker", self.alias(model)],
+                [sys.executable, "-m", "pipeline.cli", command, self.alias(model)],
                 cwd=self.folder, env=self.environment, stdout=out, stderr=out,
             )  # fmt: skip
         said = self.folder / ".cdc/workers" / f"{self.alias(model)}-v1.json"
@@ -149,8 +163,11 @@ class Lab:
         return f"{self.alias(model)}-v1"
 
     def indexed(self, model: str) -> int:
-        """How many documents the index has taken, as Elasticsearch counts it."""
-        found = self.http.get(f"/{self.index(model)}/_stats/indexing")
+        """How many documents the read model's index has taken, as Elasticsearch counts it."""
+        return self.indexed_in(self.index(model))
+
+    def indexed_in(self, index: str) -> int:
+        found = self.http.get(f"/{index}/_stats/indexing")
         return int(found.json()["_all"]["primaries"]["indexing"]["index_total"]) if found.is_success else 0
 
     def watermark(self, model: str) -> int:

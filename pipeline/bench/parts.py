@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -62,9 +64,12 @@ class Bench:
         """The read model's documents compared with the source."""
         return compare(lab.dsn, lab.stack.elasticsearch, lab.index(model), truth.QUERIES[model])
 
-    def alone(self, lab: Lab, model: str) -> Alone:
+    def alone(self, lab: Lab, model: str, *, settings: Mapping[str, Any] | None = None) -> Alone:
+        """`settings`: of the index that it writes, where they are not those of the read model's."""
         rows, size = self.settings.worker.flush_rows, self.settings.elasticsearch.bulk_bytes
-        return Alone(lab.stack.elasticsearch, lab.index(model), rows=rows, size=size, pid=lab.pids.get("elasticsearch"))
+        return Alone(
+            lab.stack.elasticsearch, lab.index(model), rows=rows, size=size, pid=lab.pids.get("elasticsearch"), settings=settings
+        )  # fmt: skip
 
 
 def megabytes(n: int) -> int:
