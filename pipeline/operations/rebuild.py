@@ -218,7 +218,7 @@ async def _load(
             own = status(settings, [new]).projections[0]
             if (far := building(settings, code)) is not None:
                 hands.progress(far.step, far.done, far.total)
-            if own.state == "failed" and own.error and "LogTruncated" in own.error:
+            if own.given_up:
                 raise OperationError(f"The worker of {new.id} has stopped: {own.error}")
             if own.pid is None and not said and time.monotonic() - began > SAY_AFTER:
                 said = True

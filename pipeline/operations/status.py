@@ -19,7 +19,6 @@ from pipeline.authoring.shape import shape_of
 from pipeline.engine.sourcelog import bare, log_of
 from pipeline.engine.sql import connect, quoted, rows, value
 from pipeline.engine.sweep import held
-from pipeline.errors import LogTruncated
 from pipeline.events.sourcelog import parsed
 from pipeline.settings import Settings
 
@@ -75,6 +74,8 @@ class ProjectionStatus(BaseModel):
     transactions: int = 0
     pid: int | None
     error: str | None
+    given_up: bool = False
+    """Its worker ended, and starting it again would not help; `error` says why."""
     sinks: list[SinkStatus]
     source_logs: list[SourceLogStatus] = []
     """Which logs of the source were read, oldest first."""
@@ -179,11 +180,20 @@ def _state(said: dict[str, Any]) -> str:
 
 def _new(projection: Projection[Any], said: dict[str, Any]) -> ProjectionStatus:
     state = _state(said)
-    return ProjectionStatus(
+    found = ProjectionStatus(
         name=projection.name, version=projection.version, state=state, documents=0, behind=None, dirty=0, fanouts=0,
         staged=0, pending=0, refreshing=0, quarantined=0, dead_letters=0, released_incomplete=0, pid=said.get("pid"), error=said.get("error"),
-        sinks=[], attention=[f"{projection.name} is not running: cdc run"] if state != "running" else [],
+        given_up=_given_up(state, said), sinks=[], attention=[],
     )  # fmt: skip
+    if found.given_up:
+        found.attention = _attention(found, 0.0)
+    elif state != "running":
+        found.attention = [f"{projection.name} is not running: cdc run"]
+    return found
+
+
+def _given_up(state: str, said: dict[str, Any]) -> bool:
+    return state == "failed" and bool(said.get("given_up"))
 
 
 def _from_mirror(
@@ -211,6 +221,7 @@ def _from_mirror(
         transactions=int(said.get("transactions") or 0),
         pid=said.get("pid") if state not in ("stopped", "gone", "failed") else None,
         error=said.get("error") or said.get("standby") or None,
+        given_up=_given_up(state, said),
         sinks=sinks,
         attention=[],
     )
@@ -297,16 +308,15 @@ def _label(db: apsw.Connection, number: int) -> str:
     return next((log.log for log in source_logs(db) if parsed(log.log).number == number), "")
 
 
-def _startable(found: ProjectionStatus) -> bool:
-    """Not one that stands by, nor one that said that starting it again would not help."""
-    return found.state != "standby" and not (found.error or "").startswith(LogTruncated.__name__)
-
-
 def _attention(found: ProjectionStatus, fail_behind: float) -> list[str]:
     name, wanted = found.name, []
-    if found.state not in ("running", "catching up"):
+    if found.given_up:
+        wanted.append(f"{name} has given up, and starting it again would not help: {found.error}")
+    elif found.state not in ("running", "catching up"):
         told = f": {found.error}" if found.error else ""
-        wanted.append(f"{name} is {found.state}{told}" + ("; start it with cdc run" if _startable(found) else ""))
+        wanted.append(
+            f"{name} is {found.state}{told}" + ("; start it with cdc run" if found.state != "standby" else "")
+        )
     elif found.error:
         wanted.append(f"{name}: {found.error}")
     if found.state == "running" and found.behind is not None and found.behind > fail_behind:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import signal
@@ -13,6 +14,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 from connectors.sinks import open_sink
@@ -23,6 +25,7 @@ from pipeline.authoring.projection import Projection
 from pipeline.authoring.shape import shape_of
 from pipeline.errors import CdcError
 from pipeline.operations.rebuild import sweep
+from pipeline.operations.status import worker_file
 from pipeline.ports import Sink
 from pipeline.runtime.pacing import Backoff
 from pipeline.runtime.worker import EXIT_STOP_AND_SAY
@@ -47,7 +50,19 @@ class Child:
     started: float = 0.0
     not_before: float = 0.0
     backoff: Backoff = field(default_factory=lambda: Backoff(0.5, 30.0))
-    given_up: bool = False
+    said: Path | None = None
+    """What the worker last said of itself."""
+    given_up: int = 0
+    """The exit status of a worker that said that starting it again would not help."""
+
+    @property
+    def why(self) -> str:
+        """Its last words."""
+        try:
+            found = json.loads(self.said.read_text()) if self.said is not None else {}
+        except (FileNotFoundError, ValueError):
+            found = {}
+        return str(found.get("error") or "see above")
 
     def start(self) -> None:
         self.process = subprocess.Popen(
@@ -68,8 +83,8 @@ class Child:
             return
         self.process = None
         if code == EXIT_STOP_AND_SAY:
-            self.given_up = True
-            log.error("%s: the worker stopped and says that restarting does not help (see above)", self.name)
+            self.given_up = code
+            log.error("%s has given up, and starting it again would not help: %s", self.name, self.why)
             return
         if time.monotonic() - self.started > HEALTHY_AFTER:
             self.backoff.reset()
@@ -93,7 +108,10 @@ class Child:
 
 
 def run(settings: Settings, names: Sequence[str] = (), *, global_options: Sequence[str] = ()) -> int:
-    """`cdc run`: all projections, or the named ones, until SIGTERM or SIGINT; a rebuild's builds come and go meanwhile."""
+    """`cdc run`: all projections, or the named ones, until SIGTERM or SIGINT; a rebuild's builds come and go meanwhile.
+
+    A worker that gives up is left alone while others go on. When all have, the exit status is theirs.
+    """
     chosen = [found for found in discover(settings.projections) if not names or found.name in names]
     for name in names:
         find(settings, name)
@@ -110,14 +128,17 @@ def run(settings: Settings, names: Sequence[str] = (), *, global_options: Sequen
         for child in children.values():
             child.poll()
         if children and all(child.given_up for child in children.values()):
-            return 1
+            break
         stopping.wait(0.2)
     for child in children.values():
         child.stop()
     deadline = time.monotonic() + STOP_WITHIN
     for child in [*children.values(), *leaving]:
         child.reap(deadline)
-    return 0
+    if stopping.is_set():
+        return 0
+    log.error("No worker is left: %s", "; ".join(f"{child.name}: {child.why}" for child in children.values()))
+    return max(child.given_up for child in children.values())
 
 
 def _look(
@@ -164,7 +185,8 @@ def _wanted(settings: Settings, code: Projection[Any], options: Sequence[str]) -
             environment["CDC_PROJECTIONS"] = str(folder)
         if known.job is not None and build == known.job.target and known.job.rate:
             environment["CDC_WORKER__FLUSH_RATE"] = str(known.job.rate)
-        yield Child(own.id, [*options, "worker", code.name, "--build", str(build.build)], environment)
+        arguments = [*options, "worker", code.name, "--build", str(build.build)]
+        yield Child(own.id, arguments, environment, said=worker_file(settings, own.id))
 
 
 def _sinks(settings: Settings, projection: Projection[Any]) -> list[Sink]:

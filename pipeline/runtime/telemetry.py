@@ -8,6 +8,7 @@ import resource
 import time
 from typing import TYPE_CHECKING, Any
 
+from pipeline.authoring.projection import Projection
 from pipeline.operations.status import worker_file
 from pipeline.settings import Settings
 
@@ -23,10 +24,22 @@ class StatusFile:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.started = time.time()
         self.error: str | None = None
+        self.given_up = False
+        """Starting it again would not help."""
 
     def write(self, worker: Worker, state: str) -> None:
+        self._replace(self._report(worker, state))
+
+    def never_began(self, projection: Projection[Any], error: str) -> None:
+        """The last words of a worker whose projection can't be run as it is defined."""
+        self._replace({
+            "projection": projection.name, "version": projection.version, "pid": os.getpid(), "state": "failed",
+            "started": self.started, "at": time.time(), "error": error, "given_up": True, "sinks": {},
+        })  # fmt: skip
+
+    def _replace(self, report: dict[str, Any]) -> None:
         temporary = self.path.with_suffix(f".{os.getpid()}.tmp")
-        temporary.write_text(json.dumps(self._report(worker, state)))
+        temporary.write_text(json.dumps(report))
         temporary.replace(self.path)
 
     def _report(self, worker: Worker, state: str) -> dict[str, Any]:
@@ -42,6 +55,7 @@ class StatusFile:
             "started": self.started,
             "at": time.time(),
             "error": self.error,
+            "given_up": self.given_up,
             "standby": standby,
             "reading_since": since,
             "cpu_seconds_before": before,

@@ -23,7 +23,16 @@ from pipeline.engine.dirty import Reader
 from pipeline.engine.engine import Engine, Progress
 from pipeline.engine.mirror import Mirror
 from pipeline.engine.revision import RENEW_AT
-from pipeline.errors import CdcError, CheckpointError, Fenced, LogTruncated, SchemaChanged, SettingsError, Transient
+from pipeline.errors import (
+    CdcError,
+    CheckpointError,
+    DefinitionError,
+    Fenced,
+    LogTruncated,
+    SchemaChanged,
+    SettingsError,
+    Transient,
+)
 from pipeline.operations.status import mirror_file
 from pipeline.runtime import wiring
 from pipeline.runtime.batches import Batch, OldestTakesAll, batch_topic, install
@@ -225,7 +234,7 @@ class Worker:
         code = EXIT_FENCED if isinstance(error, Fenced) else code
         known = isinstance(error, CdcError)
         log.critical("%s: %s: %s", self.id, type(error).__name__, error, exc_info=None if known else error)
-        self.status.error = f"{type(error).__name__}: {error}"
+        self.status.error, self.status.given_up = f"{type(error).__name__}: {error}", code == EXIT_STOP_AND_SAY
         self.status.write(self, "failed")
         logging.shutdown()
         os._exit(code)
@@ -339,7 +348,13 @@ class Worker:
 def run(settings: Settings, name: str, build: int | None = None) -> int:
     """`cdc worker NAME`: run one projection's worker until it is told to stop; the process's exit code."""
     projection = find(settings, name)
-    wired = wiring.wire(settings, projection if build is None else replace(projection, build=build))
+    projection = projection if build is None else replace(projection, build=build)
+    try:
+        wired = wiring.wire(settings, projection)
+    except DefinitionError as error:
+        log.critical("%s: %s: %s", projection.id, type(error).__name__, error)
+        StatusFile(settings, projection.id).never_began(projection, f"{type(error).__name__}: {error}")
+        return EXIT_STOP_AND_SAY
     settings.state_dir.mkdir(parents=True, exist_ok=True)
     if not os.access(settings.state_dir, os.W_OK):
         raise SettingsError(f"The state folder {settings.state_dir} can't be written to.")

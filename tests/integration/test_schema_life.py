@@ -67,6 +67,16 @@ def test_a_renamed_column_stops_its_projection_alone_and_says_so(life: Project) 
     found = life.document(1, "has_a")
     assert found is not None and found["a"] == "renamed", "the other projection goes on"
 
+    life.stop_workers()
+    run = life.start_run()
+    until(lambda: "has_b-v1 has given up" in life.log(), 60, f"one gives up\n{life.log()}")
+    life.wait_for(life.sql("UPDATE life.things SET a = 'after' WHERE id = 1"), name="has_a")
+    assert run.poll() is None, "the supervisor goes on with the other"
+    assert "has given up, and starting it again would not help: SchemaChanged" in life.status("has_b")["attention"][0]
+    life.stop_workers()
+    assert life.start_run(f"{life.name}-has_b").wait(60) == EXIT_STOP_AND_SAY
+    assert "has_b-v1: SchemaChanged" in life.log(1)
+
 
 PARTED = """
 CREATE SCHEMA life;
