@@ -69,6 +69,7 @@ def captured(lab: Lab, topic: str) -> Iterator[None]:
             "database.password": lab.password, "database.dbname": lab.name, "topic.prefix": name,
             "table.include.list": "shop.order_lines", "plugin.name": "pgoutput", "slot.name": name,
             "publication.name": name, "publication.autocreate.mode": "filtered", "decimal.handling.mode": "precise",
+            "topic.creation.default.partitions": "1", "topic.creation.default.replication.factor": "1",
             **SCHEMAS,
         }  # fmt: skip
         connect.put(f"/connectors/{name}/config", json=config).raise_for_status()
