@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from ssl import SSLContext
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
@@ -95,6 +95,9 @@ class SourceSettings(_Section):
     """A libpq URI of the source database, used by check, preview and verify; never printed."""
 
 
+SourceName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9]*$")]
+
+
 class WorkerSettings(_Section):
     consistency: Literal["transaction", "row"] = "transaction"
     session_timeout: float = Field(default=30.0, gt=0)
@@ -143,6 +146,8 @@ class Settings(BaseSettings):
     elasticsearch: ElasticsearchSettings = ElasticsearchSettings()
     postgres: PostgresSettings = PostgresSettings()
     source: SourceSettings = SourceSettings()
+    sources: dict[SourceName, SourceSettings] = {}
+    """Further source databases, `[sources.crm]`; a connector's definition says which it reads (`source = "crm"`)."""
     worker: WorkerSettings = WorkerSettings()
     web: WebSettings = WebSettings()
 
@@ -197,11 +202,18 @@ class Settings(BaseSettings):
             return self.postgres.dsn.get_secret_value()
         return self._local("postgres", "postgres.dsn")
 
-    def source_dsn(self) -> str:
-        """The source's libpq URI. It has the password: never print it."""
-        if self.source.dsn is not None:
-            return self.source.dsn.get_secret_value()
-        return self._local("postgres", "source.dsn")
+    def source_dsn(self, name: str = "") -> str:
+        """A source's libpq URI, that of `[source]` where no name is given. It has the password: never print it."""
+        if not name:
+            return self.source.dsn.get_secret_value() if self.source.dsn else self._local("postgres", "source.dsn")
+        own = self.sources.get(name)
+        if own is None or own.dsn is None:
+            known = ", ".join(sorted(self.sources)) or "none"
+            raise SettingsError(
+                f"No address of the source {name}: set sources.{name}.dsn in cdc.toml or CDC_SOURCES__{name.upper()}__DSN;"
+                f" named sources are {known}."
+            )
+        return own.dsn.get_secret_value()
 
     def _local(self, service: str, key: str) -> str:
         up = self.endpoints()

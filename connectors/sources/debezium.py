@@ -100,6 +100,8 @@ class ConnectorDefinition(_Section):
     kind: Literal["postgres"] = "postgres"
     tables: tuple[TableName, ...] = Field(min_length=1)
     """`schema.table`; their changes are captured."""
+    source: str = Field(default="", pattern=r"^([a-z][a-z0-9]*)?$")
+    """The source of the settings that it reads, of `[sources.…]`; `[source]` unless given."""
     database: Database = Database()
     topic_prefix: str = Field(default="", pattern=r"^[A-Za-z0-9_.-]*$")
     """Topics are `<prefix>.<schema>.<table>`; the connector's name unless given."""

@@ -60,7 +60,9 @@ def captured_by(own: Settings, table: str) -> ConnectorDefinition:
 
 
 async def _check_connector(own: Settings, definition: ConnectorDefinition) -> None:
-    plan = await lifecycle.plan(definition, connect_at=own.connect_address(), source_dsn=own.source_dsn())
+    plan = await lifecycle.plan(
+        definition, connect_at=own.connect_address(), source_dsn=own.source_dsn(definition.source)
+    )
     if any(change.key.startswith("notification.") for change in plan.changes):
         raise OperationError(
             f"Connector {definition.name} does not say how its snapshots go: cdc connector apply {definition.name}."
@@ -88,7 +90,7 @@ async def read_again(
     kafka = own.kafka_address()
     told = False
     while True:
-        with signals.turn(definition, own.source_dsn()) as mine:
+        with signals.turn(definition, own.source_dsn(definition.source)) as mine:
             if mine is not None:
                 async with notices.notices(kafka, definition) as said:
                     return await operation(

@@ -11,7 +11,7 @@ from pipeline.authoring.discovery import Found, look
 from pipeline.authoring.projection import Projection
 from pipeline.cli.output import As, as_json, err, load_settings, out, print_json
 from pipeline.errors import DefinitionError, SettingsError, SourceError
-from pipeline.operations.check import CheckReport
+from pipeline.operations.check import Captures, CheckReport
 from pipeline.operations.check import check as checked
 from pipeline.operations.findings import Finding
 from pipeline.settings import Settings
@@ -36,13 +36,13 @@ def check(
     lock = Catalog.load(own.catalog) if live is None or own.catalog.exists() else None
     catalog = live or lock
     assert catalog is not None
-    captured = {table: name for name, d in load_definitions(own.connectors).items() for table in d.tables}
+    connectors = [Captures(name, d.source, frozenset(d.tables)) for name, d in load_definitions(own.connectors).items()]
     report = checked(
         chosen,
         catalog,
         sinks=RULES,
         problems=found.problems,
-        captured=captured,
+        connectors=connectors,
         lock=lock if live is not None else None,
         source=live is not None,
     )
@@ -63,10 +63,11 @@ def _chosen(found: Found, names: list[str]) -> list[Projection[Any]]:
 
 def _live(own: Settings) -> Catalog | None:
     """The source's catalog as it is now; None, and a word about it, where the source is away."""
-    from connectors.sources.postgres import read_catalog
+    from connectors.sources.catalogs import read_catalogs
+    from connectors.sources.debezium import load_definitions
 
     try:
-        return read_catalog(own.source_dsn())
+        return read_catalogs(own, load_definitions(own.connectors))
     except (SettingsError, SourceError) as error:
         if not own.catalog.exists():
             raise

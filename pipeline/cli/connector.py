@@ -15,7 +15,7 @@ from pipeline.cli.output import As, DryRun, Format, Yes, as_json, confirm, err, 
 from pipeline.reports import connectors as reports
 from pipeline.reports.connectors import ConnectorLine
 from pipeline.settings import Settings
-from pipeline.stack.connect import secrets_file
+from pipeline.stack.connect import password_key, secrets_file
 
 UNHEALTHY = 4
 app = typer.Typer(no_args_is_help=True, help="Debezium's connectors: what they read, and whether they do.")
@@ -38,7 +38,8 @@ def list_(output: As = None) -> None:
 def show(name: Name) -> None:
     """The configuration that Connect gets from the definition, as JSON."""
     settings = load_settings()
-    config = _definition(settings, name).config(settings.source_dsn(), _password(settings))
+    definition = _definition(settings, name)
+    config = definition.config(settings.source_dsn(definition.source), _password(settings, definition))
     out().print_json(data={key: lifecycle.masked(key, value) for key, value in config.items()})
 
 
@@ -50,7 +51,7 @@ def grants_(
     """The SQL that gives the connector's user what it needs in the source, and no more; changes nothing."""
     settings = load_settings()
     definition = _definition(settings, name)
-    config = definition.config(settings.source_dsn(), _password(settings))
+    config = definition.config(settings.source_dsn(definition.source), _password(settings, definition))
     text = grants(definition, user or config["database.user"], config["database.dbname"])
     out().print(text, markup=False, highlight=False, soft_wrap=True)
 
@@ -67,8 +68,9 @@ def apply(
 ) -> None:
     """Make Connect run the definition, and wait until it does; nothing changes where it already does."""
     settings = load_settings()
-    definition, password = _definition(settings, name), _password(settings)
-    url, dsn = settings.connect_address(), settings.source_dsn()
+    definition = _definition(settings, name)
+    password = _password(settings, definition)
+    url, dsn = settings.connect_address(), settings.source_dsn(definition.source)
     if anew:
         if not _go(f"begin connector {name} anew, by a new slot and a new snapshot of all its tables", dry_run, yes):
             return
@@ -103,7 +105,11 @@ def restart(name: Name, dry_run: DryRun = False, yes: Yes = False) -> None:
     if _go(f"restart connector {name}", dry_run, yes):
         with err().status(f"Restarting connector {name} …"):
             done = asyncio.run(
-                lifecycle.restart(name, connect_at=settings.connect_address(), dsn=reports.source_dsn(settings))
+                lifecycle.restart(
+                    name,
+                    connect_at=settings.connect_address(),
+                    dsn=reports.source_dsn(settings, load_definitions(settings.connectors).get(name)),
+                )
             )
         out().print(f"{name} {done.state.lower()}")
 
@@ -139,7 +145,7 @@ def delete(
     if not _go(what, dry_run, yes):
         return
     definition = _definition(settings, name) if drop else None
-    dsn = settings.source_dsn() if drop else None
+    dsn = settings.source_dsn(definition.source) if definition else None
     done = asyncio.run(
         lifecycle.delete(name, connect_at=settings.connect_address(), definition=definition, source_dsn=dsn)
     )
@@ -152,9 +158,11 @@ def _definition(settings: Settings, name: str) -> ConnectorDefinition:
     return defined[name] if name in defined else load_definition(settings.connectors / f"{name}.toml")
 
 
-def _password(settings: Settings) -> str | None:
-    """The reference to the source's password; a definition's own wins over it."""
-    return f"${{file:{secrets_file(settings)}:source.password}}" if settings.endpoints() is not None else None
+def _password(settings: Settings, definition: ConnectorDefinition) -> str | None:
+    """The reference to the source's password in the local stack; a definition's own wins over it."""
+    if settings.endpoints() is None:
+        return None
+    return f"${{file:{secrets_file(settings)}:{password_key(definition.source)}}}"
 
 
 def _print(lines: list[ConnectorLine], output: Format | None) -> None:

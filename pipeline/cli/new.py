@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from connectors.sources.catalogs import names, read_catalogs
 from connectors.sources.debezium import load_definitions
 from connectors.sources.postgres import read_catalog
 from pipeline.authoring.catalog import Catalog, Table
@@ -54,9 +55,10 @@ def _table(settings: Settings, table: str, source: str | None) -> Table:
     known = Catalog.load(settings.catalog) if settings.catalog.exists() else None
     if source is None and known is not None and (found := known.tables.get(table)) is not None:
         return found
-    if source is None and settings.source.dsn is None and settings.endpoints() is None and known is not None:
+    if source is None and not names(settings) and known is not None:
         return known.table(table)  # there is no source to ask: UnknownTable, with the nearest name
-    everything = read_catalog(source or settings.source_dsn())
+    definitions = load_definitions(settings.connectors)
+    everything = read_catalog(source) if source else read_catalogs(settings, definitions)
     chosen = everything.table(table)
     Catalog.of([*known.tables.values(), chosen] if known else [chosen]).save(settings.catalog)
     return chosen

@@ -16,8 +16,11 @@ from pipeline.authoring.projection import Projection
 from pipeline.authoring.shape import shape_of
 from pipeline.cli.output import err, load_settings, terminal
 from pipeline.cli.sinks import RULES
+from pipeline.errors import DefinitionError
 from pipeline.operations.preview import SAMPLE, Previewed
 from pipeline.operations.preview import preview as operation
+from pipeline.runtime.wiring import definition_of
+from pipeline.settings import Settings
 
 
 class What(StrEnum):
@@ -43,7 +46,7 @@ def preview(
     if what is What.ddl:
         typer.echo(_ddl(projection), nl=False)
         return
-    dsn = own.source_dsn()
+    dsn = own.source_dsn(_source(own, projection))
     catalog = read_catalog(dsn, tables=sorted(shape_of(projection.shape).columns()))
     with open_rows(dsn) as rows:
         found = operation(projection, catalog, rows, keys=keys or (), limit=limit)
@@ -52,6 +55,14 @@ def preview(
         err().print(f"Counted in the first {SAMPLE:,} rows only: a worker counts all.", style="yellow")
     if any(one.document is None for one in found):
         raise typer.Exit(1)
+
+
+def _source(own: Settings, projection: Projection[Any]) -> str:
+    """The source of its tables: of the connector that captures them, where one does already."""
+    try:
+        return definition_of(own, projection).source
+    except DefinitionError:
+        return ""
 
 
 def _mappings(projection: Projection[Any]) -> dict[str, Any]:

@@ -7,6 +7,8 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from connectors.sources.catalogs import read_catalogs
+from connectors.sources.debezium import load_definitions
 from connectors.sources.postgres import read_catalog
 from pipeline.authoring import catalog as catalogs
 from pipeline.authoring.catalog import Catalog
@@ -21,7 +23,7 @@ def pull(
     source: Annotated[
         str | None,
         typer.Option(
-            "--from", metavar="DSN", help="A libpq URI; the settings' source unless given.", show_default=False
+            "--from", metavar="DSN", help="A libpq URI; the settings' sources unless given.", show_default=False
         ),
     ] = None,
     schema: Annotated[list[str] | None, typer.Option("--schema", help="Only this schema; may be repeated.")] = None,
@@ -29,7 +31,10 @@ def pull(
 ) -> None:
     """Read the source's tables and write them to the catalog file, which belongs into git."""
     settings = load_settings()
-    found = read_catalog(source or settings.source_dsn(), schemas=schema)
+    if source is None:
+        found = read_catalogs(settings, load_definitions(settings.connectors), schemas=schema)
+    else:
+        found = read_catalog(source, schemas=schema)
     tables = [table for name, table in found.tables.items() if not name.startswith(OWN_SCHEMA + ".")]
     known = Catalog.of(tables)
     if schema and settings.catalog.exists():

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -18,6 +19,15 @@ from pipeline.operations.findings import Checked, Finding, sort_key, split
 from pipeline.operations.sinks import SinkRules
 
 NAME = re.compile(r"^[a-z][a-z0-9_-]{0,99}$")
+
+
+@dataclass(frozen=True, slots=True)
+class Captures:
+    """The tables that a connector captures, and from which source."""
+
+    connector: str
+    source: str
+    tables: frozenset[str]
 
 
 class CheckReport(BaseModel):
@@ -44,14 +54,13 @@ def check(
     *,
     sinks: Mapping[str, SinkRules],
     problems: Sequence[Problem] = (),
-    captured: Mapping[str, str] | None = None,
+    connectors: Sequence[Captures] | None = None,
     lock: Catalog | None = None,
     source: bool = False,
 ) -> CheckReport:
     """Look at every projection and say everything that is wrong.
 
-    `problems` are those of discovery; `captured` says which connector reads a table; `lock` is the catalog in git
-    where `catalog` was just read from the source.
+    `problems` are those of discovery; `lock` is the catalog in git where `catalog` was just read from the source.
     """
     findings = [_from_problem(problem) for problem in problems]
     for projection in projections:
@@ -59,7 +68,9 @@ def check(
         shape = shape_of(projection.shape)
         _names(checked)
         _targets(checked, shape, sinks)
-        _tables(checked, shape, captured, lock)
+        _tables(checked, shape, lock)
+        if connectors is not None:
+            _captured(checked, shape, connectors)
         for level in dict.fromkeys(shape.shown()):
             if level.table in catalog.tables:
                 check_level(checked, level, catalog.tables[level.table])
@@ -132,7 +143,7 @@ def _clashes(projections: Sequence[Projection[Any]]) -> Iterator[Finding]:
 # ---- tables -----------------------------------------------------------------------------------------------
 
 
-def _tables(checked: Checked, shape: Shape, captured: Mapping[str, str] | None, lock: Catalog | None) -> None:
+def _tables(checked: Checked, shape: Shape, lock: Catalog | None) -> None:
     for level in {level.table: level for level in shape.walk()}.values():
         try:
             table = checked.catalog.table(level.table)
@@ -159,14 +170,6 @@ def _tables(checked: Checked, shape: Shape, captured: Mapping[str, str] | None, 
                 f"run ALTER TABLE {table.name} REPLICA IDENTITY DEFAULT.",
                 level,
             )
-        if captured is not None and table.name not in captured:
-            checked.add(
-                "NotCaptured",
-                f"No connector captures {table.name}; add it to `tables` of one in connectors/debezium "
-                "and run `cdc connector apply NAME`.",
-                level,
-                level="warning",
-            )
         if lock is not None and lock.tables.get(table.name) != table:
             checked.add(
                 "CatalogDrift",
@@ -174,6 +177,39 @@ def _tables(checked: Checked, shape: Shape, captured: Mapping[str, str] | None, 
                 level,
                 level="warning",
             )
+
+
+def _captured(checked: Checked, shape: Shape, connectors: Sequence[Captures]) -> None:
+    """Each table is captured, from one source, and all of them by one connector."""
+    levels = {level.table: level for level in shape.walk()}
+    by: dict[str, list[Captures]] = {table: [c for c in connectors if table in c.tables] for table in levels}
+    for table, level in levels.items():
+        if not by[table] and table in checked.catalog.tables:
+            checked.add(
+                "NotCaptured",
+                f"No connector captures {table}; add it to `tables` of one in connectors/debezium "
+                "and run `cdc connector apply NAME`.",
+                level,
+                level="warning",
+            )
+        if len({c.source for c in by[table]}) > 1:
+            checked.add(
+                "AmbiguousTable",
+                f"{table} is captured from several sources, by {_listed(c.connector for c in by[table])}; "
+                "capture it from one, or give the other source a project of its own.",
+                level,
+            )
+    if all(by.values()) and not any(set(levels) <= c.tables for c in connectors):
+        places = ", ".join(f"{table} by {_listed(c.connector for c in found)}" for table, found in by.items())
+        checked.add(
+            "SeveralConnectors",
+            f"Its tables are captured by several connectors, {places}; one projection reads the tables of one "
+            "connector, hence of one source.",
+        )
+
+
+def _listed(names: Iterable[str]) -> str:
+    return " and ".join(sorted(names))
 
 
 def _drift(old: Table | None, new: Table) -> str:

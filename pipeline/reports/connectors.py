@@ -57,7 +57,7 @@ def line(
 ) -> ConnectorLine:
     """One connector's line; `away` says why Connect could not be asked."""
     slot, problem, asked = None, away, False
-    if definition is not None and (dsn := source_dsn(settings)):
+    if definition is not None and (dsn := source_dsn(settings, definition)):
         try:
             slot = postgres.slot(definition.dsn(dsn), definition.slot)
             asked = True
@@ -87,6 +87,9 @@ def slot_attention(definition: ConnectorDefinition, slot: postgres.Slot | None) 
     return f"{found.subject}: {found.found}: {found.fix}" if found.level == "error" else None
 
 
-def source_dsn(settings: Settings) -> str:
-    """The source's DSN, or nothing where none is set. It has the password: never print it."""
+def source_dsn(settings: Settings, definition: ConnectorDefinition | None) -> str:
+    """The DSN of the connector's source, or nothing where none is set. It has the password: never print it."""
+    name = definition.source if definition is not None else ""
+    if name:
+        return settings.source_dsn(name) if name in settings.sources else ""
     return settings.source_dsn() if settings.source.dsn is not None or settings.endpoints() is not None else ""

@@ -33,9 +33,9 @@ async def _look(settings: Settings) -> list[Finding]:
     topics: dict[str, float] = {}
     for name, definition in definitions.items():
         try:
-            dsn = definition.dsn(settings.source_dsn())
+            dsn = definition.dsn(settings.source_dsn(definition.source))
         except SettingsError as error:
-            found.append(bad("source", str(error), "set source.dsn"))
+            found.append(bad(f"source of {name}", str(error), "see cdc config show"))
             continue
         found += await asyncio.to_thread(operation.source, dsn, list(definition.tables), {definition.slot: name})
         topics |= {definition.topic(table): definition.retention_days for table in definition.tables}

@@ -19,10 +19,9 @@ from pipeline.settings import Settings
 def status(settings: Settings, projections: Sequence[Projection[Any]], *, fail_behind: float = 30.0) -> StatusReport:
     """Asks the source of each of these projections for its slot; a source that is away is said, and nothing fails."""
     report = with_builds(settings, projections, fail_behind=fail_behind)
-    if dsn := source_dsn(settings):
-        definitions = {d.name: d for projection in projections if (d := _definition(settings, projection)) is not None}
-        told = [_told(definition, dsn) for definition in definitions.values()]
-        report.attention = [line for line in told if line is not None]
+    definitions = {d.name: d for projection in projections if (d := _definition(settings, projection)) is not None}
+    told = [_told(d, dsn) for d in definitions.values() if (dsn := source_dsn(settings, d))]
+    report.attention = [line for line in told if line is not None]
     return report
 
 

@@ -62,7 +62,9 @@ class Refresher:
     async def _attempt(self, due: Due) -> None:
         try:
             with ExitStack() as held:
-                mine = await asyncio.to_thread(held.enter_context, turn(self._definition, self._settings.source_dsn()))
+                mine = await asyncio.to_thread(
+                    held.enter_context, turn(self._definition, self._settings.source_dsn(self._definition.source))
+                )
                 if mine is None:
                     await self._back(due, "another snapshot is under way", BUSY_FOR)
                     return

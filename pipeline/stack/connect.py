@@ -20,7 +20,6 @@ from pipeline.stack.site import Site, listens, open_site
 
 NAME = "connect"
 SECRETS = "secrets.properties"
-SOURCE_PASSWORD = "source.password"  # noqa: S105 - a key
 PLUGIN = "io.debezium.connector.postgresql.PostgresConnector"
 
 
@@ -38,17 +37,24 @@ def _secrets(site: Site) -> Path:
     return site.home / NAME / SECRETS
 
 
+def password_key(source: str) -> str:
+    """Under which key the password of a source is in there; `source` is a name of the settings' `sources`, or empty."""
+    return f"sources.{source}.password" if source else "source.password"
+
+
 def prepare(site: Site) -> Command:
     """Write the worker's configuration and secrets, and say how to start it."""
     folder = site.directory(NAME)
     dsn = site.settings.source.dsn
-    source = conninfo_to_dict(dsn.get_secret_value() if dsn else postgres.address(site))
-    password = str(source.get("password") or "")
-    write_atomically(_secrets(site), properties({SOURCE_PASSWORD: password}), owner=site.user)
+    dsns = {"": dsn.get_secret_value() if dsn else postgres.address(site)}
+    dsns |= {name: own.dsn.get_secret_value() for name, own in site.settings.sources.items() if own.dsn}
+    passwords = {name: str(conninfo_to_dict(dsn).get("password") or "") for name, dsn in dsns.items()}
+    secrets = {password_key(name): password for name, password in passwords.items()}
+    write_atomically(_secrets(site), properties(secrets), owner=site.user)
     file = folder / "connect.properties"
     write_atomically(file, _configuration(site), owner=site.user)
     main = "org.apache.kafka.connect.cli.ConnectDistributed"
-    env = {"CDC_SECRETS_FILE": str(_secrets(site)), "SOURCE_PASSWORD": password}
+    env = {"CDC_SECRETS_FILE": str(_secrets(site)), "SOURCE_PASSWORD": passwords[""]}
     return Command(kafka_java(folder, "1g", main, str(file)), cwd=folder, env=env)
 
 

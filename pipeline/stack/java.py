@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from pipeline.stack import artefacts
@@ -46,7 +47,7 @@ def kafka_java(folder: Path, heap: str, main: str, *arguments: str) -> list[str]
     ]
 
 
-def properties(values: dict[str, object]) -> str:
+def properties(values: Mapping[str, object]) -> str:
     """A properties file's text."""
     return "".join(f"{key}={escaped(str(value))}\n" for key, value in values.items())
 

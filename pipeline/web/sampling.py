@@ -142,9 +142,11 @@ class Sampler:
         return with_builds(self.settings, [self.seen(name) for name in self.projections])
 
     def _positions(self) -> dict[str, int]:
-        dsn = self.settings.source_dsn()
         definitions = {definition.name: definition for definition in self.definitions.values()}
-        return {name: postgres.position(definition.dsn(dsn)) for name, definition in definitions.items()}
+        return {
+            name: postgres.position(definition.dsn(self.settings.source_dsn(definition.source)))
+            for name, definition in definitions.items()
+        }
 
     def _note(self) -> None:
         if self.status.error is None and self.status.value is not None:

@@ -87,22 +87,32 @@ class Project:
         )
 
     def create_with(
-        self, schema: str, tables: Sequence[str], projections: Mapping[str, str], definition: str = ""
+        self,
+        schema: str,
+        tables: Sequence[str],
+        projections: Mapping[str, str],
+        definition: str = "",
+        *,
+        pulled: bool = True,
     ) -> None:
         """Tables and projections of one's own; `ALIAS` in a projection stands for the project's prefix of an alias.
 
-        `definition` is TOML added to the connector's.
+        `definition` is TOML added to the connector's; without `pulled` somebody else has pulled the catalogue.
         """
         self._database()
         self.sql(schema)
-        self._deploy({name: text.replace("ALIAS", self.name) for name, text in projections.items()}, tables, definition)
+        self._deploy(
+            {name: text.replace("ALIAS", self.name) for name, text in projections.items()}, tables, definition, pulled
+        )
 
     def _database(self) -> None:
         with psycopg.connect(self.endpoints.postgres, autocommit=True) as db:
             db.execute(f"DROP DATABASE IF EXISTS {self.name} WITH (FORCE)".encode())
             db.execute(f"CREATE DATABASE {self.name}".encode())
 
-    def _deploy(self, projections: Mapping[str, str], captured: Sequence[str], definition: str = "") -> None:
+    def _deploy(
+        self, projections: Mapping[str, str], captured: Sequence[str], definition: str = "", pulled: bool = True
+    ) -> None:
         for part in ("projections", "connectors/debezium"):
             (self.folder / part).mkdir(parents=True)
         for name, text in projections.items():
@@ -114,7 +124,8 @@ class Project:
         )
         self.before_connector(self)
         self.cdc("connector", "apply", self.name, "--yes")
-        self.cdc("tables", "pull", "--from", self.dsn)
+        if pulled:
+            self.cdc("tables", "pull", "--from", self.dsn)
         self.cdc("apply", "--yes")
 
     def write_projection(self, name: str, text: str) -> None:

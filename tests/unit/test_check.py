@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,7 @@ from pipeline.authoring.projection import Target
 from pipeline.authoring.shape import Shape
 from pipeline.cli.sinks import RULES
 from pipeline.errors import DefinitionError
-from pipeline.operations.check import CheckReport, check
+from pipeline.operations.check import Captures, CheckReport, check
 from pipeline.operations.sinks import SinkRules
 from pipeline.settings import Settings
 
@@ -73,12 +73,12 @@ def checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Checked:
     folder = tmp_path / "projections"
     folder.mkdir()
 
-    def run(lock: Catalog | None = None, captured: dict[str, str] | None = None, **files: str) -> CheckReport:
+    def run(lock: Catalog | None = None, connectors: Sequence[Captures] | None = None, **files: str) -> CheckReport:
         for name, text in files.items():
             (folder / f"{name}.py").write_text(HEAD + text)
         found = look(folder)
         chosen = [found.projections[name] for name in sorted(found.projections)]
-        return check(chosen, CATALOG, sinks=RULES, problems=found.problems, lock=lock, captured=captured)
+        return check(chosen, CATALOG, sinks=RULES, problems=found.problems, lock=lock, connectors=connectors)
 
     return run
 
@@ -366,9 +366,9 @@ def test_a_sink_may_refuse_a_shape(checked: Checked, tmp_path: Path) -> None:
 def test_tables_that_no_connector_captures_and_drift_are_warnings(checked: Checked) -> None:
     old = table("shop.orders", "id bigint, customer_id bigint, status integer, colour text")
     lock = Catalog.of([*(t for t in CATALOG.tables.values() if t.name != "shop.orders"), old])
-    captured = {"shop.customers": "shop", "shop.order_lines": "shop", "shop.products": "shop"}
+    captured = Captures("shop", "", frozenset({"shop.customers", "shop.order_lines", "shop.products"}))
 
-    report = checked(lock=lock, captured=captured, orders=GOOD)
+    report = checked(lock=lock, connectors=[captured], orders=GOOD)
 
     assert report.ok
     assert seen(report) == [("CatalogDrift", "Order"), ("NotCaptured", "Order")]
@@ -376,6 +376,20 @@ def test_tables_that_no_connector_captures_and_drift_are_warnings(checked: Check
         "shop.orders differs from the catalog file: new column placed_at, no column colour any more, "
         "status is text not null now."
     )
+
+
+def test_tables_of_two_sources_or_connectors_are_not_joined(checked: Checked) -> None:
+    shop = Captures("shop", "", frozenset({"shop.orders", "shop.order_lines", "shop.products"}))
+    crm = Captures("crm", "crm", frozenset({"shop.customers", "shop.products"}))
+
+    report = checked(connectors=[shop, crm], orders=GOOD)
+
+    assert [(f.level, *pair) for f, pair in zip(report.findings, seen(report), strict=True)] == [
+        ("error", "AmbiguousTable", "Product"),
+        ("error", "SeveralConnectors", "orders"),
+    ]
+    assert report.findings[0].message == "shop.products is captured from several sources, by crm and shop."
+    assert "shop.orders by shop" in report.findings[1].message
 
 
 def test_a_join_that_the_source_has_no_index_for_is_a_hint(checked: Checked) -> None:

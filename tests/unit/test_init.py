@@ -15,7 +15,7 @@ from pipeline.authoring.discovery import look
 from pipeline.cli.init import EXAMPLE
 from pipeline.cli.sinks import RULES
 from pipeline.errors import OperationError
-from pipeline.operations.check import check
+from pipeline.operations.check import Captures, check
 from pipeline.operations.scaffold import index_name, scaffold
 from pipeline.settings import load
 
@@ -51,13 +51,13 @@ def test_a_new_project_passes_its_own_check(table: Table, tmp_path: Path, monkey
     done = scaffold(tmp_path, table, project="mine", name=index_name(table.name), catalog=Catalog.of([table]))
     own = load()
     found = look(own.projections)
-    captured = {name: c.name for c in load_definitions(own.connectors).values() for name in c.tables}
+    connectors = [Captures(c.name, c.source, frozenset(c.tables)) for c in load_definitions(own.connectors).values()]
     report = check(
         list(found.projections.values()),
         Catalog.load(own.catalog),
         sinks=RULES,
         problems=found.problems,
-        captured=captured,
+        connectors=connectors,
     )
 
     assert own.project == "mine"

@@ -1,0 +1,32 @@
+"""The catalogue of a project's sources, however many they are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from connectors.sources.debezium import ConnectorDefinition
+from connectors.sources.postgres import read_catalog
+from pipeline.authoring.catalog import Catalog, Table
+from pipeline.settings import Settings
+
+
+def read_catalogs(
+    settings: Settings, definitions: Mapping[str, ConnectorDefinition], *, schemas: Sequence[str] | None = None
+) -> Catalog:
+    """The tables of all sources. Where two have one of the same name, it is that which a connector captures."""
+    captured = {table: definition.source for definition in definitions.values() for table in definition.tables}
+    found: dict[str, Table] = {}
+    for source in names(settings) or [""]:
+        for name, table in read_catalog(settings.source_dsn(source), schemas=schemas).tables.items():
+            if name not in found or captured.get(name) == source:
+                found[name] = table
+    return Catalog.of(found.values())
+
+
+def names(settings: Settings) -> list[str]:
+    """The sources that have an address; that of `[source]` or the local stack is the empty name."""
+    first = settings.source.dsn is not None or settings.endpoints() is not None
+    return [*([""] if first else []), *sorted(settings.sources)]
+
+
+__all__ = ["names", "read_catalogs"]
