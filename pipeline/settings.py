@@ -127,6 +127,8 @@ class WebSettings(_Section):
     """Seconds that a read with a token waits, where it does not say how long."""
     wait_limit: float = Field(default=30.0, ge=0)
     """Seconds that it may wait at most."""
+    hosts: tuple[str, ...] = ()
+    """Further names by which `cdc web --open` may be asked; this machine's own it always answers to."""
 
 
 class Settings(BaseSettings):

@@ -45,6 +45,7 @@ def web(
     try:
         import uvicorn
 
+        from pipeline.web.access import LOOPBACK
         from pipeline.web.app import create_app
     except ImportError as missing:
         if missing.name is None or missing.name.startswith("pipeline"):
@@ -53,7 +54,7 @@ def web(
     own = load_settings()
     if not public and not web_keys.read(own).keys:
         err().print("There is no key yet, so nobody can read: cdc web key add NAME --scope '*'", style="yellow")
-    served = create_app(own, public=public)
+    served = create_app(own, public=public, hosts=LOOPBACK | {host, *own.web.hosts} if public else None)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("cdc.web").setLevel(logging.WARNING if terminal.quiet else logging.INFO)
     config = uvicorn.Config(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,6 +22,9 @@ from pipeline.settings import Settings
 from pipeline.web.problems import Problem
 
 audit: Final = logging.getLogger("cdc.web")
+HOST: Final = re.compile(r"(?:\[([^]]*)\]|([^:[\]]*))(?::\d*)?")
+PROBES: Final = frozenset({"/livez", "/readyz", "/metrics"})
+LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 CALLER: Final = "cdc.caller"
 """In a request's scope, the name of its key."""
 
@@ -115,10 +119,13 @@ class Access:
 
 
 class Limits:
-    """Around the whole app: bounds of body and time, headers that every answer has, the audit line."""
+    """Around the whole app: bounds of body and time, headers that every answer has, the audit line.
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
-        self._app, self._own = app, settings.web
+    `hosts`: the names by which it may be asked; None where every request needs a key, which no page of another site has.
+    """
+
+    def __init__(self, app: ASGIApp, settings: Settings, hosts: frozenset[str] | None = None) -> None:
+        self._app, self._own, self._hosts = app, settings.web, hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -152,8 +159,15 @@ class Limits:
                 raise _too_large(self._own.body_bytes)
             return message
 
-        given = dict(scope["headers"]).get(b"content-length", b"0")
-        if given.isdigit() and int(given) > self._own.body_bytes:
+        headers = dict(scope["headers"])
+        given = headers.get(b"content-length", b"0")
+        asked = _host(headers)
+        if self._hosts is not None and asked not in self._hosts and scope["path"] not in PROBES:
+            # a page of another site may have its name resolve to this machine, and read what needs no key
+            problem = Problem(
+                421, "unknown-host", f"This app is not asked as {asked!r}: set web.hosts, or ask as localhost."
+            )
+        elif given.isdigit() and int(given) > self._own.body_bytes:
             problem = _too_large(self._own.body_bytes)
         else:
             try:
@@ -180,12 +194,21 @@ def _until_begun(answer: Send, limit: asyncio.Timeout) -> Send:
     return send
 
 
+def _host(headers: Mapping[bytes, bytes]) -> str:
+    """The name that the client asks by, without the port."""
+    text = headers.get(b"host", b"").decode("latin-1").lower()
+    found = HOST.fullmatch(text)
+    return (found[1] or found[2]) if found else text
+
+
 def _too_large(limit: int) -> Problem:
     return Problem(413, "too-large", f"The body has more than {limit} bytes: ask in parts.")
 
 
 def _tell(scope: Scope, status: int, seconds: float) -> None:
     """One line without query, headers or body: those may hold what is nobody's business."""
+    if scope["path"] in PROBES and status == 200:
+        return  # asked every few seconds, by nobody
     line = {
         "at": datetime.now(UTC).isoformat(timespec="milliseconds"), "method": scope["method"], "path": scope["path"][:500], "status": status, "ms": round(seconds * 1000, 1),
         "key": scope.get(CALLER), "from": (scope.get("client") or ("",))[0],

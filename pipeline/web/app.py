@@ -15,8 +15,10 @@ from pipeline.web.dashboard import router as dashboard
 from pipeline.web.models import open_models
 
 
-def create_app(settings: Settings, *, public: bool = False) -> FastAPI:
+def create_app(settings: Settings, *, public: bool = False, hosts: frozenset[str] | None = None) -> FastAPI:
     """The app of the settings' projections. `public`: what needs a key otherwise is answered without one.
+
+    `hosts`: by which names it may be asked; by any where it is None.
 
     `state` has `settings`, `projections` by name, `models` (those that can be read) and `access`.
     """
@@ -36,5 +38,5 @@ def create_app(settings: Settings, *, public: bool = False) -> FastAPI:
     openapi.install(app, models, access)
     read_models.install(app, models, access)
     app.include_router(dashboard.router(app))
-    app.add_middleware(Limits, settings=settings)
+    app.add_middleware(Limits, settings=settings, hosts=hosts)
     return app

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import ssl
 import subprocess
@@ -20,7 +21,7 @@ from pipeline.cli.root import run
 from pipeline.errors import OperationError
 from pipeline.operations import web_keys
 from pipeline.settings import Settings, WebSettings
-from pipeline.web.access import Limits
+from pipeline.web.access import LOOPBACK, Limits
 from pipeline.web.app import create_app
 from tests.support.project import REPOSITORY, until
 from tests.unit.dashboards import get, made_app
@@ -185,3 +186,27 @@ async def test_a_request_that_takes_too_long_is_ended(tmp_path: Path) -> None:
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
         answer = await client.get("/v1/orders")
     assert (answer.status_code, answer.json()["type"], ended.is_set()) == (503, "urn:cdc:problem:too-slow", True)
+
+
+async def test_what_needs_no_key_is_not_read_by_the_page_of_another_site(tmp_path: Path) -> None:
+    app = create_app(settings(tmp_path), public=True, hosts=LOOPBACK | {"orders.example"})
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
+
+        async def asked(host: str, path: str = "/openapi.json") -> tuple[int, str]:
+            answer = await client.get(path, headers={"host": host})
+            return answer.status_code, answer.json().get("type", "") if answer.status_code >= 400 else ""
+
+        for host in ("localhost:8000", "127.0.0.1", "[::1]:8000", "Orders.Example:443"):
+            assert await asked(host) == (200, "")
+        for host in ("evil.example", "127.0.0.1.evil.example:8000", "", "[::1].evil.example"):
+            assert await asked(host) == (421, "urn:cdc:problem:unknown-host")
+        assert (await asked("10.0.0.7:8000", "/livez"))[0] == 200  # a probe knows a pod by its address
+
+
+async def test_probes_that_are_well_leave_no_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="cdc.web")
+    app = create_app(settings(tmp_path), public=True)
+    caplog.clear()
+    for path in ("/livez", "/metrics", "/openapi.json"):
+        await get(app, path)
+    assert [json.loads(record.getMessage())["path"] for record in caplog.records] == ["/openapi.json"]
