@@ -28,7 +28,7 @@ class Place:
 
     name: str
     dsn: str
-    connect_at: ConnectAddress
+    connect_url: str
     password: str
 
     def definition(self, *tables: str, **changes: object) -> ConnectorDefinition:
