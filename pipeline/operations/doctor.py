@@ -93,7 +93,7 @@ class SlotState(NamedTuple):
 
 def slot(connector: str, name: str, found: SlotState | None) -> Finding:
     """What is to be said of a connector's slot; None: the source has none of that name."""
-    subject = f"slot {name} of connector {connector}"
+    subject = f"slot {name}"
     if found is None:
         fix = f"cdc connector apply {connector}; it says where changes are missing, and then it takes --anew"
         return bad(subject, "is not there", fix)

@@ -84,7 +84,11 @@ def slot_attention(definition: ConnectorDefinition, slot: postgres.Slot | None) 
     """What is wrong with a connector's slot, and the command that heals it; None where it is read."""
     state = None if slot is None else SlotState(slot.active, slot.kept_bytes or 0, slot.wal_status or "")
     found = judged(definition.name, definition.slot, state)
-    return f"{found.subject}: {found.found}: {found.fix}" if found.level == "error" else None
+    return (
+        f"{found.subject} of connector {definition.name}: {found.found}: {found.fix}"
+        if found.level == "error"
+        else None
+    )
 
 
 def source_dsn(settings: Settings, definition: ConnectorDefinition | None) -> str:
