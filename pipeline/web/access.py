@@ -125,7 +125,8 @@ class Limits:
     """
 
     def __init__(self, app: ASGIApp, settings: Settings, hosts: frozenset[str] | None = None) -> None:
-        self._app, self._own, self._hosts = app, settings.web, hosts
+        self._app, self._own = app, settings.web
+        self._hosts = None if hosts is None else frozenset(name.lower() for name in hosts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":

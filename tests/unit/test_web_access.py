@@ -189,7 +189,7 @@ async def test_a_request_that_takes_too_long_is_ended(tmp_path: Path) -> None:
 
 
 async def test_what_needs_no_key_is_not_read_by_the_page_of_another_site(tmp_path: Path) -> None:
-    app = create_app(settings(tmp_path), public=True, hosts=LOOPBACK | {"orders.example"})
+    app = create_app(settings(tmp_path), public=True, hosts=LOOPBACK | {"Orders.example"})
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
 
         async def asked(host: str, path: str = "/openapi.json") -> tuple[int, str]:
