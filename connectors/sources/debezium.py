@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -12,7 +12,7 @@ from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from pipeline.errors import SettingsError
+from pipeline.errors import DefinitionError, SettingsError
 
 TableName = Annotated[str, Field(pattern=r"^[^.\s]+\.[^.\s]+$")]
 Reference = Annotated[str, Field(pattern=r"^\$\{[^}]+\}$")]
@@ -297,6 +297,17 @@ def load_definitions(folder: Path) -> dict[str, ConnectorDefinition]:
                     raise SettingsError(f"{path} has the {field} of connector {other.name}: each needs its own.")
         found[new.name] = new
     return found
+
+
+def capturing(definitions: Mapping[str, ConnectorDefinition], tables: Set[str]) -> ConnectorDefinition | None:
+    """The first that captures all these tables; DefinitionError where those of several sources do: which is meant?"""
+    found = [definition for definition in definitions.values() if tables <= set(definition.tables)]
+    if len({definition.source for definition in found}) > 1:
+        raise DefinitionError(
+            f"{', '.join(sorted(tables))}: captured from several sources, by {' and '.join(d.name for d in found)}; take"
+            " what is not meant out of `tables` of the others, and run `cdc connector apply`."
+        )
+    return found[0] if found else None
 
 
 def _parse(source_dsn: str) -> dict[str, Any]:

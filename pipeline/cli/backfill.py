@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from connectors.sources import lifecycle, notices, signals
-from connectors.sources.debezium import ConnectorDefinition, load_definitions
+from connectors.sources.debezium import ConnectorDefinition, capturing, load_definitions
 from pipeline.authoring.discovery import find, live
 from pipeline.authoring.projection import Projection
 from pipeline.authoring.shape import shape_of
@@ -52,9 +52,8 @@ def backfill(
 def captured_by(own: Settings, table: str) -> ConnectorDefinition:
     """The connector that reads a table; raises OperationError where none does."""
     definitions = load_definitions(own.connectors)
-    for definition in definitions.values():
-        if table in definition.tables:
-            return definition
+    if (found := capturing(definitions, {table})) is not None:
+        return found
     known = sorted({t for d in definitions.values() for t in d.tables})
     raise OperationError(f"No connector captures {table}; captured are {', '.join(known) or 'none'}.")
 

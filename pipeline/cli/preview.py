@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from connectors.sources.debezium import capturing, load_definitions
 from connectors.sources.postgres import read_catalog
 from connectors.sources.postgres_rows import open_rows
 from pipeline.authoring.aggregate_shape import AggregateShape
@@ -16,10 +17,8 @@ from pipeline.authoring.projection import Projection
 from pipeline.authoring.shape import shape_of
 from pipeline.cli.output import err, load_settings, terminal
 from pipeline.cli.sinks import RULES
-from pipeline.errors import DefinitionError
 from pipeline.operations.preview import SAMPLE, Previewed
 from pipeline.operations.preview import preview as operation
-from pipeline.runtime.wiring import definition_of
 from pipeline.settings import Settings
 
 
@@ -59,10 +58,8 @@ def preview(
 
 def _source(own: Settings, projection: Projection[Any]) -> str:
     """The source of its tables: of the connector that captures them, where one does already."""
-    try:
-        return definition_of(own, projection).source
-    except DefinitionError:
-        return ""
+    found = capturing(load_definitions(own.connectors), set(shape_of(projection.shape).columns()))
+    return "" if found is None else found.source
 
 
 def _mappings(projection: Projection[Any]) -> dict[str, Any]:

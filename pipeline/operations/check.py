@@ -199,8 +199,9 @@ def _captured(checked: Checked, shape: Shape, connectors: Sequence[Captures]) ->
                 "capture it from one, or give the other source a project of its own.",
                 level,
             )
-    if all(by.values()) and not any(set(levels) <= c.tables for c in connectors):
-        places = ", ".join(f"{table} by {_listed(c.connector for c in found)}" for table, found in by.items())
+    captured = {table: found for table, found in by.items() if found}
+    if captured and not any(set(captured) <= c.tables for c in connectors):
+        places = ", ".join(f"{table} by {_listed(c.connector for c in found)}" for table, found in captured.items())
         checked.add(
             "SeveralConnectors",
             f"Its tables are captured by several connectors, {places}; one projection reads the tables of one "

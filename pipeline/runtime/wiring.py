@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from connectors.sinks import open_sink
-from connectors.sources.debezium import ConnectorDefinition, load_definitions
+from connectors.sources.debezium import ConnectorDefinition, capturing, load_definitions
 from pipeline.authoring.projection import Projection
 from pipeline.authoring.shape import Shape, shape_of
 from pipeline.engine.engine import Inputs
@@ -55,9 +55,8 @@ def pace(settings: Settings, sink: Sink) -> dict[str, Any]:
 def definition_of(settings: Settings, projection: Projection[Any]) -> ConnectorDefinition:
     """The connector that captures all tables of a projection; raises DefinitionError where none does."""
     wanted, definitions = set(shape_of(projection.shape).columns()), load_definitions(settings.connectors)
-    for definition in definitions.values():
-        if wanted <= set(definition.tables):
-            return definition
+    if (found := capturing(definitions, wanted)) is not None:
+        return found
     best = max(definitions.values(), key=lambda d: len(wanted & set(d.tables)), default=None)
     missing = sorted(wanted - set(best.tables)) if best else sorted(wanted)
     raise DefinitionError(

@@ -392,6 +392,16 @@ def test_tables_of_two_sources_or_connectors_are_not_joined(checked: Checked) ->
     assert "shop.orders by shop" in report.findings[1].message
 
 
+def test_a_join_of_two_sources_is_refused_though_another_table_is_not_captured_yet(checked: Checked) -> None:
+    shop = Captures("shop", "", frozenset({"shop.orders"}))
+    crm = Captures("crm", "crm", frozenset({"shop.customers"}))
+
+    report = checked(connectors=[shop, crm], orders=GOOD)
+
+    assert [f.error for f in report.findings if f.level == "error"] == ["SeveralConnectors"]
+    assert {f.error for f in report.findings if f.level == "warning"} == {"NotCaptured"}
+
+
 def test_a_join_that_the_source_has_no_index_for_is_a_hint(checked: Checked) -> None:
     report = checked(
         customers="""
