@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
-import httpx
+from elasticsearch import ApiError
 from pydantic import RootModel
 
+from connectors.sinks import elasticsearch_client as elasticsearch
 from connectors.sources import lifecycle, logs
 from connectors.sources.connect import connect
 from connectors.sources.debezium import ConnectorDefinition, load_definitions
-from pipeline.errors import CdcError, SettingsError
+from pipeline.errors import CdcError, SettingsError, SinkError
 from pipeline.operations import doctor as operation
 from pipeline.operations.doctor import Finding, bad, ok, warn
 from pipeline.settings import Settings
@@ -93,23 +95,15 @@ async def _kafka(settings: Settings, topics: dict[str, float]) -> list[Finding]:
 
 
 async def _elasticsearch(settings: Settings) -> list[Finding]:
-    own = settings.elasticsearch
-    headers = {"authorization": f"ApiKey {own.api_key.get_secret_value()}"} if own.api_key else {}
-    auth = (own.username, own.password.get_secret_value()) if own.username and own.password else None
-    url = settings.elasticsearch_url()
-    verify = own.context("elasticsearch") if url.startswith("https:") else True
+    client = elasticsearch.connect(settings.elasticsearch, settings.elasticsearch_url()).options(request_timeout=5)
+    ask = partial(elasticsearch.call, client, "elasticsearch", "GET")
     try:
-        async with httpx.AsyncClient(base_url=url, timeout=5, headers=headers, auth=auth, verify=verify) as client:
-            health = (await client.get("/_cluster/health")).raise_for_status().json()
-            nodes = (await client.get("/_nodes", params={"filter_path": "nodes.*.version"})).json()["nodes"]
-    except httpx.HTTPError as error:
-        return [
-            bad(
-                "elasticsearch",
-                f"can't be reached: {str(error) or type(error).__name__}",
-                "check elasticsearch.url, its ca and password, and that it is up",
-            )
-        ]
+        health = await ask("/_cluster/health")
+        nodes = (await ask("/_nodes", params={"filter_path": "nodes.*.version"}))["nodes"]
+    except (SinkError, ApiError) as error:
+        return [bad("elasticsearch", str(error), "check elasticsearch.url, its ca and password, and that it is up")]
+    finally:
+        await client.close()
     versions = sorted({node["version"] for node in nodes.values()})
     state = health["status"]
     found = [ok("elasticsearch", f"{state}, {', '.join(versions)}")]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
 from pipeline.addresses import KafkaAddress
+from pipeline.cli.root import run
 from pipeline.errors import SettingsError
 from pipeline.settings import load
 
@@ -98,3 +102,26 @@ def test_a_file_that_is_no_certificate_is_named(folder: Path, lines: str, said: 
 
 def test_an_address_is_what_it_shows() -> None:
     assert repr(KafkaAddress("k:9092")).startswith("KafkaAddress(bootstrap='k:9092'")
+
+
+class _Refusing(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(401)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_doctor_shows_no_password_of_an_elasticsearch_that_refuses_it(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Refusing) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("CDC_ELASTICSEARCH__URL", f"http://reader:s3cret@127.0.0.1:{server.server_port}")
+        assert run(["doctor", "-o", "json"]) == 4
+        server.shutdown()
+    said = capsys.readouterr()
+    found = {finding["subject"]: finding["found"] for finding in json.loads(said.out)}
+    assert "401 Unauthorized" in found["elasticsearch"]
+    assert "s3cret" not in said.out + said.err

@@ -14,7 +14,6 @@ from pipeline.errors import DefinitionError, SettingsError
 from pipeline.runtime.wiring import definition_of
 from pipeline.settings import Settings, load
 
-
 PEOPLE = """
 from pipeline import Document, elasticsearch, projection
 
