@@ -70,8 +70,23 @@ def tls_context(
     return context
 
 
+class _Login:
+    """Somebody to be let in, or nobody in particular."""
+
+    __slots__ = ()
+    username: str | None
+    password: SecretStr | None
+
+    @property
+    def login(self) -> tuple[str, str] | None:
+        """User name and password, where one has to say them."""
+        if not self.username:
+            return None
+        return self.username, self.password.get_secret_value() if self.password else ""
+
+
 @dataclass(frozen=True, slots=True)
-class KafkaAddress:
+class KafkaAddress(_Login):
     """Kafka's bootstrap servers, and how one gets in; as text the servers alone."""
 
     bootstrap: str
@@ -88,38 +103,28 @@ class KafkaAddress:
         """What every client of aiokafka's is made with."""
         options: dict[str, Any] = {
             "bootstrap_servers": self.bootstrap,
-            "security_protocol": ("SASL_" if self.username else "") + ("SSL" if self.tls else "PLAINTEXT"),
+            "security_protocol": ("SASL_" if self.login else "") + ("SSL" if self.tls else "PLAINTEXT"),
             "ssl_context": self.tls,
         }
-        if self.username:
-            options |= {
-                "sasl_mechanism": self.mechanism,
-                "sasl_plain_username": self.username,
-                "sasl_plain_password": self.password.get_secret_value() if self.password else "",
-            }
+        if self.login is not None:
+            name, password = self.login
+            options |= {"sasl_mechanism": self.mechanism, "sasl_plain_username": name, "sasl_plain_password": password}
         return options
 
 
 @dataclass(frozen=True, slots=True)
-class ConnectAddress:
-    """Kafka Connect's REST interface, and how one gets in; as text the URL alone."""
+class ConnectAddress(_Login):
+    """The URL of Kafka Connect's REST interface, and how one gets in."""
 
     url: str
     tls: ssl.SSLContext | None = field(default=None, repr=False)
     username: str | None = None
     password: SecretStr | None = None
 
-    def __str__(self) -> str:
-        return self.url
-
     def options(self) -> dict[str, Any]:
         """What a client of httpx's is made with."""
-        options: dict[str, Any] = {"base_url": self.url}
-        if self.tls is not None:
-            options["verify"] = self.tls
-        if self.username:
-            options["auth"] = (self.username, self.password.get_secret_value() if self.password else "")
-        return options
+        options: dict[str, Any] = {"base_url": self.url, "auth": self.login}
+        return options if self.tls is None else options | {"verify": self.tls}
 
 
 __all__ = ["ConnectAddress", "KafkaAddress", "Secret", "tls_context"]

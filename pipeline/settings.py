@@ -217,6 +217,12 @@ class Settings(BaseSettings):
             )
         return own.dsn.get_secret_value()
 
+    def has_source(self, name: str = "") -> bool:
+        """Whether a source has an address here; the local stack is that of `[source]`."""
+        if name:
+            return name in self.sources
+        return self.source.dsn is not None or self.endpoints() is not None
+
     def _local(self, service: str, key: str) -> str:
         up = self.endpoints()
         if up is None:

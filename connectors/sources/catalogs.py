@@ -25,8 +25,7 @@ def read_catalogs(
 
 def names(settings: Settings) -> list[str]:
     """The sources that have an address; that of `[source]` or the local stack is the empty name."""
-    first = settings.source.dsn is not None or settings.endpoints() is not None
-    return [*([""] if first else []), *sorted(settings.sources)]
+    return [name for name in ("", *sorted(settings.sources)) if settings.has_source(name)]
 
 
 __all__ = ["names", "read_catalogs"]

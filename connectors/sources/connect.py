@@ -150,7 +150,7 @@ class Connect:
 async def connect(address: ConnectAddress) -> AsyncIterator[Connect]:
     """A client of the Connect cluster at this address."""
     async with httpx.AsyncClient(**address.options(), timeout=REQUEST_TIMEOUT) as http:
-        yield Connect(address.url, http)
+        yield Connect(str(httpx.URL(address.url, userinfo=b"")), http)
 
 
 def _status(found: Mapping[str, Any]) -> ConnectorStatus:

@@ -13,6 +13,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from pipeline.errors import DefinitionError, SettingsError
+from pipeline.settings import Settings
 
 TableName = Annotated[str, Field(pattern=r"^[^.\s]+\.[^.\s]+$")]
 Reference = Annotated[str, Field(pattern=r"^\$\{[^}]+\}$")]
@@ -168,6 +169,10 @@ class ConnectorDefinition(_Section):
         """The settings' source DSN, pointed at this definition's database (its user is the connector's own)."""
         own = self.database.model_dump(include={"host", "port", "dbname"}, exclude_none=True)
         return make_conninfo(source_dsn, **own)
+
+    def dsn_in(self, settings: Settings) -> str:
+        """The DSN of the database that it reads, in these settings. It has the password: never print it."""
+        return self.dsn(settings.source_dsn(self.source))
 
     def config(self, source_dsn: str, password: str | None = None) -> dict[str, str]:
         """The connector's full configuration.

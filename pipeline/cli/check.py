@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,6 +16,9 @@ from pipeline.operations.check import Captures, CheckReport
 from pipeline.operations.check import check as checked
 from pipeline.operations.findings import Finding
 from pipeline.settings import Settings
+
+if TYPE_CHECKING:
+    from connectors.sources.debezium import ConnectorDefinition
 
 DIFFERENCES = 3
 STYLES = {"error": "bold red", "warning": "yellow", "hint": "cyan"}
@@ -32,11 +36,12 @@ def check(
     own = load_settings()
     found = look(own.projections)
     chosen = _chosen(found, names or [])
-    live = None if offline else _live(own)
+    definitions = load_definitions(own.connectors)
+    live = None if offline else _live(own, definitions)
     lock = Catalog.load(own.catalog) if live is None or own.catalog.exists() else None
     catalog = live or lock
     assert catalog is not None
-    connectors = [Captures(name, d.source, frozenset(d.tables)) for name, d in load_definitions(own.connectors).items()]
+    connectors = [Captures(name, d.source, frozenset(d.tables)) for name, d in definitions.items()]
     report = checked(
         chosen,
         catalog,
@@ -61,13 +66,12 @@ def _chosen(found: Found, names: list[str]) -> list[Projection[Any]]:
     return [p for name, p in sorted(found.projections.items()) if not names or name in names]
 
 
-def _live(own: Settings) -> Catalog | None:
+def _live(own: Settings, definitions: Mapping[str, ConnectorDefinition]) -> Catalog | None:
     """The source's catalog as it is now; None, and a word about it, where the source is away."""
     from connectors.sources.catalogs import read_catalogs
-    from connectors.sources.debezium import load_definitions
 
     try:
-        return read_catalogs(own, load_definitions(own.connectors))
+        return read_catalogs(own, definitions)
     except (SettingsError, SourceError) as error:
         if not own.catalog.exists():
             raise

@@ -41,7 +41,7 @@ def erase(
     """
     own = load_settings()
     definition = captured_by(own, table)
-    dsn = definition.dsn(own.source_dsn(definition.source))
+    dsn = definition.dsn_in(own)
     catalog = postgres.read_catalog(dsn, tables=[table])
     parts = _parts(catalog, table, key)
     if _there(dsn, catalog, table, parts):
@@ -91,7 +91,7 @@ async def _erase(
     return await operation.erase(
         own, readers, table, parts,
         sinks=partial(_sinks, own), connector=definition.name,
-        position=partial(asyncio.to_thread, postgres.position, definition.dsn(own.source_dsn(definition.source))),
+        position=partial(asyncio.to_thread, postgres.position, definition.dsn_in(own)),
         ends=partial(notices.end_offsets, kafka), topics={topic: await gone_by(kafka, topic)}, topic=topic,
         patience=patience, dry=dry,
     )  # fmt: skip

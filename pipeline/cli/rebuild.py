@@ -107,7 +107,7 @@ def rollback(name: Name, yes: Yes = False, keep: Keep = 1.0, output: As = None) 
 @contextmanager
 def _hands(own: Settings, code: Projection[Any]) -> Iterator[Hands]:
     wired = wiring.wire(own, code)
-    dsn = wired.definition.dsn(own.source_dsn(wired.definition.source))
+    dsn = wired.definition.dsn_in(own)
     options = Options(wired.definition.name, Share(), patience=PATIENCE)
     topics = [*wired.inputs.topics, wired.definition.transaction_topic]
     with Bar(code.name) as bar:
@@ -135,7 +135,7 @@ def _reading(own: Settings, definition: ConnectorDefinition, topics: list[str], 
     return Reading(
         connector=definition.name, ends=lambda: ends_of(kafka, definition, topics), topic=definition.topic,
         table_ends=partial(notices.end_offsets, kafka), read=read,
-        position=partial(asyncio.to_thread, postgres.position, definition.dsn(own.source_dsn(definition.source))), say=lambda text: err().print(text),
+        position=partial(asyncio.to_thread, postgres.position, definition.dsn_in(own)), say=lambda text: err().print(text),
     )  # fmt: skip
 
 

@@ -103,7 +103,7 @@ def wait(
     if sum((position is not None, txid is not None, now)) != 1:
         raise OperationError("Say what to wait for: one of --lsn, --txid and --now.")
     definition = definition_of(own, projection)
-    dsn = definition.dsn(own.source_dsn(definition.source)) if position is None else ""
+    dsn = definition.dsn_in(own) if position is None else ""
     wanted = _position(position) if position is not None else postgres.position(dsn, txid)
     found = asyncio.run(_wait(own, projection, definition.name, wanted, timeout, searchable))
     if as_json(output):
@@ -165,7 +165,7 @@ async def verified(
     shape = shape_of(projection.shape)
     options = replace(options, log=await _source_log(own, options.connector))
     definition = definition_of(own, projection)
-    dsn = definition.dsn(own.source_dsn(definition.source))
+    dsn = definition.dsn_in(own)
     catalog = await asyncio.to_thread(postgres.read_catalog, dsn, tables=sorted(shape.columns()))
     unreadable = frozenset(
         f"{table.name}.{column.name}"

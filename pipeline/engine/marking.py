@@ -75,9 +75,9 @@ class Marking:
         self.db.execute(
             f"INSERT INTO fanout(occurrence, key, seq) SELECT DISTINCT ?, json_array({links}), ? {start} WHERE {known}"
             " ON CONFLICT(occurrence, key) DO UPDATE SET seq = min(seq, excluded.seq), cursor = NULL",
-            (occurrence.number, self._since(seq)),
+            (occurrence.number, since := self._since(seq)),
         )
-        self._oldest = self._since(seq)
+        self._oldest = since
 
     def mark_all_through(self, occurrence: Occurrence, seq: int) -> None:
         """Mark every root that has any row at this place (before a truncate)."""

@@ -94,6 +94,4 @@ def slot_attention(definition: ConnectorDefinition, slot: postgres.Slot | None) 
 def source_dsn(settings: Settings, definition: ConnectorDefinition | None) -> str:
     """The DSN of the connector's source, or nothing where none is set. It has the password: never print it."""
     name = definition.source if definition is not None else ""
-    if name:
-        return settings.source_dsn(name) if name in settings.sources else ""
-    return settings.source_dsn() if settings.source.dsn is not None or settings.endpoints() is not None else ""
+    return settings.source_dsn(name) if settings.has_source(name) else ""

@@ -35,7 +35,7 @@ async def _look(settings: Settings) -> list[Finding]:
     topics: dict[str, float] = {}
     for name, definition in definitions.items():
         try:
-            dsn = definition.dsn(settings.source_dsn(definition.source))
+            dsn = definition.dsn_in(settings)
         except SettingsError as error:
             found.append(bad(f"source of {name}", str(error), "see cdc config show"))
             continue

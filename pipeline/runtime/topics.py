@@ -30,11 +30,9 @@ from pipeline.reach import unreachable
 
 def credentials(kafka: KafkaAddress) -> SSLCredentials | SASLCredentials | None:
     """The address's own, as Faust wants them."""
-    if kafka.username:
-        password = kafka.password.get_secret_value() if kafka.password else ""
-        return SASLCredentials(
-            username=kafka.username, password=password, mechanism=kafka.mechanism, ssl_context=kafka.tls
-        )
+    if kafka.login is not None:
+        name, password = kafka.login
+        return SASLCredentials(username=name, password=password, mechanism=kafka.mechanism, ssl_context=kafka.tls)
     return SSLCredentials(kafka.tls) if kafka.tls is not None else None
 
 

@@ -181,7 +181,7 @@ class ReadModel:
     async def _committed(self, txid: int | None) -> int:
         """A place in the source's log behind the transaction; raises SourceError where it has not committed."""
         try:
-            dsn = self.definition.dsn(self.settings.source_dsn(self.definition.source))
+            dsn = self.definition.dsn_in(self.settings)
         except SettingsError:
             raise bad("no-source", "This API can't ask the source for a transaction: take an lsn: token.") from None
         return await asyncio.to_thread(postgres.position, dsn, txid)

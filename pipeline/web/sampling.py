@@ -143,10 +143,7 @@ class Sampler:
 
     def _positions(self) -> dict[str, int]:
         definitions = {definition.name: definition for definition in self.definitions.values()}
-        return {
-            name: postgres.position(definition.dsn(self.settings.source_dsn(definition.source)))
-            for name, definition in definitions.items()
-        }
+        return {name: postgres.position(definition.dsn_in(self.settings)) for name, definition in definitions.items()}
 
     def _note(self) -> None:
         if self.status.error is None and self.status.value is not None:

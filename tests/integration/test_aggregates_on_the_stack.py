@@ -43,9 +43,7 @@ def test_verify_counts_anew_names_the_groups_that_differ_and_repairs_them(sold: 
     change(sold, '["2026-06-01","new"]', lambda document: document.update(revenue="1.00"))
     change(sold, '["2026-06-01","paid"]', None)
     change(sold, '["2026-06-02","ghost"]', lambda document: document.update(status="ghost"))
-    done = sold.cdc("verify", name, "--all", "-o", "json", check=False)
-    assert done.returncode == 3, done.stdout + done.stderr
-    found = json.loads(done.stdout)["sinks"][0]["differences"]
+    found = differences(sold)
     assert {one["id"]: one["kind"] for one in found} == {
         '["2026-06-01","new"]': "different", '["2026-06-01","paid"]': "missing", '["2026-06-02","ghost"]': "extra",
     }  # fmt: skip
@@ -76,9 +74,7 @@ def test_a_mirror_that_was_made_wrong_is_healed(sold: Project) -> None:
     sold.wait_for(sold.sql("UPDATE shop.orders SET charged = charged WHERE id = 1"), name="sales")
 
     name = f"{sold.name}-sales"
-    done = sold.cdc("verify", name, "--all", "-o", "json", check=False)
-    assert done.returncode == 3, done.stdout + done.stderr
-    found = json.loads(done.stdout)["sinks"][0]["differences"]
+    found = differences(sold)
     assert {one["id"]: one["kind"] for one in found} == {
         '["2026-06-01","new"]': "different", '["2026-06-01","paid"]': "different", '["2026-06-01","ghost"]': "extra",
     }  # fmt: skip
@@ -88,6 +84,14 @@ def test_a_mirror_that_was_made_wrong_is_healed(sold: Project) -> None:
     assert healed["repaired"] == 3
     sold.assert_equal("sales", truth.SALES)
     assert stored(sold, '["2026-06-01","sent"]') == untouched
+
+
+def differences(sold: Project) -> list[dict[str, Any]]:
+    """What `cdc verify` finds wrong."""
+    done = sold.cdc("verify", f"{sold.name}-sales", "--all", "-o", "json", check=False)
+    assert done.returncode == 3, done.stdout + done.stderr
+    found: list[dict[str, Any]] = json.loads(done.stdout)["sinks"][0]["differences"]
+    return found
 
 
 def stored(sold: Project, key: str) -> dict[str, Any]:

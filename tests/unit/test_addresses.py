@@ -10,9 +10,10 @@ from threading import Thread
 
 import pytest
 
-from pipeline.addresses import KafkaAddress
+from connectors.sources import lifecycle
+from pipeline.addresses import ConnectAddress, KafkaAddress
 from pipeline.cli.root import run
-from pipeline.errors import SettingsError
+from pipeline.errors import SettingsError, SourceUnavailable
 from pipeline.settings import load
 
 TLS = Path(__file__).resolve().parents[1] / "fixtures/tls"
@@ -125,3 +126,9 @@ def test_doctor_shows_no_password_of_an_elasticsearch_that_refuses_it(
     found = {finding["subject"]: finding["found"] for finding in json.loads(said.out)}
     assert "401 Unauthorized" in found["elasticsearch"]
     assert "s3cret" not in said.out + said.err
+
+
+async def test_connect_that_is_away_is_named_without_a_password() -> None:
+    with pytest.raises(SourceUnavailable, match=r"Kafka Connect at http://127\.0\.0\.1:9 can't be reached") as away:
+        await lifecycle.statuses(connect_at=ConnectAddress("http://cdc:s3cret@127.0.0.1:9"))
+    assert "s3cret" not in str(away.value)

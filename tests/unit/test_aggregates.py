@@ -34,6 +34,7 @@ from pipeline import (
 )
 from pipeline.authoring.catalog import Catalog, Column, Table
 from pipeline.authoring.discovery import look
+from pipeline.authoring.projection import Projection
 from pipeline.authoring.shape import shape_of
 from pipeline.engine.engine import Engine, Inputs
 from pipeline.engine.layout import lay_out
@@ -453,14 +454,20 @@ sales = projection(Sales, to=elasticsearch("sales"))
 """
 
 
+def settings_with_mirror(folder: Path, of: Projection[Any]) -> Settings:
+    """Settings by which operations find the mirror of `payments`."""
+    own = Settings(state_dir=folder / "state")
+    file = mirror_file(own, of.id)
+    file.parent.mkdir(parents=True)
+    file.symlink_to(folder / "mirror.db")
+    return own
+
+
 def test_quarantined_groups_are_listed_and_retried_by_their_values(payments: Groups, tmp_path: Path) -> None:
     payments.pay(1, status="")
     payments.follow()
     daily = projection(Daily, to=elasticsearch("daily"))
-    own = Settings(state_dir=tmp_path / "state")
-    file = mirror_file(own, daily.id)
-    file.parent.mkdir(parents=True)
-    file.symlink_to(tmp_path / "mirror.db")
+    own = settings_with_mirror(tmp_path, daily)
     assert [one.key for one in quarantined(own, daily)] == [["NO"]]
     assert retry_quarantined(own, daily, [["NO"]]) == 1
     assert quarantined(own, daily) == []
@@ -474,10 +481,7 @@ def test_repair_finds_what_a_mirror_counts_in_a_group_and_what_it_fails_to_count
     payments.pay(3, status="")
     payments.follow()
     daily = projection(Daily, to=elasticsearch("daily"))
-    own = Settings(state_dir=tmp_path / "state")
-    file = mirror_file(own, daily.id)
-    file.parent.mkdir(parents=True)
-    file.symlink_to(tmp_path / "mirror.db")
+    own = settings_with_mirror(tmp_path, daily)
     assert counted(own, daily, ['["NO"]']) == {(1,), (3,)}
     assert counted(own, daily, ['["SE"]', '["DK"]']) == {(2,)}
 
