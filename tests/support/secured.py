@@ -59,22 +59,22 @@ def secured(folder: Path, source_dsn: str) -> Iterator[Secured]:
     found = Secured(
         site, *(f"127.0.0.1:{site.port(name)}" for name in names), f"https://127.0.0.1:{site.port('connect')}"
     )
-    pids = [_start(site, kafka.NAME, _with_user(site), "server.properties", _kafka(site, found))]
     try:
+        _start(site, kafka.NAME, _with_user(site), "server.properties", _kafka(site, found))
         until(lambda: kafka.answers(site), 60, "Kafka is up")
-        pids.append(_start(site, connect.NAME, connect.prepare(site), "connect.properties", _connect(site, found)))
+        _start(site, connect.NAME, connect.prepare(site), "connect.properties", _connect(site, found))
         until(lambda: _serves(found.connect), 90, "Connect is up")
         yield found
     finally:
-        for name, _ in zip((connect.NAME, kafka.NAME)[-len(pids) :], pids, strict=True):
+        for name in (connect.NAME, kafka.NAME):
             processes.stop(site.pidfile(name))
 
 
-def _start(site: Site, name: str, command: Command, file: str, more: dict[str, object]) -> int:
+def _start(site: Site, name: str, command: Command, file: str, more: dict[str, object]) -> None:
     """Start a service with lines added to its configuration, which overrule those before them."""
     with (site.directory(name) / file).open("a", encoding="utf-8") as configuration:
         configuration.write("\n" + properties(more))
-    return processes.spawn(command, site.user, site.log(name), site.pidfile(name))
+    processes.spawn(command, site.user, site.log(name), site.pidfile(name))
 
 
 def _copied(site: Site, name: str, file: str) -> Path:
