@@ -1,4 +1,4 @@
-"""Everything a projection's author imports. Nothing here touches Kafka, Elasticsearch or Postgres."""
+"""Everything a projection's author imports. Nothing here touches Kafka or a sink's server."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     )
     from pipeline.authoring.documents import Document, Text, column, constant, derived, hidden, left_out, many, one
     from pipeline.authoring.event_documents import EventDocument, on
-    from pipeline.authoring.projection import Projection, elasticsearch, postgres, projection
+    from pipeline.authoring.projection import Projection, elasticsearch, postgres, projection, redis
 
 __all__ = [
     "Aggregate",
@@ -44,6 +44,7 @@ __all__ = [
     "one",
     "postgres",
     "projection",
+    "redis",
     "total",
 ]
 

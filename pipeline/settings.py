@@ -29,6 +29,8 @@ class Endpoints(BaseModel):
     """`http://127.0.0.1:9200`."""
     postgres: str
     """A libpq URI of a superuser on the database `shop`, `postgresql://postgres:…@127.0.0.1:5432/shop`."""
+    redis: str | None = None
+    """`redis://127.0.0.1:6379/0`; None where this machine has no Redis to start."""
 
 
 class _Section(BaseModel):
@@ -90,6 +92,17 @@ class PostgresSettings(_Section):
     """Documents that one transaction changes at most; what a source transaction changes beyond it is seen in parts."""
 
 
+class RedisSettings(_Tls):
+    url: Secret | None = None
+    """`redis://user:password@host:6379/0`, `rediss://` with TLS; never printed."""
+    bulk_bytes: int = Field(default=1_000_000, ge=1_000)
+    """Upper bound of what one step writes, in bytes (a single larger document goes alone)."""
+    in_flight: int = Field(default=2, ge=1, le=16)
+    """Steps under way at once."""
+    request_timeout: float = Field(default=20.0, gt=0)
+    """Seconds until a request counts as failed."""
+
+
 class SourceSettings(_Section):
     dsn: Secret | None = None
     """A libpq URI of the source database, used by check, preview and verify; never printed."""
@@ -147,6 +160,7 @@ class Settings(BaseSettings):
     connect: ConnectSettings = ConnectSettings()
     elasticsearch: ElasticsearchSettings = ElasticsearchSettings()
     postgres: PostgresSettings = PostgresSettings()
+    redis: RedisSettings = RedisSettings()
     source: SourceSettings = SourceSettings()
     sources: dict[SourceName, SourceSettings] = {}
     """Further source databases, `[sources.crm]`; a connector's definition says which it reads (`source = "crm"`)."""
@@ -204,6 +218,10 @@ class Settings(BaseSettings):
             return self.postgres.dsn.get_secret_value()
         return self._local("postgres", "postgres.dsn")
 
+    def redis_url(self) -> str:
+        """The Redis sinks' URL. It may have a password: never print it."""
+        return self.redis.url.get_secret_value() if self.redis.url else self._local("redis", "redis.url")
+
     def source_dsn(self, name: str = "") -> str:
         """A source's libpq URI, that of `[source]` where no name is given. It has the password: never print it."""
         if not name:
@@ -225,12 +243,15 @@ class Settings(BaseSettings):
 
     def _local(self, service: str, key: str) -> str:
         up = self.endpoints()
-        if up is None:
+        found = getattr(up, service, None)
+        if found is None:
             variable = "CDC_" + key.upper().replace(".", "__")
             raise SettingsError(
                 f"No address of {service}: set {key} in cdc.toml or {variable}, or start the local stack with `cdc stack up`."
+                if up is None
+                else f"No address of {service}: the local stack has none here; set {key} in cdc.toml or {variable}."
             )
-        return str(getattr(up, service))
+        return str(found)
 
     def shown(self) -> dict[str, Any]:
         """All settings as plain JSON values, secrets as `**********`."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline.authoring.projection import Projection, Target
 from pipeline.authoring.shape import Shape
-from pipeline.errors import DefinitionError
+from pipeline.errors import DefinitionError, SettingsError
 from pipeline.ports import Reader, Sink
 from pipeline.settings import Settings
 
@@ -58,6 +58,21 @@ def _postgres(target: Target, projection: Projection[Any], shape: Shape, setting
     )
 
 
+def _redis(target: Target, projection: Projection[Any], shape: Shape, settings: Settings) -> Sink:
+    try:
+        from connectors.sinks.redis import RedisSink
+    except ImportError:
+        raise SettingsError("Documents in Redis need an extra: pip install 'cdc-pipeline[redis]'.") from None
+    return RedisSink(
+        url=settings.redis_url(),
+        target=target.name,
+        projection=projection.id,
+        shape=shape,
+        options=target.options,
+        settings=settings.redis,
+    )
+
+
 def _memory(target: Target, projection: Projection[Any], shape: Shape, settings: Settings) -> Sink:
     from connectors.sinks.memory import MemorySink, MemoryStore
 
@@ -70,7 +85,12 @@ def _memory(target: Target, projection: Projection[Any], shape: Shape, settings:
     )
 
 
-SINKS: dict[str, Opener] = {"elasticsearch": _elasticsearch, "postgres": _postgres, "memory": _memory}
+SINKS: dict[str, Opener] = {
+    "elasticsearch": _elasticsearch,
+    "postgres": _postgres,
+    "redis": _redis,
+    "memory": _memory,
+}
 
 
 def open_reader(target: Target, shape: Shape, settings: Settings) -> Reader | None:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any
 
+from connectors.sinks.documents import ID_BYTES, parsed
 from pipeline.authoring.shape import Shape
 from pipeline.errors import NotAllowed, SinkError, SinkUnavailable, TargetMissing
 from pipeline.ports import APPLIED, STALE, Outcome, Rejected, SinkRecord, Stored, Throttled, Write, always
 
-ID_BYTES = 512
 PAGE = 500
 
 
@@ -151,7 +150,7 @@ class MemorySink:
         if not 0 < len(write.id.encode("utf-8", "replace")) <= ID_BYTES:
             return Rejected(f"The id has to be of 1 to {ID_BYTES} bytes.")
         try:
-            document = None if write.document is None else _parsed(write.document, self._shape)
+            document = None if write.document is None else parsed(write.document, self._shape)
         except ValueError as error:
             return Rejected(f"The document can't be stored: {error}.")
         stored = entries.get(write.id)
@@ -159,30 +158,3 @@ class MemorySink:
             return STALE
         entries[write.id] = Entry(write.revision, document, epoch)
         return APPLIED
-
-
-def _parsed(text: str, shape: Shape | None) -> dict[str, Any]:
-    text.encode()  # a lone surrogate can't be sent to anyone
-    document = json.loads(text, parse_constant=_no_constant)
-    if not isinstance(document, dict):
-        raise ValueError("it is no JSON object")
-    if shape is not None:
-        _check(document, shape, "")
-    return document
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON number")
-
-
-def _check(document: Mapping[str, Any], shape: Shape, above: str) -> None:
-    """Refuse members that the shape does not declare, as a strict mapping does."""
-    known = {member.name for member in shape.members if not member.hidden}
-    unknown = [above + name for name in document if name not in known]
-    if unknown:
-        raise ValueError(f"the shape has no field {', '.join(unknown)}")
-    for relation in shape.relations:
-        inner = document.get(relation.name)
-        for part in inner if isinstance(inner, list) else [inner]:
-            if isinstance(part, Mapping):
-                _check(part, relation.item, f"{above}{relation.name}.")

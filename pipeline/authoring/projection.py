@@ -34,6 +34,18 @@ def postgres(table: str, **options: object) -> Target:
     return Target("postgres", table, options)
 
 
+def redis(name: str, **options: object) -> Target:
+    """Documents go to keys of their own, `crm:customers:v3:ID`; the key `crm:customers` says the prefix of the version to read.
+
+    `key="crm:customer:{version}:{id}"`: another pattern of the documents' keys.
+    """
+    return Target("redis", name, options)
+
+
+# What stands before a read model's own name in that of a target.
+_BEFORE = {"postgres": ".", "redis": ":"}
+
+
 @dataclass(frozen=True, slots=True)
 class Projection(Generic[ShapeT]):
     """A shape, its targets and a version; `file` and `line` say where it was declared."""
@@ -59,5 +71,10 @@ def projection(
     """Declare a read model: documents of `shape`, kept in step in every target of `to`."""
     targets = (to,) if isinstance(to, Target) else tuple(to)
     caller = inspect.stack()[1]
-    own = name or (targets[0].name.rpartition(".")[2] if targets[0].kind == "postgres" else targets[0].name)
+    own = name or _own_name(targets[0])
     return Projection(shape, targets, own, version, file=caller.filename, line=caller.lineno)
+
+
+def _own_name(target: Target) -> str:
+    mark = _BEFORE.get(target.kind)
+    return target.name.rpartition(mark)[2] if mark else target.name

@@ -7,6 +7,7 @@ import re
 from connectors.sinks import SINKS
 from connectors.sinks.elasticsearch_mapping import mapping
 from connectors.sinks.postgres_tables import ddl
+from connectors.sinks.redis_keys import NAME, described
 from pipeline.operations.sinks import SinkRules
 
 _INDEX = re.compile(r"(?=.{1,200}$)[a-z0-9][^A-Z\\/*?\"<>| ,#:]*")
@@ -21,5 +22,10 @@ RULES = {kind: SinkRules() for kind in SINKS} | {
         name=_TABLE,
         name_rule="write schema.table or table: small letters, digits, _ and (in the table) -, no digit first, at most 46 of the table",
         ddl=ddl,
+    ),
+    "redis": SinkRules(
+        name=NAME,
+        name_rule="write letters, digits, _, . and -, in parts with : between them, the first not cdc, at most 200",
+        ddl=described,
     ),
 }

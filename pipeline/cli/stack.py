@@ -44,7 +44,9 @@ def down(
 
 @app.command()
 def logs(
-    service: Annotated[str, typer.Argument(metavar="SERVICE", help="postgres, kafka, connect or elasticsearch.")],
+    service: Annotated[
+        str, typer.Argument(metavar="SERVICE", help="postgres, kafka, connect, elasticsearch or redis.")
+    ],
     lines: Annotated[int, typer.Option("-n", "--lines", min=1, help="How many of the last lines.")] = 50,
 ) -> None:
     """Print the end of a service's log."""

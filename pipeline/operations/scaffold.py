@@ -25,6 +25,8 @@ project = "{project}"
 # url = "http://connect.example:8083"
 # [elasticsearch]
 # url = "https://search.example:9200"
+# [redis]
+# url = "redis://redis.example:6379/0"
 """
 CONNECTOR = """\
 # What Debezium reads; `cdc connector apply {project}` makes Kafka Connect run it.

@@ -23,7 +23,7 @@ class SinkRules:
     name: re.Pattern[str] = re.compile(r".+")
     name_rule: str = "it is empty"
     ddl: Writer | None = None
-    """The SQL that makes the table, of the target, the projection's id and the shape."""
+    """The SQL that makes the table, or comments of SQL, of the target, the projection's id and the shape."""
 
     def complaints(self, target: Target, shape: Shape, id: str) -> Iterator[str]:
         """What is wrong with a target of the projection `id`, `orders-v3`."""

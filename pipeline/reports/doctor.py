@@ -1,4 +1,4 @@
-"""What is wrong around the pipeline: source, slots, topics, connectors, Elasticsearch, each with its fix."""
+"""What is wrong around the pipeline: source, slots, topics, connectors, Elasticsearch, Redis, each with its fix."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ async def _look(settings: Settings) -> list[Finding]:
         topics[definition.transaction_topic] = definition.retention_days
         found.append(await _connector(settings, name))
         found += await _log(settings, definition, dsn)
-    for look in (_kafka(settings, topics), _elasticsearch(settings)):
+    for look in (_kafka(settings, topics), _elasticsearch(settings), _redis(settings)):
         try:
             found += await look
         except SettingsError as error:
@@ -111,4 +111,31 @@ async def _elasticsearch(settings: Settings) -> list[Finding]:
         found = [bad("elasticsearch", "the cluster is red", "GET _cluster/allocation/explain says why")]
     if not all(version.startswith(SUPPORTED) for version in versions):
         found.append(bad("elasticsearch version", ", ".join(versions), "8.x and 9.x are supported"))
+    return found
+
+
+async def _redis(settings: Settings) -> list[Finding]:
+    """Nothing where this project has no Redis."""
+    up = settings.endpoints()
+    if settings.redis.url is None and (up is None or up.redis is None):
+        return []
+    try:
+        from connectors.sinks.redis_client import Client, connect
+    except ImportError:
+        return []  # who has a projection there is told by `cdc apply`
+    url = settings.redis_url()
+    client = Client(connect(settings.redis.model_copy(update={"request_timeout": 5.0}), url), "redis", url)
+    try:
+        info = await client.ask("INFO")
+    except CdcError as error:
+        return [bad("redis", str(error), "check redis.url, its ca and password, and that it is up")]
+    finally:
+        await client.close()
+    found = [ok("redis", f"{info['redis_version']}, {info['used_memory_human']} used")]
+    if (policy := info["maxmemory_policy"]) != "noeviction":
+        found.append(
+            bad("redis maxmemory-policy", policy, "CONFIG SET maxmemory-policy noeviction: no sink writes there before")
+        )
+    if not info["aof_enabled"]:
+        found.append(warn("redis appendonly", "no: a restart loses what was written last", "CONFIG SET appendonly yes"))
     return found

@@ -48,7 +48,8 @@ def pace(settings: Settings, sink: Sink) -> dict[str, Any]:
     worker = settings.worker
     if sink.atomic and worker.consistency == "transaction":
         return {"rows": settings.postgres.cut_rows, "in_flight": 1, "whole": True}
-    own = settings.postgres if sink.atomic else settings.elasticsearch
+    # a sink's name begins with its kind
+    own = getattr(settings, sink.name.partition(":")[0], settings.elasticsearch)
     return {"rows": worker.flush_rows, "in_flight": own.in_flight, "whole": False}
 
 

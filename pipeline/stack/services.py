@@ -10,7 +10,7 @@ from urllib.parse import urlsplit, urlunsplit
 from psycopg.conninfo import conninfo_to_dict
 
 from pipeline.settings import Settings
-from pipeline.stack import artefacts, connect, elasticsearch, kafka, postgres
+from pipeline.stack import artefacts, connect, elasticsearch, kafka, postgres, redis
 from pipeline.stack.processes import Command
 from pipeline.stack.site import Site
 
@@ -28,6 +28,8 @@ class Service:
     stop: signal.Signals = signal.SIGTERM
     patience: float = 120.0
     """Seconds until a start counts as failed."""
+    there: Callable[[], bool] = lambda: True
+    """Whether this machine has it; what it has not is left out."""
 
     @property
     def version(self) -> str:
@@ -42,18 +44,20 @@ SERVICES = {
         Service("kafka", kafka.prepare, kafka.answers, kafka.address),
         Service("connect", connect.prepare, connect.answers, connect.address, needs="kafka"),
         Service("elasticsearch", elasticsearch.prepare, elasticsearch.answers, elasticsearch.address),
+        Service("redis", redis.prepare, redis.answers, redis.address, there=redis.there),
     )
 }
 
 
 def given(settings: Settings) -> dict[str, str]:
     """The addresses that the settings name: the stack does not start those services."""
-    dsn = settings.source.dsn
+    dsn, url = settings.source.dsn, settings.redis.url
     named = {
         "postgres": dsn.get_secret_value() if dsn else None,
         "kafka": settings.kafka.bootstrap,
         "connect": settings.connect.url,
         "elasticsearch": settings.elasticsearch.url,
+        "redis": url.get_secret_value() if url else None,
     }
     return {name: address for name, address in named.items() if address}
 
@@ -61,7 +65,7 @@ def given(settings: Settings) -> dict[str, str]:
 def local(settings: Settings) -> list[Service]:
     """The services that the stack starts."""
     elsewhere = given(settings)
-    return [service for name, service in SERVICES.items() if name not in elsewhere]
+    return [service for name, service in SERVICES.items() if name not in elsewhere and service.there()]
 
 
 def masked(address: str) -> str:

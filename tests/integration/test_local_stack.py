@@ -8,6 +8,7 @@ import httpx
 import psycopg
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from redis import Redis
 
 from pipeline.settings import Endpoints, Settings
 from pipeline.stack import stack as local_stack
@@ -54,6 +55,17 @@ def test_elasticsearch_keeps_and_finds_a_document(stack: Endpoints) -> None:
             client.delete("/stack-test").raise_for_status()
 
 
+def test_redis_throws_nothing_away_and_keeps_a_log(stack: Endpoints) -> None:
+    assert stack.redis is not None
+    with Redis.from_url(stack.redis) as client:
+        info = client.info()
+    assert (info["redis_version"], info["maxmemory_policy"], info["aof_enabled"]) == (
+        VERSIONS["redis"],
+        "noeviction",
+        1,
+    )
+
+
 def test_a_second_up_changes_nothing(stack: Endpoints, stack_settings: Settings) -> None:
     before = {one.name: one.pid for one in local_stack.status(stack_settings).services}
     assert local_stack.up(stack_settings) == stack
@@ -71,7 +83,7 @@ def test_a_killed_service_comes_back_where_it_was_with_its_data(stack: Endpoints
         connection.execute("CREATE TABLE kept AS SELECT 1 AS one")
     local_stack.stop_service(stack_settings, "postgres", hard=True)
     states = {one.name: one.state for one in local_stack.status(stack_settings).services}
-    assert states == {"postgres": "down", "kafka": "up", "connect": "up", "elasticsearch": "up"}
+    assert states == {"postgres": "down", "kafka": "up", "connect": "up", "elasticsearch": "up", "redis": "up"}
     local_stack.start_service(stack_settings, "postgres")
     with psycopg.connect(stack.postgres) as connection:
         assert connection.execute("SELECT one FROM kept").fetchone() == (1,)

@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.authoring.catalog import Catalog, Column, Table
 from pipeline.authoring.discovery import discover, find, look
-from pipeline.authoring.projection import Target
+from pipeline.authoring.projection import Target, redis
 from pipeline.authoring.shape import Shape
 from pipeline.cli.sinks import RULES
 from pipeline.errors import DefinitionError
@@ -342,12 +342,38 @@ def test_two_projections_can_not_write_one_index(checked: Checked) -> None:
 def test_an_unknown_sink_is_named_with_the_known_ones(checked: Checked, tmp_path: Path) -> None:
     checked(orders=GOOD)
     (orders,) = discover(tmp_path / "projections")
-    wrong = type(orders)(orders.shape, (Target("redis", "orders"),), "orders")
+    wrong = type(orders)(orders.shape, (Target("cassandra", "orders"),), "orders")
 
     report = check([wrong], CATALOG, sinks=RULES)
 
     assert seen(report) == [("UnknownSink", "orders")]
-    assert report.findings[0].suggestion == "Known are elasticsearch, memory, postgres."
+    assert report.findings[0].suggestion == "Known are elasticsearch, memory, postgres, redis."
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        (redis("cdc:orders"), "'cdc:orders' can't name a target of redis"),
+        (redis("crm::orders"), "'crm::orders' can't name a target of redis"),
+        (redis("orders", key="orders:{id}"), "key='orders:{id}' is no pattern of keys"),
+        (redis("orders", ttl=5), "no option ttl"),
+    ],
+)
+def test_names_and_patterns_of_keys_are_checked(checked: Checked, tmp_path: Path, target: Target, said: str) -> None:
+    checked(orders=GOOD)
+    (orders,) = discover(tmp_path / "projections")
+
+    report = check([type(orders)(orders.shape, (target,), "orders")], CATALOG, sinks=RULES)
+
+    assert [f.error for f in report.findings] == ["BadTarget"]
+    assert said in report.findings[0].message
+
+
+def test_a_projection_is_called_as_the_last_part_of_its_first_target(checked: Checked, tmp_path: Path) -> None:
+    text = GOOD.replace('to=elasticsearch("orders")', 'to=redis("crm:orders", key="crm:order:{version}:{id}")')
+    report = checked(orders="from pipeline import redis\n" + text)
+
+    assert report.findings == () and report.projections == ("orders",)
 
 
 def test_a_sink_may_refuse_a_shape(checked: Checked, tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def test_docker_compose_has_the_same_services_and_versions() -> None:
 def test_docker_compose_opens_ports_on_this_machine_only() -> None:
     composed = yaml.safe_load((ROOT / "docker-compose.yml").read_text("utf-8"))["services"]
     ports = [port for service in composed.values() for port in service.get("ports", ())]
-    assert len(ports) == 4
+    assert len(ports) == 5
     assert all(port.startswith("127.0.0.1:") for port in ports)
 
 
@@ -232,6 +232,7 @@ def test_services_given_by_address_are_not_started(
         "connect": {"url": "http://there:8083"},
         "elasticsearch": {"url": "http://there:9200"},
         "source": {"dsn": "postgresql://me:secret@there/shop"},
+        "redis": {"url": "redis://me:secret@there:6379/0"},
     }
     settings = Settings(state_dir=settings.state_dir, **given)  # type: ignore[arg-type]
     monkeypatch.setattr(stack, "fetch", lambda _: None)
@@ -256,16 +257,28 @@ def test_down_finds_services_without_the_endpoints_file(
     assert stack.down(settings) == []
 
 
+def test_a_machine_without_redis_has_a_stack_without_it(
+    settings: Settings, place: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(artefacts, "bundled_redis", lambda: None)
+    monkeypatch.setenv("PATH", str(place.home))
+    here = {"kafka", "connect", "elasticsearch", "postgres"}
+    assert {service.name for service in services.local(settings)} == here
+    assert {one.name for one in stack.status(settings).services} == here
+    (place.home / "redis-server").touch(mode=0o755)
+    assert "redis" in {service.name for service in services.local(settings)}
+
+
 def test_a_stack_that_was_never_up_is_down_and_nothing_is_made(settings: Settings) -> None:
-    assert [one.state for one in stack.status(settings).services] == ["down"] * 4
+    assert [one.state for one in stack.status(settings).services] == ["down"] * 5
     assert stack.down(settings) == []
     assert stack.logs(settings, "kafka") == []
     assert not settings.state_dir.exists()
 
 
 def test_an_unknown_service_is_refused(settings: Settings) -> None:
-    with pytest.raises(StackError, match="no service redis: it has postgres, kafka, connect, elasticsearch"):
-        stack.logs(settings, "redis")
+    with pytest.raises(StackError, match="no service cassandra: it has postgres, kafka, connect, elasticsearch, redis"):
+        stack.logs(settings, "cassandra")
 
 
 def test_data_goes_where_the_services_user_can_reach_it(
@@ -298,6 +311,7 @@ def test_secrets_are_written_so_that_properties_files_give_them_back() -> None:
     [
         ("127.0.0.1:9092", "127.0.0.1:9092"),
         ("http://127.0.0.1:9200", "http://127.0.0.1:9200"),
+        ("redis://:secret@there:6379/0", "redis://:***@there:6379/0"),
         ("http://elastic:pa%3Ass@there:9200", "http://elastic:***@there:9200"),
         ("postgresql://postgres:secret@there:5432/shop?password=secret", "postgresql://postgres:***@there:5432/shop"),
         ("host=there dbname=shop password=secret", "postgresql://there:5432/shop"),

@@ -1,0 +1,227 @@
+"""The Redis sink: a key for each document, read through a key that says the version's prefix."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Any
+
+from connectors.sinks.documents import ID_BYTES, parsed
+from connectors.sinks.redis_client import Client, Full, connect
+from connectors.sinks.redis_keys import Keys
+from connectors.sinks.redis_scripts import CLAIM, LEAVE, PREPARE, READ, SAVE, SWITCH, WRITE
+from pipeline.authoring.shape import Shape
+from pipeline.errors import NotAllowed, SinkError
+from pipeline.ports import APPLIED, STALE, Outcome, Rejected, SinkRecord, Stored, Throttled, Write, always
+from pipeline.settings import RedisSettings
+
+PAGE = 500
+# Ids alone are small.
+IDS = 5000
+# The server does nothing else while it runs a script.
+ROWS = 500
+# The server's own bound of a text is 512 MB.
+DOCUMENT_BYTES = 500_000_000
+NOTES = ("offsets", "watermark", "state")
+
+
+class RedisSink:
+    """Writes the documents of one projection version to keys: each part of a `write` is one script."""
+
+    atomic = False
+
+    def __init__(
+        self,
+        *,
+        url: str,
+        target: str,
+        projection: str,
+        shape: Shape,
+        options: Mapping[str, object],
+        settings: RedisSettings,
+    ) -> None:
+        self._keys, self._shape = Keys(target, projection, options), shape
+        self._bulk_bytes, self._slots = settings.bulk_bytes, asyncio.Semaphore(settings.in_flight)
+        self._client = Client(connect(settings, url), self.name, url)
+
+    @property
+    def name(self) -> str:
+        return f"redis:{self._keys.target}:{self._keys.version}"
+
+    async def prepare(self) -> None:
+        own = self._keys
+        await self._refuse_a_server_that_forgets()
+        holder = (await self._client.run(PREPARE, [own.record], [own.projection])).decode()
+        if holder != own.projection:
+            raise SinkError(
+                f"{self.name}: the keys {own.prefix}ID are those of {holder}: give one of the two another name or key=."
+            )
+
+    async def claim(self, owner: str, at_least: int) -> SinkRecord:
+        await self._refuse_a_server_that_forgets()
+        found = await self._client.run(CLAIM, [self._keys.record, self._keys.deleted], [owner, at_least])
+        record = _record(dict(zip(found[::2], found[1::2], strict=True)))
+        assert record is not None
+        return record
+
+    async def record(self) -> SinkRecord | None:
+        return _record(await self._client.ask("HGETALL", self._keys.record))
+
+    async def save(self, record: SinkRecord) -> None:
+        notes = [part for name in NOTES for part in (name, json.dumps(getattr(record, name)))]
+        if not await self._client.run(SAVE, [self._keys.record], [record.epoch, record.owner, *notes]):
+            raise record.fenced_by(await self.record(), self.name)
+
+    async def write(
+        self, writes: Sequence[Write], epoch: int, allowed: Callable[[], bool] = always
+    ) -> Sequence[Outcome]:
+        found: dict[int, Outcome] = {}
+        ready: dict[int, tuple[bytes, bytes]] = {}
+        for place, write in enumerate(writes):
+            try:
+                ready[place] = self._ready(write)
+            except ValueError as error:
+                found[place] = Rejected(f"The document can't be stored: {error}.")
+        sending = (self._send(writes, ready, chunk, epoch, allowed, found) for chunk in self._chunks(ready))
+        for failed in await asyncio.gather(*sending, return_exceptions=True):
+            if failed is not None:
+                raise failed
+        return [found[place] for place in range(len(writes))]
+
+    async def read(self, ids: Sequence[str]) -> Mapping[str, Stored]:
+        own, found = self._keys, dict[str, Stored]()
+        for start in range(0, len(ids), PAGE):
+            page = [id.encode() for id in ids[start : start + PAGE]]
+            keys: list[str | bytes] = [own.record, own.revisions, *map(own.document, page)]
+            revisions, texts = await self._client.run(READ, keys, page)
+            for id, revision, text in zip(page, revisions, texts, strict=True):
+                if revision is not None and text is not None:
+                    found[id.decode()] = Stored(int(revision), json.loads(text))
+        return found
+
+    async def scan(self, *, documents: bool = True) -> AsyncIterator[Mapping[str, Stored]]:
+        async for page in self._revisions(PAGE if documents else IDS):
+            if documents:
+                yield await self.read([id.decode() for id in page])
+            else:
+                yield {id.decode(): Stored(int(revision), {}) for id, revision in page.items()}
+
+    async def loading(self, on: bool) -> None:
+        await self.refresh()
+        if on and await self._client.ask("GET", self._keys.target) == self._keys.prefix.encode():
+            raise SinkError(
+                f"{self.name}: readers see these keys through {self._keys.target}: rebuild into a new version."
+            )
+
+    async def switch(self) -> None:
+        await self._client.run(SWITCH, [self._keys.record, self._keys.target], [self._keys.prefix])
+
+    async def drop(self) -> None:
+        own = self._keys
+        await self._client.run(LEAVE, [own.record, own.deleted, own.target], [own.prefix])
+        async for page in self._revisions(IDS):
+            await self._client.ask("UNLINK", *map(own.document, page))
+        await self._client.ask("UNLINK", own.revisions)
+
+    async def refresh(self) -> None:
+        if not await self._client.ask("HEXISTS", self._keys.record, "projection"):
+            raise self._client.missing()
+
+    async def count(self) -> int:
+        await self.refresh()
+        return int(await self._client.ask("HLEN", self._keys.revisions))
+
+    async def close(self) -> None:
+        await self._client.close()
+
+    def _ready(self, write: Write) -> tuple[bytes, bytes]:
+        """The id and the text as they are sent; raises ValueError where they can't be."""
+        id = write.id.encode()
+        if not 0 < len(id) <= ID_BYTES:
+            raise ValueError(f"the id has to be of 1 to {ID_BYTES} bytes")
+        if write.document is None:
+            return id, b""
+        parsed(write.document, self._shape)
+        text = write.document.encode()
+        if len(text) > DOCUMENT_BYTES:
+            raise ValueError(f"it has {len(text)} bytes, and Redis takes {DOCUMENT_BYTES}")
+        return id, text
+
+    def _chunks(self, ready: Mapping[int, tuple[bytes, bytes]]) -> list[list[int]]:
+        """Places in parts of bounded bytes and rows; deletes are no part of others, for they make room."""
+        chunks: list[list[int]] = []
+        for deletes in (True, False):
+            chunk: list[int] = []
+            size = 0
+            for place, (_, text) in ready.items():
+                if deletes == bool(text):
+                    continue
+                if not chunk or len(chunk) == ROWS or size + len(text) > self._bulk_bytes:
+                    chunk, size = [], 0
+                    chunks.append(chunk)
+                chunk.append(place)
+                size += len(text)
+        return chunks
+
+    async def _send(
+        self,
+        writes: Sequence[Write],
+        ready: Mapping[int, tuple[bytes, bytes]],
+        chunk: Sequence[int],
+        epoch: int,
+        allowed: Callable[[], bool],
+        found: dict[int, Outcome],
+    ) -> None:
+        own = self._keys
+        keys: list[str | bytes] = [
+            own.record,
+            own.revisions,
+            own.deleted,
+            *(own.document(ready[place][0]) for place in chunk),
+        ]
+        arguments: list[str | bytes | int] = [epoch]
+        for place in chunk:
+            id, text = ready[place]
+            arguments += (id, f"{writes[place].revision:020}", text)
+        async with self._slots:
+            if not allowed():
+                raise NotAllowed
+            try:
+                applied = {chunk[n] for n in await self._client.run(WRITE, keys, arguments)}
+            except Full as error:
+                found.update(dict.fromkeys(chunk, Throttled(error.words)))
+                return
+        found.update({place: APPLIED if place in applied else STALE for place in chunk})
+
+    async def _revisions(self, count: int) -> AsyncIterator[dict[bytes, bytes]]:
+        """Ids and revisions, page by page; where the server makes its table smaller meanwhile, an id may come twice."""
+        cursor: Any = 0
+        while True:
+            cursor, page = await self._client.ask("HSCAN", self._keys.revisions, cursor, "COUNT", count)
+            if page:
+                yield page
+            if not int(cursor):
+                return
+
+    async def _refuse_a_server_that_forgets(self) -> None:
+        info = await self._client.ask("INFO")
+        policy = info.get("maxmemory_policy", "noeviction")
+        if policy != "noeviction":
+            raise SinkError(
+                f"{self.name}: the server may throw documents away when its memory is full (maxmemory-policy {policy}):"
+                " set it to noeviction, or name another server in redis.url."
+            )
+        if info.get("redis_mode") == "cluster":
+            raise SinkError(
+                f"{self.name}: the server is part of a Redis Cluster, where one step can't write several keys: name a server"
+                " outside one in redis.url."
+            )
+
+
+def _record(found: Mapping[bytes, bytes]) -> SinkRecord | None:
+    """The record of a hash; None where nobody has claimed it."""
+    if b"epoch" not in found:
+        return None
+    notes = {name: json.loads(found.get(name.encode(), b"{}")) for name in NOTES}
+    return SinkRecord(int(found[b"epoch"]), found[b"owner"].decode(), **notes)

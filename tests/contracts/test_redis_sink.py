@@ -1,0 +1,267 @@
+"""The Redis sink keeps the promises of every sink, against a real server."""
+
+from __future__ import annotations
+
+import json
+import socket
+import uuid
+from collections.abc import AsyncIterator
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from redis.asyncio import Redis
+from sink_contract import SECRET, SHAPE, Lab, Order, Server, SinkContract, delete, put, text
+
+from connectors.sinks import open_sink
+from connectors.sinks.redis import RedisSink
+from pipeline.authoring.projection import Projection, redis
+from pipeline.authoring.shape import Shape
+from pipeline.errors import DefinitionError, NotAllowed, SettingsError, SinkError, SinkUnavailable
+from pipeline.ports import APPLIED, STALE, Sink, Throttled, Write
+from pipeline.reports.doctor import _redis as look_at_redis
+from pipeline.settings import Endpoints, RedisSettings, Settings
+from tests.support.proxy import proxied
+
+pytestmark = pytest.mark.stack
+
+
+class RedisServer:
+    """The server, and a key `<prefix>:orders` of which each test has its own."""
+
+    def __init__(self, url: str, prefix: str) -> None:
+        self.url, self.target, self.timeout = url, f"{prefix}:orders", 10.0
+
+    def open(
+        self, projection: str, *, shape: Shape = SHAPE, bulk_bytes: int = 1_000_000, url: str = "", **options: object
+    ) -> RedisSink:
+        return RedisSink(
+            url=url or self.url, target=self.target, projection=projection, shape=shape, options=options,
+            settings=RedisSettings(bulk_bytes=bulk_bytes, request_timeout=self.timeout),
+        )  # fmt: skip
+
+    def unreachable(self, projection: str) -> RedisSink:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        return self.open(projection, url=f"redis://me:{SECRET}@127.0.0.1:{port}/0")
+
+    async def ask(self, *command: str | int) -> Any:
+        async with Redis.from_url(self.url, protocol=2, decode_responses=True) as db:
+            return await db.execute_command(*command)
+
+    async def keys(self, version: str = "") -> list[str]:
+        found = [*await self.ask("KEYS", f"{self.target}*"), *await self.ask("KEYS", f"cdc:{self.target}*")]
+        return sorted(key for key in found if version in key)
+
+    async def lose(self, projection: str) -> None:
+        await self.ask("DEL", *await self.keys(f":{projection.rpartition('-')[2]}:"))
+
+    async def block(self, projection: str, on: bool) -> None:
+        await self.ask("CONFIG", "SET", "maxmemory", 1 if on else 0)
+
+    async def visible(self) -> str | None:
+        prefix = await self.ask("GET", self.target)
+        if prefix is None:
+            return None
+        return str(json.loads(await self.ask("GET", f"{prefix}which"))["note"])
+
+    async def close(self) -> None:
+        await self.ask("CONFIG", "SET", "maxmemory", 0)
+        assert await self.keys() == []
+
+
+class TestRedisSink(SinkContract):
+    @pytest.fixture
+    def prefix(self) -> str:
+        return f"t_{uuid.uuid4().hex[:8]}"
+
+    @pytest.fixture
+    def server(self, stack: Endpoints, prefix: str) -> Server:
+        assert stack.redis is not None, "this machine has no redis-server to start"
+        return RedisServer(stack.redis, prefix)
+
+    @pytest.fixture
+    def own(self, server: RedisServer) -> RedisServer:
+        return server
+
+    @pytest.fixture
+    async def user(self, own: RedisServer, prefix: str) -> AsyncIterator[str]:
+        """A URL of a user who may only read."""
+        await own.ask("ACL", "SETUSER", prefix, "on", f">{SECRET}", "~*", "+@read", "+info")
+        yield own.url.replace("redis://", f"redis://{prefix}:{SECRET}@")
+        await own.ask("ACL", "DELUSER", prefix)
+
+    async def test_readers_get_the_text_as_it_was_written(self, lab: Lab, own: RedisServer) -> None:
+        sink = await lab.prepared()
+        document = '{"id": 1,  "note":"é"}'
+        assert await sink.write([Write("a:b", 1, document)], 0) == [APPLIED]
+        await sink.switch()
+        assert await own.ask("GET", own.target) == f"{own.target}:v1:"
+        assert await own.ask("GET", f"{own.target}:v1:a:b") == document
+
+    async def test_keys_follow_the_pattern_of_the_author(self, lab: Lab, own: RedisServer) -> None:
+        prefix = own.target.partition(":")[0]
+        sink = own.open(lab.projection(1), key=f"{prefix}:{{version}}:order:{{id}}")
+        lab.opened.append(sink)
+        await sink.prepare()
+        await put(sink, "7", 1, note="here")
+        await sink.switch()
+        assert await own.ask("GET", own.target) == f"{prefix}:v1:order:"
+        assert json.loads(await own.ask("GET", f"{prefix}:v1:order:7"))["note"] == "here"
+        await sink.drop()
+        assert await own.ask("KEYS", f"*{prefix}*") == []
+
+    async def test_revisions_are_told_apart_beyond_what_a_float_holds(self, lab: Lab) -> None:
+        sink = await lab.prepared()
+        high = (1 << 62) + 1
+        assert await sink.write([Write("1", high, text(note="new"))], 0) == [APPLIED]
+        assert await sink.write([Write("1", high - 1, text(note="old"))], 0) == [STALE]
+        assert await sink.write([Write("1", high + 1, text(note="newer"))], 0) == [APPLIED]
+        assert (await sink.read(["1"]))["1"].revision == high + 1
+        assert await sink.write([Write("2", 9, text()), Write("3", 10, text())], 0) == [APPLIED] * 2
+        assert await sink.write([Write("2", 10, text()), Write("3", 9, text())], 0) == [APPLIED, STALE]
+
+    async def test_a_deleted_document_stays_deleted_for_an_older_write_of_the_same_owner(self, lab: Lab) -> None:
+        sink = await lab.prepared()
+        epoch = (await sink.claim("a", 0)).epoch
+        assert await delete(sink, "1", 9, epoch=epoch) == APPLIED
+        assert await put(sink, "1", 8, epoch=epoch) == STALE
+        assert await sink.count() == 0
+
+    @pytest.mark.edge_case(47)
+    async def test_after_a_claim_an_older_owner_writes_nothing_at_all(self, lab: Lab, own: RedisServer) -> None:
+        old, new = await lab.prepared(), lab.sink()
+        before = (await old.claim("a", 0)).epoch
+        assert await put(old, "gone", 4, epoch=before) == APPLIED
+        assert await delete(old, "gone", 5, epoch=before) == APPLIED
+        assert f"cdc:{own.target}:v1:deleted" in await own.keys()
+        await new.claim("b", 0)
+        # the deletes of the old owner are forgotten, and yet it can't undo them
+        assert await own.keys() == [f"cdc:{own.target}:v1:record"]
+        assert await put(old, "gone", 6, epoch=before) == STALE
+        assert await put(old, "never seen", 7, epoch=before) == STALE
+        assert await new.count() == 0
+
+    @pytest.mark.edge_case(49)
+    async def test_where_there_is_no_room_deletes_still_make_some(self, lab: Lab, own: RedisServer) -> None:
+        sink = await lab.prepared()
+        await put(sink, "1", 1)
+        await own.block("", True)
+        outcomes = await sink.write([Write("2", 1 << 60, text()), Write("1", 1 << 60, None)], 0)
+        assert (
+            isinstance(outcomes[0], Throttled)
+            and "maxmemory" in outcomes[0].reason
+            and "script" not in outcomes[0].reason
+        )
+        assert outcomes[1] == APPLIED and await sink.count() == 0
+        with pytest.raises(SinkUnavailable, match="no room"):
+            await sink.save(await sink.claim("a", 0))
+
+    async def test_a_server_that_may_throw_documents_away_is_refused(self, lab: Lab, own: RedisServer) -> None:
+        sink = await lab.prepared()
+        await own.ask("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+        try:
+            for attempt in (sink.prepare(), sink.claim("a", 0)):
+                with pytest.raises(SinkError, match=r"maxmemory-policy allkeys-lru.*set it to noeviction"):
+                    await attempt
+        finally:
+            await own.ask("CONFIG", "SET", "maxmemory-policy", "noeviction")
+
+    async def test_doctor_says_what_a_server_may_lose(self, own: RedisServer) -> None:
+        settings = Settings(redis=RedisSettings(url=own.url))  # type: ignore[arg-type]
+        assert [f.level for f in await look_at_redis(settings)] == ["ok"]
+        await own.ask("CONFIG", "SET", "maxmemory-policy", "volatile-ttl")
+        await own.ask("CONFIG", "SET", "appendonly", "no")
+        try:
+            found = {f.subject: f.level for f in await look_at_redis(settings)}
+        finally:
+            await own.ask("CONFIG", "SET", "maxmemory-policy", "noeviction")
+            await own.ask("CONFIG", "SET", "appendonly", "yes")
+        assert found == {"redis": "ok", "redis maxmemory-policy": "error", "redis appendonly": "warning"}
+        gone = Settings(redis=RedisSettings(url=f"redis://me:{SECRET}@127.0.0.1:9/0"))  # type: ignore[arg-type]
+        (finding,) = await look_at_redis(gone)
+        assert finding.level == "error" and "can't be reached" in finding.found and SECRET not in finding.found
+
+    async def test_the_keys_of_another_projection_are_not_taken(self, lab: Lab, own: RedisServer) -> None:
+        await lab.prepared()
+        other = own.open("returns-v1")
+        with pytest.raises(SinkError, match=f"those of {lab.projection(1)}: give one of the two another name"):
+            await other.prepare()
+        await other.close()
+
+    async def test_nothing_is_sent_when_it_is_not_allowed(self, lab: Lab) -> None:
+        sink = await lab.prepared()
+        with pytest.raises(NotAllowed):
+            await sink.write([Write("1", 1, text())], 0, lambda: False)
+        assert await sink.count() == 0
+
+    async def test_a_connection_that_ended_is_replaced(self, lab: Lab, own: RedisServer) -> None:
+        sink = await lab.prepared()
+        await put(sink, "1", 1)
+        await own.ask("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        assert await put(sink, "1", 2) == APPLIED
+
+    async def test_scripts_that_the_server_has_forgotten_are_sent_again(self, lab: Lab, own: RedisServer) -> None:
+        sink = await lab.prepared()
+        await put(sink, "1", 1)
+        await own.ask("SCRIPT", "FLUSH")
+        assert await put(sink, "1", 2) == APPLIED
+
+    async def test_a_server_that_falls_silent_is_told_in_time(self, lab: Lab, own: RedisServer) -> None:
+        to = urlsplit(own.url)
+        assert to.hostname is not None and to.port is not None
+        with proxied(to.hostname, to.port) as proxy:
+            own.timeout = 0.5
+            sink = own.open(lab.projection(1), url=f"redis://127.0.0.1:{proxy.port}/0")
+            lab.opened.append(sink)
+            await sink.prepare()
+            await put(sink, "1", 1)
+            proxy.mood = "silent"
+            for attempt in (put(sink, "1", 2), sink.count(), sink.count()):
+                with pytest.raises(SinkUnavailable):
+                    await attempt
+            proxy.mood = "pass"
+            await sink.close()
+        assert await put(lab.sink(), "1", 3) == APPLIED
+
+    async def test_who_is_not_let_in_is_told_without_the_password(self, lab: Lab, own: RedisServer, user: str) -> None:
+        for url, said in ((user, "not allowed"), (user.replace(SECRET, SECRET + "x"), "lets nobody in")):
+            sink = own.open(lab.projection(1), url=url)
+            with pytest.raises(SinkError, match=said) as caught:
+                await sink.prepare()
+            assert SECRET not in str(caught.value) + repr(sink)
+            await sink.close()
+
+
+def test_a_target_is_opened_with_the_settings() -> None:
+    own = Settings(redis=RedisSettings(url=f"redis://me:{SECRET}@nowhere:6379/0"))  # type: ignore[arg-type]
+    assert SECRET not in json.dumps(own.shown()) + repr(own)
+    target = redis("crm:orders")
+    sink: Sink = open_sink(target, Projection(Order, (target,), "orders", 3, build=2), SHAPE, own)
+    assert sink.name == "redis:crm:orders:v3.2" and not sink.atomic
+
+
+@pytest.mark.parametrize("url", [f"http://me:{SECRET}@there", f"redis://me:{SECRET}@there:port/0"])
+def test_what_is_no_url_is_said_without_showing_it(url: str) -> None:
+    with pytest.raises(SettingsError, match="no URL of a Redis") as caught:
+        RedisSink(url=url, target="o", projection="o-v1", shape=SHAPE, options={}, settings=RedisSettings())
+    assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"shards": 1}, "no option shards; known are key"),
+        *[
+            ({"key": key}, "is no pattern of keys")
+            for key in (7, "", "a:{id}", "a:{version}", "{id}:{version}", "{version}:{version}:{id}", "a b:{version}:{id}",
+                        "cdc:{version}:{id}", "{version}{id}")
+        ],
+    ],
+)  # fmt: skip
+def test_options_that_say_nothing_are_refused(options: dict[str, object], said: str) -> None:
+    with pytest.raises(DefinitionError, match=said):
+        RedisSink(
+            url="redis://there", target="o", projection="o-v1", shape=SHAPE, options=options, settings=RedisSettings()
+        )
