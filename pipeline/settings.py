@@ -29,8 +29,8 @@ class Endpoints(BaseModel):
     """`http://127.0.0.1:9200`."""
     postgres: str
     """A libpq URI of a superuser on the database `shop`, `postgresql://postgres:…@127.0.0.1:5432/shop`."""
-    redis: str | None = None
-    """`redis://127.0.0.1:6379/0`; None where this machine has no Redis to start."""
+    redis: str
+    """`redis://127.0.0.1:6379/0`."""
 
 
 class _Section(BaseModel):
@@ -243,15 +243,12 @@ class Settings(BaseSettings):
 
     def _local(self, service: str, key: str) -> str:
         up = self.endpoints()
-        found = getattr(up, service, None)
-        if found is None:
+        if up is None:
             variable = "CDC_" + key.upper().replace(".", "__")
             raise SettingsError(
                 f"No address of {service}: set {key} in cdc.toml or {variable}, or start the local stack with `cdc stack up`."
-                if up is None
-                else f"No address of {service}: the local stack has none here; set {key} in cdc.toml or {variable}."
             )
-        return str(found)
+        return str(getattr(up, service))
 
     def shown(self) -> dict[str, Any]:
         """All settings as plain JSON values, secrets as `**********`."""

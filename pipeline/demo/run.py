@@ -30,6 +30,8 @@ ALIASES = {
     "orders": truth.ORDERS, "customers": truth.CUSTOMERS, "sales": truth.SALES,
     "order_saga": truth.SAGAS, "tags": truth.TAGS,
 }  # fmt: skip
+IN_POSTGRES, IN_REDIS = "crm.customers", "crm:customers"
+"""Where the customers are besides."""
 ADDRESS = re.compile(r"http://\S+:\d+/(?=\s)")
 
 
@@ -144,6 +146,7 @@ class Demo:
         while time.monotonic() < deadline:
             reached = {alias: self._watermark(alias) for alias in ALIASES}
             if min(reached.values()) >= lsn:
+                self._wait_for_others(lsn, deadline - time.monotonic())
                 return
             if self.workers is not None and self.workers.poll() is not None:
                 break
@@ -151,6 +154,12 @@ class Demo:
         log = self.settings.state_dir / "workers.log"
         tail = "\n".join(log.read_text(errors="replace").splitlines()[-30:]) if log.exists() else ""
         raise OperationError(f"The read models did not reach {lsn} in {seconds:.0f} s, but {reached}.\n{tail}")
+
+    def _wait_for_others(self, lsn: int, seconds: float) -> None:
+        told = self.cdc("wait", "customers", "--lsn", str(lsn), "--timeout", f"{max(0.0, seconds):.1f}", "-o", "json")
+        late = [sink["sink"] for sink in json.loads(told) if not sink["reached"]]
+        if late:
+            raise OperationError(f"{', '.join(late)} did not reach {lsn}.")
 
     def _watermark(self, alias: str) -> int:
         try:
@@ -170,14 +179,19 @@ class Demo:
         return int(status["pid"])
 
     def compare(self) -> bool:
-        """Every document of every read model with SQL over the source; what differs goes to the summary."""
+        """Every document of every read model, in each sink, with SQL over the source; what differs goes to the summary."""
         totals = {"documents": 0, "missing": 0, "stale": 0, "extra": 0, "broken_invariants": 0}
-        for alias, query in ALIASES.items():
-            found = truth.compare(self.up.postgres, self.up.elasticsearch, alias, query)
-            for name, n in found.counts().items():
-                totals[name] += n
-            if not found.none:
-                self.summary[f"{alias}_differ"] = (found.missing + found.stale + found.extra + found.broken)[:10]
+        postgres, redis = self.up.postgres, self.up.redis
+        found = {
+            alias: truth.compare(postgres, self.up.elasticsearch, alias, query) for alias, query in ALIASES.items()
+        }
+        customers = {IN_POSTGRES: truth.in_postgres(postgres, IN_POSTGRES), IN_REDIS: truth.in_redis(redis, IN_REDIS)}
+        found |= {name: truth.difference(postgres, truth.CUSTOMERS, all_) for name, all_ in customers.items()}
+        for name, one in found.items():
+            for what, n in one.counts().items():
+                totals[what] += n
+            if not one.none:
+                self.summary[f"{name}_differ"] = (one.missing + one.stale + one.extra + one.broken)[:10]
         self.summary |= totals
         return not any(n for name, n in totals.items() if name != "documents")
 

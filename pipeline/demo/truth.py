@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -80,10 +80,15 @@ class Difference:
 
 def compare(dsn: str, elasticsearch: str, alias: str, query: str) -> Difference:
     """Every document of the alias against the SQL's; ids as text."""
+    return difference(dsn, query, documents(elasticsearch, alias))
+
+
+def difference(dsn: str, query: str, documents: Iterable[tuple[str, dict[str, Any]]]) -> Difference:
+    """Every document, by its id as text, against the SQL's."""
     with psycopg.connect(dsn) as db:
         expected: dict[str, dict[str, Any]] = {row[0]: row[1] for row in db.execute(query.encode())}
     found = Difference()
-    for key, document in documents(elasticsearch, alias):
+    for key, document in documents:
         document.pop("_epoch", None)
         found.documents += 1
         truth = expected.pop(key, None)
@@ -116,6 +121,23 @@ def documents(elasticsearch: str, alias: str) -> Iterator[tuple[str, dict[str, A
                 yield hit["_id"], hit["_source"]
             after = hits[-1]["sort"]
         client.request("DELETE", "/_pit", content=json.dumps({"id": pit}), headers={"content-type": "application/json"})
+
+
+def in_postgres(dsn: str, view: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every document of a view of the Postgres sink."""
+    with psycopg.connect(dsn) as db:
+        yield from db.execute(f"SELECT _id, document FROM {view}".encode())
+
+
+def in_redis(url: str, target: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every document of the version that the Redis sink's key names."""
+    from redis import Redis
+
+    client: Any
+    with Redis.from_url(url, decode_responses=True) as client:
+        prefix = str(client.get(target))
+        for key in client.scan_iter(f"{prefix}*", count=1000):
+            yield key.removeprefix(prefix), json.loads(client.get(key))
 
 
 def position(dsn: str) -> int:

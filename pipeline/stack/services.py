@@ -28,8 +28,6 @@ class Service:
     stop: signal.Signals = signal.SIGTERM
     patience: float = 120.0
     """Seconds until a start counts as failed."""
-    there: Callable[[], bool] = lambda: True
-    """Whether this machine has it; what it has not is left out."""
 
     @property
     def version(self) -> str:
@@ -44,7 +42,7 @@ SERVICES = {
         Service("kafka", kafka.prepare, kafka.answers, kafka.address),
         Service("connect", connect.prepare, connect.answers, connect.address, needs="kafka"),
         Service("elasticsearch", elasticsearch.prepare, elasticsearch.answers, elasticsearch.address),
-        Service("redis", redis.prepare, redis.answers, redis.address, there=redis.there),
+        Service("redis", redis.prepare, redis.answers, redis.address),
     )
 }
 
@@ -65,7 +63,7 @@ def given(settings: Settings) -> dict[str, str]:
 def local(settings: Settings) -> list[Service]:
     """The services that the stack starts."""
     elsewhere = given(settings)
-    return [service for name, service in SERVICES.items() if name not in elsewhere and service.there()]
+    return [service for name, service in SERVICES.items() if name not in elsewhere]
 
 
 def masked(address: str) -> str:

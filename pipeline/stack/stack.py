@@ -64,8 +64,7 @@ def status(settings: Settings) -> StackStatus:
     site = open_site(settings)
     elsewhere = given(settings)
     with ThreadPoolExecutor(len(SERVICES)) as pool:
-        known = [service for service in SERVICES.values() if service.name in elsewhere or service.there()]
-        found = list(pool.map(lambda service: _status(site, service, elsewhere), known))
+        found = list(pool.map(lambda service: _status(site, service, elsewhere), SERVICES.values()))
     ready = site.endpoints.exists() and all(one.state in ("up", "given") for one in found)
     return StackStatus(state_dir=str(site.root.parent), ready=ready, services=found)
 
@@ -184,8 +183,7 @@ def _stop_all(site: Site, names: list[str]) -> None:
 
 def _endpoints(site: Site) -> Endpoints:
     elsewhere = given(site.settings)
-    own = {service.name: service.address(site) for service in local(site.settings)}
-    return Endpoints(**(own | elsewhere))
+    return Endpoints(**{name: elsewhere.get(name) or service.address(site) for name, service in SERVICES.items()})
 
 
 def _is_up(site: Site, service: Service) -> bool:

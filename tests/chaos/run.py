@@ -19,7 +19,7 @@ from pipeline.demo import run, shop, truth
 from pipeline.errors import CdcError
 from pipeline.stack import stack
 
-SERVICES = ("connect", "kafka", "elasticsearch")
+SERVICES = ("connect", "kafka", "elasticsearch", "redis")
 FEWEST_KILLS = 2
 """However slow the machine is, the run goes on until so many are done."""
 

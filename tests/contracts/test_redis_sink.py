@@ -178,6 +178,11 @@ class TestRedisSink(SinkContract):
         finally:
             await own.ask("CONFIG", "SET", "maxmemory-policy", "noeviction")
             await own.ask("CONFIG", "SET", "appendonly", "yes")
+        await own.ask("CONFIG", "SET", "appendfsync", "everysec")
+        try:
+            assert [f.found[:9] for f in await look_at_redis(settings) if f.level == "warning"] == ["everysec:"]
+        finally:
+            await own.ask("CONFIG", "SET", "appendfsync", "always")
         assert found == {"redis": "ok", "redis maxmemory-policy": "error", "redis appendonly": "warning"}
         gone = Settings(redis=RedisSettings(url=f"redis://me:{SECRET}@127.0.0.1:9/0"))  # type: ignore[arg-type]
         (finding,) = await look_at_redis(gone)

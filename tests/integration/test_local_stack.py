@@ -56,7 +56,6 @@ def test_elasticsearch_keeps_and_finds_a_document(stack: Endpoints) -> None:
 
 
 def test_redis_throws_nothing_away_and_keeps_a_log(stack: Endpoints) -> None:
-    assert stack.redis is not None
     with Redis.from_url(stack.redis) as client:
         info = client.info()
     assert (info["redis_version"], info["maxmemory_policy"], info["aof_enabled"]) == (

@@ -14,14 +14,15 @@ from connectors.sources.notices import end_offsets
 from pipeline.addresses import KafkaAddress
 from pipeline.demo import truth
 from pipeline.errors import SourceUnavailable
-from pipeline.settings import Endpoints, KafkaSettings, Settings
+from pipeline.reports.doctor import _redis as look_at_redis
+from pipeline.settings import Endpoints, KafkaSettings, RedisSettings, Settings
 from tests.support.project import Project
 from tests.support.proxy import proxied
 from tests.support.secured import AUTHORITY, PASSWORD, TLS, USER, Secured, postgres_with_tls, secured, server_context
 
 pytestmark = pytest.mark.stack
 
-
+CLIENT = TLS / "client.pem"
 READER, READS = "cdc_reader", "nobody reads this"
 """A role with no more rights than a connector needs, and its password."""
 
@@ -56,6 +57,9 @@ def shop(
         "CDC_KAFKA__PASSWORD__FILE": str(told),
         "CDC_CONNECT__URL": services.connect,
         "CDC_CONNECT__CA": str(AUTHORITY),
+        "CDC_REDIS__URL": services.redis,
+        "CDC_REDIS__CA": str(AUTHORITY),
+        "CDC_REDIS__CERTIFICATE": str(CLIENT),
         "CDC_SOURCE__DSN": make_conninfo(
             project.dsn, user=READER, password=READS, sslmode="verify-full", sslrootcert=str(AUTHORITY)
         ),
@@ -68,19 +72,26 @@ def shop(
             "CDC_ELASTICSEARCH__URL": f"https://127.0.0.1:{proxy.port}",
             "CDC_ELASTICSEARCH__CA": str(AUTHORITY),
         }
-        project.create(orders=50, definition='[extra]\n"publication.autocreate.mode" = "disabled"\n')
+        project.create(
+            orders=50,
+            also=f'redis("{project.name}:orders")',
+            definition='[extra]\n"publication.autocreate.mode" = "disabled"\n',
+        )
         yield project
         del project.settings["CDC_SOURCE__DSN"]  # the reader may not drop what it does not own
         project.remove()
 
 
-def test_a_read_model_comes_and_is_kept_through_services_that_verify(shop: Project) -> None:
+def test_a_read_model_comes_and_is_kept_through_services_that_verify(services: Secured, shop: Project) -> None:
     shop.start_worker()
     shop.wait_for(truth.position(shop.dsn), seconds=90)
     shop.assert_equal()
     written = shop.sql("UPDATE shop.customers SET name = 'Grace' WHERE id = 1")
     shop.wait_for(written)
     shop.assert_equal()
+    shop.cdc("wait", f"{shop.name}-orders", "--now", "--timeout", "60")
+    verifying = f"{services.redis}?ssl_ca_certs={AUTHORITY}&ssl_certfile={CLIENT}"
+    assert truth.difference(shop.dsn, truth.ORDERS, truth.in_redis(verifying, f"{shop.name}:orders")).none
     with shop.connection() as db:
         streams = db.execute(
             "SELECT a.usename, s.ssl FROM pg_stat_replication a JOIN pg_stat_ssl s USING (pid)"
@@ -95,7 +106,7 @@ def test_a_read_model_comes_and_is_kept_through_services_that_verify(shop: Proje
 
 def test_a_source_whose_certificate_is_not_known_is_not_read(shop: Project) -> None:
     right = shop.settings["CDC_SOURCE__DSN"]
-    wrong = make_conninfo(right, sslrootcert=str(TLS / "client.pem"))
+    wrong = make_conninfo(right, sslrootcert=str(CLIENT))
     refused = shop.cdc("tables", "pull", "--from", wrong, check=False)
     assert refused.returncode and "certificate verify failed" in refused.stderr
     assert READS not in refused.stderr
@@ -108,7 +119,7 @@ def test_kafka_lets_a_user_in_by_every_mechanism(services: Secured, mechanism: s
 
 
 def test_kafka_lets_a_client_in_by_its_certificate(services: Secured) -> None:
-    address = _kafka(bootstrap=services.certificates, ca=AUTHORITY, certificate=TLS / "client.pem")
+    address = _kafka(bootstrap=services.certificates, ca=AUTHORITY, certificate=CLIENT)
     assert asyncio.run(end_offsets(address, "cdc-connect-config"))
 
 
@@ -125,6 +136,24 @@ def test_who_is_not_let_into_kafka_is_told_why(services: Secured, wrong: dict[st
     with pytest.raises(SourceUnavailable, match=said) as refused:
         asyncio.run(end_offsets(_kafka(**{**right, **wrong}), "cdc-connect-config"))
     assert "guessed" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"url": "guessed"}, "lets nobody in"),
+        ({"ca": CLIENT}, "certificate"),
+        ({"certificate": None}, "can't be reached"),
+    ],
+)
+def test_who_is_not_let_into_redis_is_told_why(services: Secured, wrong: dict[str, object], said: str) -> None:
+    right = {"url": services.redis, "ca": AUTHORITY, "certificate": CLIENT}
+    if "url" in wrong:
+        wrong = {"url": services.redis.replace(PASSWORD, str(wrong["url"]))}
+    own = RedisSettings(**{**right, **wrong})  # type: ignore[arg-type]
+    (finding,) = asyncio.run(look_at_redis(Settings(redis=own)))
+    assert finding.level == "error" and said in finding.found
+    assert "guessed" not in finding.found and PASSWORD not in finding.found
 
 
 def _kafka(**given: object) -> KafkaAddress:

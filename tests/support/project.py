@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -36,6 +37,16 @@ def until(condition: Callable[[], Any], seconds: float, what: str) -> Any:
     raise AssertionError(f"not in {seconds:.0f} s: {what}")
 
 
+def _sent_to(name: str, also: str) -> str:
+    """The repository's projection, sent to Elasticsearch and to the sinks `also`, wherever else it goes."""
+    text = (REPOSITORY / "projections" / f"{name}.py").read_text()
+    targets = f'elasticsearch("{name}")'
+    if also:
+        targets = f"[{targets}, {also}]"
+        text = text.replace("from pipeline import ", "from pipeline import postgres, redis, ", 1)
+    return re.sub(r"\bto=.*\)$", lambda _: f"to={targets})", text, flags=re.MULTILINE)
+
+
 @dataclass
 class Project:
     """A shop with the repository's own projections, their aliases prefixed by the project's name."""
@@ -62,21 +73,14 @@ class Project:
         also: str = "",
         own: Mapping[str, str] | None = None,
     ) -> None:
-        """The sample shop with the repository's own projections; `more`: with its outbox and tags; `also`: one more target;
+        """The sample shop with the repository's own projections; `more`: with its outbox and tags; `also`: further targets;
         `own`: further projections' texts, by name."""
         self._database()
         shop.create(self.dsn)
         shop.seed(self.dsn, customers=max(5, orders // 5), products=max(5, orders // 20), orders=orders)
         if more:
             shop.seed_more(self.dsn)
-        texts = {name: (REPOSITORY / "projections" / f"{name}.py").read_text() for name in projections}
-        if also:
-            texts = {
-                name: text.replace(f'to=elasticsearch("{name}")', f'to=[elasticsearch("{name}"), {also}]').replace(
-                    "elasticsearch,", "elasticsearch, postgres,", 1
-                )
-                for name, text in texts.items()
-            }
+        texts = {name: _sent_to(name, also) for name in projections}
         self._deploy(
             {
                 name: text.replace(f'elasticsearch("{name}"', f'elasticsearch("{self.name}-{name}"')
@@ -147,6 +151,7 @@ class Project:
             "CDC_ELASTICSEARCH__URL": up.elasticsearch,
             "CDC_SOURCE__DSN": self.dsn,
             "CDC_POSTGRES__DSN": self.dsn,
+            "CDC_REDIS__URL": up.redis,
             **self.settings,
         }
 

@@ -1,4 +1,4 @@
-"""Real services that let nobody in without a certificate or a password: Kafka, Connect, and TLS for Postgres."""
+"""Real services that let nobody in without a certificate or a password: Kafka, Connect, Redis, and TLS for Postgres."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import httpx
 import psycopg
 
 from pipeline.settings import Endpoints, Settings
-from pipeline.stack import connect, kafka, processes, users
+from pipeline.stack import connect, kafka, processes, redis, users
 from pipeline.stack.java import kafka_java, properties
 from pipeline.stack.processes import Command
 from pipeline.stack.site import Site, make_site
@@ -24,6 +24,8 @@ from tests.support.project import REPOSITORY, until
 TLS = REPOSITORY / "tests/fixtures/tls"
 AUTHORITY = TLS / "authority.pem"
 USER, PASSWORD = "cdc", "not-to-be-seen"
+REDIS_RIGHTS = "~it_sec* ~cdc:it_sec* +@read +@write +@scripting +@connection +info"
+"""As docs/guides/redis.md says."""
 _MODULE = "org.apache.kafka.common.security"
 
 
@@ -35,7 +37,7 @@ def server_context() -> ssl.SSLContext:
 
 @dataclass
 class Secured:
-    """One Kafka, with a listener for certificates and one for passwords, and a Connect beside it."""
+    """One Kafka, with a listener for certificates and one for passwords, a Connect and a Redis beside it."""
 
     site: Site
     certificates: str
@@ -44,6 +46,8 @@ class Secured:
     """Bootstrap server of the listener that asks for a user's password (PLAIN, SCRAM-SHA-256, SCRAM-SHA-512)."""
     connect: str
     """Connect's REST address; it has reached Kafka by a password."""
+    redis: str
+    """Redis' URL; it asks for the client's certificate and the password of a user who may do what a sink does."""
 
     @property
     def secrets(self) -> Path:
@@ -52,21 +56,25 @@ class Secured:
 
 @contextmanager
 def secured(folder: Path, source_dsn: str) -> Iterator[Secured]:
-    """Both services, ended and gone afterwards; Connect's secrets are of this source."""
+    """The services, ended and gone afterwards; Connect's secrets are of this source."""
     folder.chmod(0o755)
     site = make_site(Settings(state_dir=folder, source={"dsn": source_dsn}))  # type: ignore[arg-type]
     names = ("kafka-certificates", "kafka-passwords")
     found = Secured(
-        site, *(f"127.0.0.1:{site.port(name)}" for name in names), f"https://127.0.0.1:{site.port('connect')}"
+        site,
+        *(f"127.0.0.1:{site.port(name)}" for name in names),
+        connect=f"https://127.0.0.1:{site.port(connect.NAME)}",
+        redis=f"rediss://{USER}:{PASSWORD}@127.0.0.1:{site.port('redis-tls')}/0",
     )
     try:
+        processes.spawn(_redis(site), site.user, site.log(redis.NAME), site.pidfile(redis.NAME))
         _start(site, kafka.NAME, _with_user(site), "server.properties", _kafka(site, found))
         until(lambda: kafka.answers(site), 60, "Kafka is up")
         _start(site, connect.NAME, connect.prepare(site), "connect.properties", _connect(site, found))
         until(lambda: _serves(found.connect), 90, "Connect is up")
         yield found
     finally:
-        for name in (connect.NAME, kafka.NAME):
+        for name in (connect.NAME, kafka.NAME, redis.NAME):
             processes.stop(site.pidfile(name))
 
 
@@ -136,6 +144,19 @@ def _connect(site: Site, found: Secured) -> dict[str, object]:
         "listeners.https.ssl.keystore.password": "fixture",
     }
     return {**everyone, **rest}
+
+
+def _redis(site: Site) -> Command:
+    command = redis.prepare(site)
+    pair, authority = (_copied(site, redis.NAME, file) for file in ("server.pem", "authority.pem"))
+    file = site.directory(redis.NAME) / "redis.conf"
+    file.write_text(
+        f"tls-port {site.port('redis-tls')}\ntls-cert-file {pair}\ntls-key-file {pair}\ntls-ca-cert-file {authority}\n"
+        f"user default off\nuser {USER} on >{PASSWORD} {REDIS_RIGHTS}\n"
+    )
+    users.give(file, site.user)
+    server, *options = command.argv
+    return Command([server, str(file), *options], cwd=command.cwd)
 
 
 def _serves(url: str) -> bool:

@@ -257,18 +257,6 @@ def test_down_finds_services_without_the_endpoints_file(
     assert stack.down(settings) == []
 
 
-def test_a_machine_without_redis_has_a_stack_without_it(
-    settings: Settings, place: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(artefacts, "bundled_redis", lambda: None)
-    monkeypatch.setenv("PATH", str(place.home))
-    here = {"kafka", "connect", "elasticsearch", "postgres"}
-    assert {service.name for service in services.local(settings)} == here
-    assert {one.name for one in stack.status(settings).services} == here
-    (place.home / "redis-server").touch(mode=0o755)
-    assert "redis" in {service.name for service in services.local(settings)}
-
-
 def test_a_stack_that_was_never_up_is_down_and_nothing_is_made(settings: Settings) -> None:
     assert [one.state for one in stack.status(settings).services] == ["down"] * 5
     assert stack.down(settings) == []

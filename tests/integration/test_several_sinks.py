@@ -1,4 +1,4 @@
-"""One projection with two sinks on the real stack: Elasticsearch, and Postgres read by SQL."""
+"""One projection with three sinks on the real stack: Elasticsearch, Postgres read by SQL, and Redis."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from redis import Redis
 
 from pipeline.demo import truth
 from tests.support.project import Project, until
@@ -20,14 +21,17 @@ pytestmark = pytest.mark.stack
 @pytest.fixture(scope="module")
 def shop(new_project: Callable[[str], Project]) -> Iterator[Project]:
     project = new_project("it_sinks")
-    project.create(orders=150, also='postgres("crm.orders", indexes=["customer.id"])')
+    project.create(orders=150, also=f'postgres("crm.orders", indexes=["customer.id"]), redis("{project.name}:orders")')
     project.start_worker()
     yield project
 
 
-def in_postgres(shop: Project, view: str = "crm.orders") -> dict[str, Any]:
-    with psycopg.connect(shop.dsn) as db:
-        return dict(db.execute(f"SELECT _id, document FROM {view}".encode()).fetchall())
+def in_postgres(shop: Project) -> dict[str, Any]:
+    return dict(truth.in_postgres(shop.dsn, "crm.orders"))
+
+
+def in_redis(shop: Project) -> dict[str, Any]:
+    return dict(truth.in_redis(shop.endpoints.redis, f"{shop.name}:orders"))
 
 
 def expected(shop: Project) -> dict[str, Any]:
@@ -36,27 +40,27 @@ def expected(shop: Project) -> dict[str, Any]:
 
 
 def written(shop: Project, lsn: int) -> None:
-    """Both sinks say that they are past the position."""
+    """All sinks say that they are past the position."""
 
     def passed() -> bool:
         sinks = shop.status()["sinks"]
-        return len(sinks) == 2 and all(s["watermark"].get(shop.name, {}).get("lsn", -1) >= lsn for s in sinks)
+        return len(sinks) == 3 and all(s["watermark"].get(shop.name, {}).get("lsn", -1) >= lsn for s in sinks)
 
-    until(passed, 90, f"both sinks at {lsn}: {shop.status()}\n{shop.log()}")
+    until(passed, 90, f"all sinks at {lsn}: {shop.status()}\n{shop.log()}")
 
 
 def assert_equal(shop: Project) -> None:
     shop.assert_equal()
-    assert in_postgres(shop) == expected(shop)
+    assert in_postgres(shop) == in_redis(shop) == expected(shop)
 
 
-def test_both_sinks_have_every_document(shop: Project) -> None:
+def test_each_sink_has_every_document(shop: Project) -> None:
     written(shop, truth.position(shop.dsn))
     assert len(expected(shop)) == 150
     assert_equal(shop)
 
 
-def test_a_worker_killed_under_load_leaves_both_sinks_as_the_source_says(shop: Project) -> None:
+def test_a_worker_killed_under_load_leaves_each_sink_as_the_source_says(shop: Project) -> None:
     random = Random(5)
     for round in range(3):
         for n in range(40):
@@ -93,12 +97,13 @@ def test_a_reader_by_sql_never_sees_half_a_source_transaction_over_several_docum
     assert seen == {1}
 
 
-def test_an_absent_sink_holds_up_the_other_in_nothing(shop: Project) -> None:
+def test_an_absent_sink_holds_up_the_others_in_nothing(shop: Project) -> None:
     shop.stop_workers()
     shop.start_worker(CDC_POSTGRES__DSN="postgresql://nobody:s3cret@127.0.0.1:9/none")
-    lsn = shop.sql("UPDATE shop.orders SET status = 'only one' WHERE id % 2 = 0")
+    lsn = shop.sql("UPDATE shop.orders SET status = 'not all' WHERE id % 2 = 0")
     shop.wait_for(lsn)
     shop.assert_equal()
+    until(lambda: in_redis(shop) == expected(shop), 30, "Redis has them, too")
 
     def named() -> bool:
         state = shop.status()["sinks"][1]
@@ -112,40 +117,48 @@ def test_an_absent_sink_holds_up_the_other_in_nothing(shop: Project) -> None:
     assert_equal(shop)
 
 
-def test_verify_compares_both_and_explain_tells_of_both(shop: Project) -> None:
+def test_verify_compares_all_and_explain_tells_of_all(shop: Project) -> None:
     table = "crm.orders_v1"
     story = json.loads(shop.cdc("explain", f"{shop.name}-orders", "20", "-o", "json").stdout)
     assert [(s["sink"], s["equal"]) for s in story["sinks"]] == [
-        (f"elasticsearch:{shop.name}-orders-v1", True), (f"postgres:{table}", True)
+        (f"elasticsearch:{shop.name}-orders-v1", True), (f"postgres:{table}", True),
+        (f"redis:{shop.name}:orders:v1", True),
     ]  # fmt: skip
     shop.cdc("verify", f"{shop.name}-orders", "--all")
     shop.sql(f"UPDATE {table} SET document = jsonb_set(document, '{{status}}', '\"wrong\"') WHERE _id = '20'")
     done = shop.cdc("verify", f"{shop.name}-orders", "--all", "-o", "json", check=False)
-    good, bad = json.loads(done.stdout)["sinks"]
-    assert done.returncode != 0 and (good["different"], bad["different"]) == (0, 1)
+    assert done.returncode == 3 and [s["different"] for s in json.loads(done.stdout)["sinks"]] == [0, 1, 0]
+    key = f"{shop.name}:orders:v1:20"
+    with Redis.from_url(shop.endpoints.redis) as db:
+        db.set(key, '{"id":20}')
+    done = shop.cdc("verify", f"{shop.name}-orders", "--all", "-o", "json", check=False)
+    assert done.returncode == 3 and [s["different"] for s in json.loads(done.stdout)["sinks"]] == [0, 1, 1]
     shop.cdc("verify", f"{shop.name}-orders", "--all", "--repair")
     assert_equal(shop)
 
 
-def test_the_sql_of_the_table_is_shown_before_anything_runs(shop: Project) -> None:
+def test_the_table_and_the_keys_are_shown_before_anything_runs(shop: Project) -> None:
     shown = shop.cdc("preview", f"{shop.name}-orders", "--as", "ddl").stdout
     assert 'CREATE TABLE IF NOT EXISTS "crm"."orders_v1"' in shown and 'VIEW "crm"."orders"' in shown
     assert "'{customer,id}'" in shown
+    assert f"{shop.name}:orders:v1:" in shown
 
 
-def test_a_rebuild_moves_the_view_and_a_rollback_moves_it_back(shop: Project) -> None:
+def test_a_rebuild_moves_all_sinks_readers_and_a_rollback_moves_them_back(shop: Project) -> None:
     shop.stop_workers()
     shop.start_run()
     name = f"{shop.name}-orders"
     shop.cdc("rebuild", name, "--from", "mirror")
     written(shop, truth.position(shop.dsn))
     assert_equal(shop)
-    with psycopg.connect(shop.dsn) as db:
+    with psycopg.connect(shop.dsn) as db, Redis.from_url(shop.endpoints.redis, decode_responses=True) as keys:
         seen = "SELECT pg_get_viewdef('crm.orders'::regclass)"
+        assert keys.get(f"{shop.name}:orders") == f"{shop.name}:orders:v1.2:"
         assert "orders_v1_2" in db.execute(seen.encode()).fetchone()[0]  # type: ignore[index]
         db.commit()
         shop.cdc("rollback", name, "--yes")
         assert "orders_v1_2" not in db.execute(seen.encode()).fetchone()[0]  # type: ignore[index]
+        assert keys.get(f"{shop.name}:orders") == f"{shop.name}:orders:v1:"
     shop.wait_for(shop.sql("UPDATE shop.orders SET status = 'after' WHERE id = 30"))
     written(shop, truth.position(shop.dsn))
     assert_equal(shop)
