@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check bench chaos docs up down lock
+.PHONY: help venv demo test check bench chaos soak docs up down lock
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -29,6 +29,10 @@ SECONDS ?= 120
 SEED ?= 1
 chaos: $(STAMP)  ## kill everything at random under load, then compare (SECONDS=120 SEED=1)
 	$(BIN)/python -m tests.chaos $(SECONDS) $(SEED)
+
+HOURS ?= 1
+soak: $(STAMP)  ## load and kills for hours; memory, files and lag have to stay level (HOURS=1 SEED=1)
+	$(BIN)/python -m tests.chaos.soak $(HOURS) $(SEED)
 
 SIZE ?= full
 RUNS ?= 1

@@ -70,6 +70,7 @@ class Flusher:
     async def run(self) -> None:
         """Until `stopping`; raises only what nobody foresaw, and Fenced."""
         while not self.stopping:
+            self.changed.clear()  # before looking: what changes from here on ends the next pause at once
             if not await self._ready():
                 if not (self._engine.folding.unfolded and await self._in_engine(self._engine.continue_fanout)):
                     await self._pause(0.2)
@@ -103,7 +104,7 @@ class Flusher:
         self._room.release()
         if not task.cancelled() and task.exception() is not None:
             self._failure = task.exception()
-            self.changed.set()
+        self.changed.set()  # what changed while it was on its way can be taken now
 
     _failure: BaseException | None = None
 
@@ -277,7 +278,6 @@ class Flusher:
         return True
 
     async def _pause(self, seconds: float) -> None:
-        self.changed.clear()
         try:
             await asyncio.wait_for(self.changed.wait(), seconds)
         except TimeoutError:

@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +20,7 @@ from pipeline.demo import run, shop, truth
 from pipeline.errors import CdcError
 from pipeline.stack import stack
 
+WORKERS = ("orders", "customers")
 SERVICES = ("connect", "kafka", "elasticsearch", "redis")
 FEWEST_KILLS = 2
 """However slow the machine is, the run goes on until so many are done."""
@@ -65,10 +67,13 @@ class Watcher:
 
 
 class Chaos:
-    """One run; the seed decides who is killed, and when."""
+    """One run; the seed decides who is killed, and when: one of them each `pause` seconds (from, to)."""
 
-    def __init__(self, demo: run.Demo, seconds: float, seed: int, rate: float) -> None:
-        self.demo, self.seconds, self.rate = demo, seconds, rate
+    def __init__(
+        self, demo: run.Demo, seconds: float, seed: int, rate: float, *,
+        pause: tuple[float, float] = (4, 12), workers: Sequence[str] = WORKERS,
+    ) -> None:  # fmt: skip
+        self.demo, self.seconds, self.rate, self.pause, self.workers = demo, seconds, rate, pause, workers
         self.random = random.Random(seed)
         self.kills: dict[str, int] = {}
 
@@ -80,7 +85,7 @@ class Chaos:
         load.start()
         end = time.monotonic() + self.seconds
         while load.running and ((left := end - time.monotonic()) > 0 or sum(self.kills.values()) < FEWEST_KILLS):
-            time.sleep(min(max(left, 4), self.random.uniform(4, 12)))
+            time.sleep(min(max(left, 4), self.random.uniform(*self.pause)))
             if end - time.monotonic() > 2 or sum(self.kills.values()) < FEWEST_KILLS:
                 self._kill(self.random.choice(("worker", "worker", *SERVICES)))
         load.stop()
@@ -108,7 +113,7 @@ class Chaos:
         stack.start_service(self.demo.settings, victim)
 
     def _kill_worker(self) -> None:
-        name = self.random.choice(("orders", "customers"))
+        name = self.random.choice(self.workers)
         path = self.demo.settings.state_dir / "workers" / f"{name}-v1.json"
         try:
             pid = json.loads(path.read_text())["pid"]

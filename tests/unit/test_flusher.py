@@ -231,3 +231,50 @@ async def test_where_a_write_is_atomic_a_source_transaction_is_written_at_once_w
         await desk.until(lambda: desk.documents == desk.expected)
     assert sum(writes) == 50 and max(writes) == min(rows, 50)
     assert (desk.flusher.written["split"] > before) == split
+
+
+@pytest.fixture
+def no_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pause ends by what it is told alone."""
+
+    async def wait_for(what: Any, _: float) -> Any:
+        return await what
+
+    monkeypatch.setattr(asyncio, "wait_for", wait_for)
+
+
+@pytest.mark.usefixtures("no_timeouts")
+async def test_a_change_that_comes_just_before_a_pause_does_not_wait_for_its_end(desk: Desk) -> None:
+    async with desk.at_work():
+        await desk.until(lambda: desk.documents == desk.expected)
+        engine, changes = desk.world.engine, iter((desk.change,))
+        assert engine is not None
+        fanout = engine.continue_fanout
+
+        def at_the_last_moment() -> bool:
+            for change in changes:
+                change()
+            return fanout()
+
+        engine.continue_fanout = at_the_last_moment  # type: ignore[method-assign]
+        desk.flusher.changed.set()
+        await desk.until(lambda: "21" in desk.documents)
+
+
+@pytest.mark.usefixtures("no_timeouts")
+async def test_a_change_of_a_document_that_is_on_its_way_follows_it_at_once(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with desk.at_work():
+        await desk.until(lambda: desk.documents == desk.expected)
+        write, changes = desk.sink.write, iter((desk.change,))
+
+        async def slow(writes: Sequence[Write], *arguments: Any) -> Sequence[Outcome]:
+            for change in changes:
+                change()
+                await asyncio.sleep(0.1)
+            return await write(writes, *arguments)
+
+        monkeypatch.setattr(desk.sink, "write", slow)
+        desk.change()
+        await desk.until(lambda: desk.documents == desk.expected)
