@@ -18,6 +18,8 @@ from pipeline.runtime.faults import passing
 from pipeline.runtime.pacing import Backoff
 
 log = logging.getLogger("cdc.flusher")
+TELL = 0.1
+"""Seconds from one checkpoint record to the next while nothing else is to be written: who reads after a write waits for it."""
 InThread = Callable[..., Awaitable[Any]]
 
 
@@ -213,13 +215,12 @@ class Flusher:
         """Nothing fresh to write: work off a fan-out, tell the sink how far it is, wait for a change."""
         if await self._in_engine(self._engine.continue_fanout):
             return
-        if not self._tasks:
-            await self._publish(min_seconds=0.5)
+        more = not self._tasks and await self._publish(min_seconds=TELL)
         if self._look_again is not None and time.monotonic() >= self._look_again:
             await self._look_up_deleted()
         elif self._look_again is None and self._orphans and not self._tasks:
             await self._sweep_orphans()
-        await self._pause(0.5)
+        await self._pause(TELL if more else 0.5)
 
     async def _look_up_deleted(self) -> None:
         """A sink forgets a deleted document's version, after a while or at a restart: then a late write brings it back."""
@@ -283,14 +284,16 @@ class Flusher:
         except TimeoutError:
             pass
 
-    async def _publish(self, min_seconds: float) -> None:
-        """The checkpoint record: offsets acknowledged, and the watermark."""
-        if self._record is None or time.monotonic() - self._saved_at < min_seconds:
-            return
+    async def _publish(self, min_seconds: float) -> bool:
+        """The checkpoint record: offsets acknowledged, and the watermark. Whether there may be more to say."""
+        if self._record is None:
+            return False
+        if time.monotonic() - self._saved_at < min_seconds:
+            return True
         self._saved_at = time.monotonic()
         offsets, watermark = await self._in_engine(self._engine.acknowledged, self.sink_id)
         if not offsets or (offsets == self._record.offsets and watermark == self._record.watermark):
-            return
+            return False
         self._record.offsets, self._record.watermark = offsets, watermark
         try:
             await self.sink.save(self._record)
@@ -298,3 +301,4 @@ class Flusher:
         except SinkUnavailable as error:
             self._away(error)
             self._record.offsets = {}  # not known to be saved: say it again
+        return True
