@@ -14,7 +14,7 @@ from typing import Final
 
 from rich.console import Console
 
-from pipeline.bench import drain, fanout, first_sync, growth, live, rebuilding, rows
+from pipeline.bench import drain, fanout, first_sync, growth, live, reads, rebuilding, rows
 from pipeline.bench.meters import machine
 from pipeline.bench.parts import Bench
 from pipeline.bench.report import Figure, Report
@@ -31,6 +31,7 @@ PARTS: Final[dict[str, tuple[str, Callable[[Bench], list[Figure]]]]] = {
     "e": ("growth, at a tenth of the data and more", growth.measure),
     "f": ("drain of a full topic into Postgres", rows.measure),
     "g": ("rebuild from the mirror", rebuilding.measure),
+    "h": ("reads through the query API, beside a worker under load", reads.measure),
 }
 
 

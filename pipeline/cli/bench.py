@@ -19,6 +19,7 @@ COLUMNS = ("PART", "WHAT", "UNIT", "MEDIAN", "FROM", "TO", "SINK ALONE", "RATIO"
 NOTES = {
     "p95": "p95 {:,.0f}",
     "p99": "p99 {:,.0f}",
+    "reads_per_second": "{:,.0f} reads/s",
     "transactions_per_second": "{:,.0f} transactions/s",
     "events_per_second": "{:,.0f} events/s",
     "cpu_worker": "worker {:,.1f} CPU s",
