@@ -129,6 +129,11 @@ class WorkerSettings(_Section):
     """Documents written a second at most; 0 for all that the sink takes. `cdc rebuild --rate` sets it for the new build."""
 
 
+class LogSettings(_Section):
+    format: Literal["auto", "json", "text"] = "auto"
+    """How `cdc run`, `worker` and `web` log: `auto` is text on a terminal and JSON, an object a line, elsewhere."""
+
+
 class WebSettings(_Section):
     rate: float = Field(default=500.0, ge=0)
     """Requests a second that one key may make, twice as many in one of them; 0: as many as come."""
@@ -166,6 +171,7 @@ class Settings(BaseSettings):
     """Further source databases, `[sources.crm]`; a connector's definition says which it reads (`source = "crm"`)."""
     worker: WorkerSettings = WorkerSettings()
     web: WebSettings = WebSettings()
+    log: LogSettings = LogSettings()
 
     @model_validator(mode="after")
     def _no_request_outlives_the_session(self) -> Self:

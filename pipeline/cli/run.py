@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from pipeline.cli import logs
 from pipeline.cli.output import load_settings, terminal
 
 
@@ -17,7 +18,9 @@ def run(
     """Run a worker process for each projection, and start again the ones that stop; ctrl-C ends all."""
     from pipeline.runtime import supervisor
 
-    raise typer.Exit(supervisor.run(load_settings(), list(projections or ()), global_options=terminal.again()))
+    own = load_settings()
+    logs.start(own)
+    raise typer.Exit(supervisor.run(own, list(projections or ()), global_options=terminal.again()))
 
 
 def worker(
@@ -29,4 +32,6 @@ def worker(
     """Run the worker of one projection in this process."""
     from pipeline.runtime import worker as workers
 
-    raise typer.Exit(workers.run(load_settings(), name, build))
+    own = load_settings()
+    logs.start(own, projection=name)
+    raise typer.Exit(workers.run(own, name, build))

@@ -10,7 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from pipeline.authoring.discovery import find, live
-from pipeline.cli.output import As, as_json, err, load_settings, print_json, print_table, terminal
+from pipeline.cli import logs
+from pipeline.cli.output import As, as_json, err, load_settings, print_json, print_table
 from pipeline.errors import SettingsError
 from pipeline.operations import web_keys
 from pipeline.operations.client_models import client_models
@@ -55,18 +56,19 @@ def web(
     if not public and not web_keys.read(own).keys:
         err().print("There is no key yet, so nobody can read: cdc web key add NAME --scope '*'", style="yellow")
     served = create_app(own, public=public, hosts=LOOPBACK | {host, *own.web.hosts} if public else None)
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    logging.getLogger("cdc.web").setLevel(logging.WARNING if terminal.quiet else logging.INFO)
+    logs.start(own)
     config = uvicorn.Config(
-        served, host=host, port=port, log_level="warning", access_log=False, server_header=False, ssl_certfile=tls_cert,
+        served, host=host, port=port, log_config=None, access_log=False, server_header=False, ssl_certfile=tls_cert,
         ssl_keyfile=tls_key, ssl_ca_certs=str(tls_clients) if tls_clients else None,
         ssl_cert_reqs=ssl.CERT_REQUIRED if tls_clients else ssl.CERT_NONE,
     )  # fmt: skip
     socket = config.bind_socket()
     socket.listen()  # who reads the address and comes at once waits until the app is there
     address = f"{'https' if tls_cert else 'http'}://{host}:{socket.getsockname()[1]}"
-    err().print(f"The dashboard is at {address}/")
-    err().print(f"Serving {', '.join(served.state.models)} at {address}/v1/; described in /openapi.json")
+    names = ", ".join(served.state.models)
+    logging.getLogger("cdc.web").info(
+        "The dashboard is at %s/ and %s at %s/v1/, described in /openapi.json", address, names, address
+    )
     uvicorn.Server(config).run([socket])
 
 

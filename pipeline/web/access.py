@@ -8,10 +8,8 @@ import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any, Final
 
-import msgspec
 from fastapi import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -210,12 +208,11 @@ def _tell(scope: Scope, status: int, seconds: float) -> None:
     """One line without query, headers or body: those may hold what is nobody's business."""
     if scope["path"] in PROBES and status == 200:
         return  # asked every few seconds, by nobody
-    line = {
-        "at": datetime.now(UTC).isoformat(timespec="milliseconds"), "method": scope["method"], "path": scope["path"][:500], "status": status, "ms": round(seconds * 1000, 1),
+    said = {
+        "method": scope["method"], "path": scope["path"][:500], "status": status, "ms": round(seconds * 1000, 1),
         "key": scope.get(CALLER), "from": (scope.get("client") or ("",))[0],
     }  # fmt: skip
-    error = scope.get("cdc.error")
-    audit.log(
-        logging.ERROR if status >= 500 or not status else logging.INFO,
-        msgspec.json.encode(line | ({"error": error} if error else {})).decode(),
-    )
+    if error := scope.get("cdc.error"):
+        said["error"] = error
+    level = logging.ERROR if status >= 500 or not status else logging.INFO
+    audit.log(level, " ".join(f"{name}={value!r}" for name, value in said.items()), extra={"fields": said})

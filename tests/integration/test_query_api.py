@@ -414,7 +414,7 @@ async def test_nothing_is_read_without_a_key_of_the_scope(
         assert limited and int(limited[0].headers["retry-after"]) >= 1
         web_keys.remove(settings, f"reader of {name}")
         assert (await api.get(f"{orders}/1")).status_code == 401
-    assert f'"key":"reader of {name}"' in caplog.text and key not in caplog.text and "cdc_wrong" not in caplog.text
+    assert f"key='reader of {name}'" in caplog.text and key not in caplog.text and "cdc_wrong" not in caplog.text
 
 
 # ---- the description ----------------------------------------------------------------------------------------

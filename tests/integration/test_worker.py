@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -174,3 +175,10 @@ def test_a_document_the_authors_code_fails_on_is_quarantined_and_the_others_are_
     shop.wait_for(shop.sql("UPDATE shop.customers SET name = 'calm' WHERE id = 3"), name="fragile")
     assert shop.document(3, "fragile") is not None
     assert shop.status("fragile")["quarantined"] == 0
+
+
+def test_every_line_that_the_workers_logged_is_an_object(shop: Project) -> None:
+    lines = [json.loads(line) for line in shop.log(10_000).splitlines()]
+    said = [line["message"] for line in lines if line["projection"] == f"{shop.name}-orders"]
+    assert any("epoch 1 claimed" in message for message in said), said
+    assert all({"at", "level", "logger"} <= set(line) for line in lines)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import ssl
 import subprocess
@@ -209,4 +208,4 @@ async def test_probes_that_are_well_leave_no_line(tmp_path: Path, caplog: pytest
     caplog.clear()
     for path in ("/livez", "/metrics", "/openapi.json"):
         await get(app, path)
-    assert [json.loads(record.getMessage())["path"] for record in caplog.records] == ["/openapi.json"]
+    assert [record.fields["path"] for record in caplog.records] == ["/openapi.json"]
