@@ -12,7 +12,7 @@ import asyncio
 import random
 import time
 from collections.abc import AsyncIterator, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Generic, Protocol, Self, TypeVar
 from urllib.parse import quote
 
@@ -35,6 +35,7 @@ Document_co = TypeVar("Document_co", bound=BaseModel, covariant=True)
 ResultT = TypeVar("ResultT")
 Where = Mapping[str, Any]
 """`{"status": "paid", "total.gte": 10, "id.in": [1, 2]}`"""
+Measures = Mapping[str, Sequence[str]]
 Asking = Generator[httpx.Request, httpx.Response, ResultT]
 
 
@@ -58,6 +59,18 @@ class Page(Generic[DocumentT]):
 
     items: tuple[DocumentT, ...]
     next: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Of the documents that have a value (None: no value, or of all documents): results by field, spelled as in documents."""
+
+    value: Any
+    count: int
+    sum: Mapping[str, Any] = field(default_factory=dict)
+    avg: Mapping[str, Any] = field(default_factory=dict)
+    min: Mapping[str, Any] = field(default_factory=dict)
+    max: Mapping[str, Any] = field(default_factory=dict)
 
 
 class _Asks:
@@ -101,13 +114,14 @@ class _Asks:
         found = _checked((yield self._request("GET", f"/v1/{name}", parameters))).json()
         return Page(tuple(document_of(_class(model), item) for item in found["items"]), found["next"])
 
-    def count(
-        self, model: Model[Any], where: Where | None, q: str, by: str, after: str | None
-    ) -> Asking[dict[Any, int]]:
+    def totals(
+        self, model: Model[Any], where: Where | None, q: str, by: str, after: str | None, measures: Measures
+    ) -> Asking[list[Totals]]:
         name = yield from self._name(model)
-        parameters = [*_filters(where), *_freshness(after, None), *((own, v) for own, v in (("q", q), ("by", by)) if v)]
+        own = {"q": q, "by": by, **{function: ",".join(names) for function, names in measures.items()}}
+        parameters = [*_filters(where), *_freshness(after, None), *((name, text) for name, text in own.items() if text)]
         found = _checked((yield self._request("GET", f"/v1/{name}/count", parameters))).json()
-        return {one["value"]: one["count"] for one in found["by"]} if by else {None: found["count"]}
+        return [Totals(**one) for one in found["by"]] if by else [Totals(None, **found)]
 
     def _name(self, model: Model[Any]) -> Asking[str]:
         """The read model of a class: the one whose documents are called so."""
@@ -171,13 +185,21 @@ class Client:
 
     def count(self, model: Model[Any], where: Where | None = None, *, q: str = "", after: str | None = None) -> int:
         """How many meet `where`."""
-        return self._run(self._asks.count(model, where, q, "", after))[None]
+        return self._run(self._asks.totals(model, where, q, "", after, {}))[0].count
 
     def counts(
         self, model: Model[Any], by: str, where: Where | None = None, *, q: str = "", after: str | None = None
     ) -> dict[Any, int]:
         """How many have each value of a field, the most frequent first."""
-        return self._run(self._asks.count(model, where, q, by, after))
+        return {one.value: one.count for one in self._run(self._asks.totals(model, where, q, by, after, {}))}
+
+    def totals(
+        self, model: Model[Any], by: str = "", where: Where | None = None, *, sum: Sequence[str] = (),
+        avg: Sequence[str] = (), min: Sequence[str] = (), max: Sequence[str] = (), q: str = "", after: str | None = None,
+    ) -> list[Totals]:  # fmt: skip
+        """Of all that meet `where`, or of those with each value of `by`: what is asked for of fields, by their names."""
+        measures = {"sum": sum, "avg": avg, "min": min, "max": max}
+        return self._run(self._asks.totals(model, where, q, by, after, measures))
 
     def close(self) -> None:
         self._http.close()
@@ -256,13 +278,21 @@ class AsyncClient:
         self, model: Model[Any], where: Where | None = None, *, q: str = "", after: str | None = None
     ) -> int:
         """As `Client.count`."""
-        return (await self._run(self._asks.count(model, where, q, "", after)))[None]
+        return (await self._run(self._asks.totals(model, where, q, "", after, {})))[0].count
 
     async def counts(
         self, model: Model[Any], by: str, where: Where | None = None, *, q: str = "", after: str | None = None
     ) -> dict[Any, int]:
         """As `Client.counts`."""
-        return await self._run(self._asks.count(model, where, q, by, after))
+        return {one.value: one.count for one in await self._run(self._asks.totals(model, where, q, by, after, {}))}
+
+    async def totals(
+        self, model: Model[Any], by: str = "", where: Where | None = None, *, sum: Sequence[str] = (),
+        avg: Sequence[str] = (), min: Sequence[str] = (), max: Sequence[str] = (), q: str = "", after: str | None = None,
+    ) -> list[Totals]:  # fmt: skip
+        """As `Client.totals`."""
+        measures = {"sum": sum, "avg": avg, "min": min, "max": max}
+        return await self._run(self._asks.totals(model, where, q, by, after, measures))
 
     async def close(self) -> None:
         await self._http.aclose()

@@ -197,6 +197,29 @@ class Query:
     limit: int = 50
 
 
+Function = Literal["sum", "avg", "min", "max"]
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """What is made of a leaf's values, of which a document has one at most; NaN and infinities are left out."""
+
+    function: Function
+    leaf: Leaf
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """How many documents have the value; None: no value, or all documents where they are in no groups.
+
+    `results` are those of the measures, as documents spell such values; None where no document has one.
+    """
+
+    value: Any
+    count: int
+    results: tuple[Any, ...] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Found:
     """A document's JSON as it is stored, without what the sink adds."""
@@ -245,8 +268,10 @@ class Reader(Protocol):
         """How many a search has in all."""
         ...
 
-    async def groups(self, version: str, query: Query, by: Leaf, limit: int) -> Sequence[tuple[Any, int]]:
-        """How many have each value, the most frequent first; None: no value."""
+    async def groups(
+        self, version: str, query: Query, by: Leaf | None, limit: int, measures: Sequence[Measure] = ()
+    ) -> Sequence[Group]:
+        """A group of each value, the most frequent first; `by` None: one of all documents."""
         ...
 
     async def refresh(self, version: str) -> None:

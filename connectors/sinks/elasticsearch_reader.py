@@ -16,8 +16,10 @@ from pipeline.authoring.aggregate_shape import AggregateShape
 from pipeline.authoring.leaves import Leaf, leaves
 from pipeline.authoring.shape import Shape
 from pipeline.errors import QueryRefused, SinkError, SinkUnavailable, TargetMissing
-from pipeline.ports import Condition, Found, Order, Page, Query, SinkRecord
+from pipeline.ports import Condition, Found, Group, Measure, Order, Page, Query, SinkRecord
 
+# How documents spell a time, its microseconds written out.
+FORMATS = {"date": "uuuu-MM-dd", "datetime": "uuuu-MM-dd'T'HH:mm:ss.SSSSSSX"}
 RECORD = tuple(field.name for field in fields(SinkRecord))
 
 
@@ -102,17 +104,25 @@ class ElasticsearchReader:
     async def count(self, version: str, query: Query) -> int:
         return int(_plain((await self._call("POST", f"/{version}/_count", {"query": self._query(query)}))["count"]))
 
-    async def groups(self, version: str, query: Query, by: Leaf, limit: int) -> Sequence[tuple[Any, int]]:
-        terms: dict[str, Any] = {"field": by.name, "size": limit}
-        if by.kind == "date":
-            terms["format"] = "uuuu-MM-dd"
-        aggregations = {"values": {"terms": terms}, "none": {"missing": {"field": by.name}}}
-        body = {"query": self._query(query), "size": 0, "track_total_hits": False, "aggs": aggregations}
-        answer = _plain((await self._call("POST", f"/{version}/_search", body))["aggregations"])
-        found = [(_value(bucket, by), bucket["doc_count"]) for bucket in answer["values"]["buckets"]]
+    async def groups(
+        self, version: str, query: Query, by: Leaf | None, limit: int, measures: Sequence[Measure] = ()
+    ) -> Sequence[Group]:
+        stats = {f"of {measure.leaf.name}": {"stats": _formatted(measure.leaf)} for measure in measures}
+        every: dict[str, Any] = {"filter": {"match_all": {}}, "aggs": stats}
+        if by is None:
+            answer = await self._aggregated(version, query, {"all": every})
+            return [_group(None, answer["all"], measures)]
+        terms = {"terms": {**_formatted(by), "size": limit}, "aggs": stats}
+        none = {"missing": {"field": by.name}, "aggs": stats}
+        answer = await self._aggregated(version, query, {"values": terms, "none": none})
+        found = [_group(_value(bucket, by), bucket, measures) for bucket in answer["values"]["buckets"]]
         if answer["none"]["doc_count"]:
-            found.append((None, answer["none"]["doc_count"]))
-        return sorted(found, key=lambda one: -one[1])[:limit]
+            found.append(_group(None, answer["none"], measures))
+        return sorted(found, key=lambda one: -one.count)[:limit]
+
+    async def _aggregated(self, version: str, query: Query, aggregations: Mapping[str, Any]) -> Any:
+        body = {"query": self._query(query), "size": 0, "track_total_hits": False, "aggs": aggregations}
+        return _plain((await self._call("POST", f"/{version}/_search", body))["aggregations"])
 
     async def refresh(self, version: str) -> None:
         await self._call("POST", f"/{version}/_refresh")
@@ -179,3 +189,24 @@ def _value(bucket: Mapping[str, Any], by: Leaf) -> Any:
     if by.kind == "bool":
         return bool(bucket["key"])
     return bucket["key_as_string"] if by.kind == "date" else bucket["key"]
+
+
+def _formatted(leaf: Leaf) -> dict[str, Any]:
+    return {"field": leaf.name, **({"format": FORMATS[leaf.kind]} if leaf.kind in FORMATS else {})}
+
+
+def _group(value: Any, bucket: Mapping[str, Any], measures: Sequence[Measure]) -> Group:
+    results = tuple(_result(measure, bucket[f"of {measure.leaf.name}"]) for measure in measures)
+    return Group(value, bucket["doc_count"], results)
+
+
+def _result(measure: Measure, stats: Mapping[str, Any]) -> Any:
+    """A statistic as documents spell it: Elasticsearch computes all of them as doubles, which hold 15 digits."""
+    if not stats["count"]:
+        return None
+    if measure.leaf.kind in FORMATS:
+        return str(stats[f"{measure.function}_as_string"]).replace(".000000Z", "Z")
+    value = stats[measure.function]
+    if measure.leaf.kind == "decimal":
+        return f"{Decimal(f'{value:.15g}'):f}"
+    return int(value) if measure.leaf.kind == "int" and measure.function != "avg" else value

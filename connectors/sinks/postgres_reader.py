@@ -17,7 +17,7 @@ from pipeline.authoring.leaves import Leaf
 from pipeline.authoring.projection import Target
 from pipeline.authoring.shape import Kind, Shape
 from pipeline.errors import QueryRefused, TargetMissing
-from pipeline.ports import Condition, Found, Order, Page, Query, SinkRecord
+from pipeline.ports import Condition, Found, Group, Measure, Order, Page, Query, SinkRecord
 
 CONNECTIONS = 8
 OPERATORS: Final = {"gt": ">", "gte": ">=", "lt": "<", "lte": "<="}
@@ -36,6 +36,8 @@ CAST: Final[dict[Kind, tuple[str, str]]] = {
 }
 # More words than that are not looked at: Postgres refuses to.
 TEXT_LENGTH = 250_000
+# As documents spell it; the session's zone is UTC.
+TIME = 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'
 ITEM = "(i #>> '{}')"
 
 
@@ -90,15 +92,30 @@ class PostgresReader:
         where = self._where(query, sql)
         return int((await self._run(f"SELECT count(*) FROM {self._table(version)} WHERE {where}", sql.values))[0][0])
 
-    async def groups(self, version: str, query: Query, by: Leaf, limit: int) -> Sequence[tuple[Any, int]]:
+    async def groups(
+        self, version: str, query: Query, by: Leaf | None, limit: int, measures: Sequence[Measure] = ()
+    ) -> Sequence[Group]:
         sql = _Statement()
-        value = f"SELECT DISTINCT nullif(i, 'null') AS v FROM {self._items(by)} i"
-        found = await self._run(
-            f"SELECT v, count(*) FROM {self._table(version)} LEFT JOIN LATERAL ({value}) s ON true"
-            f' WHERE {self._where(query, sql)} GROUP BY v ORDER BY 2 DESC, v::text COLLATE "C" LIMIT {limit}',
-            sql.values,
-        )
-        return [(value, int(count)) for value, count in found]
+        shown = "".join(f", {self._measured(measure)}" for measure in measures)
+        rows, where = self._table(version), self._where(query, sql)
+        if by is None:
+            statement = f"SELECT NULL, count(*){shown} FROM {rows} WHERE {where}"
+        else:
+            value = f"SELECT DISTINCT nullif(i, 'null') AS v FROM {self._items(by)} i"
+            statement = (
+                f"SELECT v, count(*){shown} FROM {rows} LEFT JOIN LATERAL ({value}) s ON true"
+                f' WHERE {where} GROUP BY v ORDER BY 2 DESC, v::text COLLATE "C" LIMIT {limit}'
+            )
+        return [
+            Group(value, int(count), tuple(map(_result, measures, texts)))
+            for value, count, *texts in await self._run(statement, sql.values)
+        ]
+
+    def _measured(self, measure: Measure) -> str:
+        """The result as text; what is no number or time is left out."""
+        leaf = measure.leaf
+        found = f"{measure.function}({self._value(leaf)}) FILTER (WHERE true{self._finite(leaf)})"
+        return f"to_char({found}, '{TIME}')" if leaf.kind == "datetime" else f"({found})::text"
 
     async def refresh(self, version: str) -> None:
         """What is committed is found."""
@@ -239,3 +256,13 @@ def _nested(leaf: Leaf, value: Any) -> Any:
         value = value if name is None else {name: value}
         value = [value] if many else value
     return value
+
+
+def _result(measure: Measure, text: str | None) -> Any:
+    """A result as documents spell it."""
+    kind = measure.leaf.kind
+    if text is None or kind in ("decimal", "date"):
+        return text
+    if kind == "datetime":
+        return text.replace(".000000Z", "Z")
+    return int(Decimal(text)) if kind == "int" and measure.function != "avg" else float(text)

@@ -19,7 +19,7 @@ import msgspec
 from pipeline.authoring.catalog import did_you_mean
 from pipeline.authoring.leaves import Leaf
 from pipeline.authoring.shape import Kind
-from pipeline.ports import Condition, Operator, Order, Query
+from pipeline.ports import Condition, Function, Measure, Operator, Order, Query
 from pipeline.web.problems import Problem, bad
 
 OPERATORS: Final[dict[str, Operator]] = {
@@ -27,12 +27,14 @@ OPERATORS: Final[dict[str, Operator]] = {
 }  # fmt: skip
 FRESHNESS: Final = ("after", "wait")
 LISTING: Final = ("q", "sort", "fields", "limit", "cursor", *FRESHNESS)
-COUNTING: Final = ("q", "by", "limit", *FRESHNESS)
+FUNCTIONS: Final[tuple[Function, ...]] = ("sum", "avg", "min", "max")
+COUNTING: Final = ("q", "by", "limit", *FUNCTIONS, *FRESHNESS)
 LIMIT, MOST = 50, 1000
-CONDITIONS, VALUES = 20, 100
+CONDITIONS, VALUES, MEASURES = 20, 100, 20
 TEXT: Final = 500
 # The longest text that Elasticsearch compares.
 COMPARED: Final = 8191
+GROUPED: Final[tuple[Kind, ...]] = ("int", "text", "bool", "uuid", "date")
 
 Parameters = Sequence[tuple[str, str]]
 
@@ -90,6 +92,39 @@ def compared(known: Mapping[str, Leaf], name: str, parameter: str) -> Leaf:
         )
         raise bad("not-comparable", f"{parameter}={name}: {why}; take another field.", field=name)
     return leaf
+
+
+def grouped(known: Mapping[str, Leaf], name: str | None) -> Leaf | None:
+    """The field of `by`, whose values are few."""
+    if name is None:
+        return None
+    leaf = compared(known, name, "by")
+    if leaf.kind not in GROUPED:
+        raise bad("not-comparable", f"by={name}: a {leaf.kind} has too many values; take another field.", field=name)
+    return leaf
+
+
+def measured(known: Mapping[str, Leaf], parameters: Parameters) -> list[Measure]:
+    """`sum=charged,total`, `max=placed_at`: what is made of which fields; raises Problem."""
+    found = []
+    for function in FUNCTIONS:
+        for name in (
+            _single([(own, value) for own, value in parameters if own == function]).get(function, "").split(",")
+        ):
+            if name:
+                leaf = compared(known, name, function)
+                if not measurable(leaf, function):
+                    why = "a document has several of it" if leaf.several else f"it is {leaf.kind}"
+                    raise bad("not-comparable", f"{function}={name}: {why}; take another field.", field=name)
+                found.append(Measure(function, leaf))
+    if len(found) > MEASURES:
+        raise bad("too-many-values", f"{len(found)} results are more than {MEASURES}.")
+    return found
+
+
+def measurable(leaf: Leaf, function: Function) -> bool:
+    kinds: tuple[Kind, ...] = ("int", "decimal", "float")
+    return not leaf.several and leaf.kind in (kinds if function in ("sum", "avg") else (*kinds, "datetime", "date"))
 
 
 def cursor(digest: str, place: Sequence[Any]) -> str:

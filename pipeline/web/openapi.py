@@ -12,9 +12,10 @@ from starlette.responses import Response
 
 from pipeline.authoring.leaves import Leaf, leaves
 from pipeline.authoring.shape import FieldShape, Kind, RelationShape, Shape
+from pipeline.ports import Function
 from pipeline.web import problems
 from pipeline.web.access import Access
-from pipeline.web.asking import COMPARED, LIMIT, MOST, TEXT
+from pipeline.web.asking import COMPARED, FUNCTIONS, GROUPED, LIMIT, MOST, TEXT, measurable
 from pipeline.web.models import ReadModel
 
 BATCH: Final = 500
@@ -72,6 +73,9 @@ WAITING: Final = [
 FIELDS: Final = {
     "name": "fields", "in": "query", "schema": {"type": "string"}, "description": "Only these: id,customer.name",
 }  # fmt: skip
+FUNCTIONS_SAID: Final[dict[Function, str]] = {
+    "sum": "The sum", "avg": "The average", "min": "The least", "max": "The greatest",
+}  # fmt: skip
 COMPARISONS: Final = {"gt": "greater", "gte": "greater or equal", "lt": "less", "lte": "less or equal"}
 
 
@@ -117,10 +121,12 @@ def _paths(model: ReadModel, known: Mapping[str, Leaf]) -> dict[str, Any]:
             "next": {"type": ["string", "null"], "description": "The cursor of the next page."},
         },
     }  # fmt: skip
+    told: dict[str, Any] = {"count": {"type": "integer"}}
+    told |= {function: _results(known, function) for function in FUNCTIONS}
     counts = {
         "type": "object", "required": ["count"],
-        "properties": {"count": {"type": "integer"}, "by": {"type": "array", "items": {
-            "type": "object", "required": ["value", "count"], "properties": {"value": {}, "count": {"type": "integer"}},
+        "properties": {**told, "by": {"type": "array", "items": {
+            "type": "object", "required": ["value", "count"], "properties": {"value": {}, **told},
         }}},
     }  # fmt: skip
     batch = {
@@ -187,11 +193,27 @@ def _listing(known: Mapping[str, Leaf]) -> list[dict[str, Any]]:
 
 
 def _counting(known: Mapping[str, Leaf]) -> list[dict[str, Any]]:
-    by = [
-        leaf.name for leaf in known.values() if leaf.kind in ("int", "text", "bool", "uuid", "date") and leaf.compared
-    ]
+    by = [leaf.name for leaf in known.values() if leaf.kind in GROUPED and leaf.compared]
     grouped = {"name": "by", "in": "query", "schema": {"enum": by}, "description": "How many have each value of it."}
-    return [*_words(known), *([grouped] if by else []), _limit("Values, the most frequent first.")]
+    measures = [
+        _string(function, f"{said} of these fields, with commas between: {', '.join(_measurable(known, function))}.")
+        for function, said in FUNCTIONS_SAID.items()
+        if _measurable(known, function)
+    ]
+    return [*_words(known), *([grouped] if by else []), *measures, _limit("Values, the most frequent first.")]
+
+
+def _measurable(known: Mapping[str, Leaf], function: Function) -> list[str]:
+    return [leaf.name for leaf in known.values() if measurable(leaf, function)]
+
+
+def _results(known: Mapping[str, Leaf], function: Function) -> dict[str, Any]:
+    """Spelled as the document's field; an average of whole numbers has a fraction."""
+    found: dict[str, Any] = {}
+    for name in _measurable(known, function):
+        whole = known[name].kind == "int" and function == "avg"
+        found[name] = _nullable(NUMBER if whole else SCHEMAS[known[name].kind])
+    return {"type": "object", "properties": found}
 
 
 def _words(known: Mapping[str, Leaf]) -> list[dict[str, Any]]:

@@ -14,8 +14,9 @@ from pipeline.authoring.catalog import did_you_mean
 from pipeline.authoring.leaves import Leaf, leaves
 from pipeline.errors import OperationError
 from pipeline.operations.wait import Token, token_of
+from pipeline.ports import Group, Measure
 from pipeline.web.access import Access
-from pipeline.web.asking import COUNTING, FRESHNESS, LISTING, asked, compared, cursor, shown
+from pipeline.web.asking import COUNTING, FRESHNESS, LISTING, asked, cursor, grouped, measured, shown
 from pipeline.web.models import ReadModel, Seen
 from pipeline.web.problems import Problem, bad
 from pipeline.web.selection import Tree, select, tree
@@ -53,16 +54,19 @@ def install(app: FastAPI, models: Mapping[str, ReadModel], access: Access) -> No
         model, known = model_of(request)
         wanted = asked(known, request.query_params.multi_items(), COUNTING)
         token, patience = _freshness(request, model)
-        by = request.query_params.get("by")
-        field = None if by is None else compared(known, by, "by")
-        if field is not None and field.kind not in ("int", "text", "bool", "uuid", "date"):
-            raise bad("not-comparable", f"by={by}: a {field.kind} has too many values; take another field.", field=by)
+        by = grouped(known, request.query_params.get("by"))
+        measures = measured(known, request.query_params.multi_items())
 
         async def count(version: str) -> dict[str, Any]:
-            found: dict[str, Any] = {"count": await model.reader.count(version, wanted.query)}
-            if field is not None:
-                groups = await model.reader.groups(version, wanted.query, field, wanted.query.limit)
-                found["by"] = [{"value": value, "count": number} for value, number in groups]
+            query = wanted.query
+            if measures:
+                (everything,) = await model.reader.groups(version, query, None, 1, measures)
+            else:
+                everything = Group(None, await model.reader.count(version, query))
+            found = _told(everything, measures)
+            if by is not None:
+                groups = await model.reader.groups(version, query, by, query.limit, measures)
+                found["by"] = [{"value": one.value, **_told(one, measures)} for one in groups]
             return found
 
         seen, found = await model.read(token, patience, count, search=True)
@@ -104,6 +108,13 @@ def install(app: FastAPI, models: Mapping[str, ReadModel], access: Access) -> No
     app.add_api_route("/v1/{name}/count", counted, methods=["GET"], include_in_schema=False)
     app.add_api_route("/v1/{name}/batch", batch, methods=["POST"], include_in_schema=False)
     app.add_api_route("/v1/{name}/{key:path}", one, methods=["GET"], include_in_schema=False)
+
+
+def _told(group: Group, measures: Sequence[Measure]) -> dict[str, Any]:
+    found: dict[str, Any] = {"count": group.count}
+    for measure, result in zip(measures, group.results, strict=True):
+        found.setdefault(measure.function, {})[measure.leaf.name] = result
+    return found
 
 
 def _chosen(model: ReadModel, known: Mapping[str, Leaf], fields: Sequence[Leaf] | None) -> Tree | None:

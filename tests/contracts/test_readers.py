@@ -19,9 +19,9 @@ from pipeline.authoring.leaves import leaves
 from pipeline.authoring.projection import Projection, Target, elasticsearch, postgres
 from pipeline.authoring.shape import shape_of
 from pipeline.errors import QueryRefused, TargetMissing
-from pipeline.ports import APPLIED, Reader, Write
+from pipeline.ports import APPLIED, Group, Reader, Write
 from pipeline.settings import ElasticsearchSettings, Endpoints, PostgresSettings, Settings
-from pipeline.web.asking import LISTING, asked
+from pipeline.web.asking import LISTING, asked, measured
 
 pytestmark = pytest.mark.stack
 
@@ -178,7 +178,7 @@ async def test_values_are_counted(place: Place) -> None:
     known, everything = leaves(SHAPE), asked(leaves(SHAPE), [], LISTING).query
 
     async def counted(name: str) -> dict[Any, int]:
-        return dict(await place.reader.groups(place.version, everything, known[name], 10))
+        return {one.value: one.count for one in await place.reader.groups(place.version, everything, known[name], 10)}
 
     five = 1 if 5 in place.documents else 0
     assert await counted("flag") == {True: 1, False: 1, None: 2 + five}
@@ -186,6 +186,25 @@ async def test_values_are_counted(place: Place) -> None:
     assert await counted("uid") == {ONE: 1, TWO: 1, None: 2 + five}
     assert (await counted("day"))["2024-02-29"] == 1
     assert (await counted("numbers"))[2] == 1
+
+
+async def test_values_are_added_and_compared(place: Place) -> None:
+    known, one_to_four = leaves(SHAPE), asked(leaves(SHAPE), [("id.lt", "5")], LISTING).query
+    names = "sum=id,amount,ratio&avg=id&min=amount,at,day&max=id,at,day"
+    measures = measured(known, [tuple(part.split("=")) for part in names.split("&")])
+
+    def told(group: Group) -> list[Any]:
+        return [float(r) if m.leaf.kind == "decimal" and r else r for m, r in zip(measures, group.results, strict=True)]
+
+    (every,) = await place.reader.groups(place.version, one_to_four, None, 10, measures)
+    assert every.count == 4
+    # NaN, Infinity, infinity and -infinity, of the fourth, are left out
+    micros = "2024-01-01T00:05:00.123000Z" if place.reader.name.startswith("elastic") else "2024-01-01T00:05:00.123456Z"
+    june, days = "2024-06-01T00:00:00Z", ("2024-02-29", "2024-03-01")
+    assert told(every) == [10, -3.9, 2.5, 2.5, -5.0, micros, days[0], 4, june, days[1]]
+    by = {one.value: one for one in await place.reader.groups(place.version, one_to_four, known["flag"], 10, measures)}
+    assert told(by[True]) == [1, 1.1, 0.5, 1.0, 1.1, micros, days[0], 1, micros, days[0]]
+    assert (by[None].count, told(by[None])) == (2, [7, None, None, 3.5, None, None, None, 4, None, None])
 
 
 async def test_a_place_that_is_no_place_is_refused(place: Place) -> None:

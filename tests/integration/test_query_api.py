@@ -10,6 +10,7 @@ import re
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from decimal import Decimal
 from random import Random
 from threading import Thread
 from typing import Any
@@ -208,9 +209,12 @@ async def test_pages_have_every_document_once_in_order_while_others_write(
 async def test_counts_by_a_field_are_those_of_the_source(shop: Project, api: httpx.AsyncClient, orders: str) -> None:
     with psycopg.connect(shop.dsn) as db:
         wanted = dict(db.execute("SELECT status, count(*) FROM shop.orders GROUP BY 1").fetchall())
+        sums = dict(db.execute("SELECT status, sum(charged) FROM shop.orders GROUP BY 1").fetchall())
     now = {"after": f"lsn:{truth.position(shop.dsn)}", "wait": 60}
-    found = whole(await api.get(f"{orders}/count", params={"by": "status", **now}))
+    found = whole(await api.get(f"{orders}/count", params={"by": "status", "sum": "charged", "max": "id", **now}))
     assert found["count"] == 150 and {one["value"]: one["count"] for one in found["by"]} == wanted
+    assert {one["value"]: Decimal(one["sum"]["charged"]) for one in found["by"]} == sums
+    assert Decimal(found["sum"]["charged"]) == sum(sums.values()) and found["max"] == {"id": 150}
     days = whole(await api.get(f"/v1/{shop.name}-sales/count", params={"by": "day"}))["by"]
     assert all(len(one["value"]) == 10 for one in days)
 
@@ -245,6 +249,11 @@ REFUSED = [
     ("/99999", 404, "no document"),
     ("/count?by=total", 400, "too many values"),
     ("/count?by=customer.name", 400, "full text"),
+    ("/count?sum=status", 400, "it is text"),
+    ("/count?max=lines.quantity", 400, "several"),
+    ("/count?avg=placed_at", 400, "it is datetime"),
+    ("/count?sum=nothing", 400, "no field"),
+    ("/count?sum=total&sum=total", 400, "given twice"),
 ]
 
 
@@ -495,6 +504,9 @@ async def test_what_the_guide_shows_is_what_happens(shop: Project) -> None:
                 == client.count(document, {"status": "paid"})
                 == len(client.search(document, {"status": "paid"}, limit=1000).items)
             )
+            of_paid = next(one for one in client.totals(document, "status", sum=["charged"]) if one.value == "paid")
+            (alone,) = client.totals(document, where={"status": "paid"}, sum=["charged"])
+            assert (of_paid.count, of_paid.sum) == (alone.count, alone.sum) == (paid, alone.sum)
             with pytest.raises(NotThereYet, match="504"):
                 client.get(document, 120, after="lsn:FFFFFF/0", wait=0.1)
         with psycopg.connect(shop.dsn) as db:
