@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import ssl
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -69,6 +71,9 @@ def web(
     logging.getLogger("cdc.web").info(
         "The dashboard is at %s/ and %s at %s/v1/, described in /openapi.json", address, names, address
     )
+    gc.collect()
+    gc.freeze()  # what is loaded by now stays: to look through it all again would hold up reads
+    sys.setswitchinterval(0.0005)  # the thread that looks at the status gives way to reads sooner
     uvicorn.Server(config).run([socket])
 
 
