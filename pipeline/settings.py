@@ -134,6 +134,13 @@ class LogSettings(_Section):
     """How `cdc run`, `worker` and `web` log: `auto` is text on a terminal and JSON, an object a line, elsewhere."""
 
 
+class TraceSettings(_Section):
+    endpoint: str | None = None
+    """`http://collector:4318/v1/traces` (OTLP by HTTP); its headers by OTEL_EXPORTER_OTLP_HEADERS. Nothing is traced without it."""
+    share: float = Field(default=0.05, ge=0, le=1)
+    """Of the traces that begin here; those that a reader's request brings along are its to decide."""
+
+
 class WebSettings(_Section):
     rate: float = Field(default=500.0, ge=0)
     """Requests a second that one key may make, twice as many in one of them; 0: as many as come."""
@@ -172,6 +179,7 @@ class Settings(BaseSettings):
     worker: WorkerSettings = WorkerSettings()
     web: WebSettings = WebSettings()
     log: LogSettings = LogSettings()
+    traces: TraceSettings = TraceSettings()
 
     @model_validator(mode="after")
     def _no_request_outlives_the_session(self) -> Self:

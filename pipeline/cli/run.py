@@ -30,8 +30,10 @@ def worker(
     ] = None,
 ) -> None:
     """Run the worker of one projection in this process."""
+    from pipeline.runtime import tracing
     from pipeline.runtime import worker as workers
 
     own = load_settings()
     logs.start(own, projection=name)
+    tracing.start(own, f"worker {name}")
     raise typer.Exit(workers.run(own, name, build))

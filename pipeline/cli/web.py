@@ -17,6 +17,7 @@ from pipeline.cli.output import As, as_json, err, load_settings, print_json, pri
 from pipeline.errors import SettingsError
 from pipeline.operations import web_keys
 from pipeline.operations.client_models import client_models
+from pipeline.runtime import tracing
 
 key = typer.Typer(help="Who may read: API keys.", no_args_is_help=True)
 app = typer.Typer(help="Serve the read models over HTTP.", invoke_without_command=True)
@@ -55,6 +56,7 @@ def web(
             raise
         raise SettingsError("Serving read models needs its extra: pip install 'cdc-pipeline[web]'.") from None
     own = load_settings()
+    tracing.start(own, "web")
     if not public and not web_keys.read(own).keys:
         err().print("There is no key yet, so nobody can read: cdc web key add NAME --scope '*'", style="yellow")
     served = create_app(own, public=public, hosts=LOOPBACK | {host, *own.web.hosts} if public else None)

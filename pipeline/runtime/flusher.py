@@ -16,6 +16,7 @@ from pipeline.errors import Fenced, SinkError, SinkUnavailable, Transient
 from pipeline.ports import Applied, Outcome, Rejected, Sink, SinkRecord, Stale, Throttled, Write
 from pipeline.runtime.faults import passing
 from pipeline.runtime.pacing import Backoff
+from pipeline.runtime.tracing import span
 
 log = logging.getLogger("cdc.flusher")
 TELL = 0.1
@@ -164,7 +165,8 @@ class Flusher:
         outcomes: list[Outcome] | None = None
         passing("writing")
         try:
-            outcomes = await self._written(taken)
+            with span("write", sink=self.sink.name, documents=len(taken.writes)):
+                outcomes = await self._written(taken)
             self._succeeded()
             self._tell(outcomes)
         except SinkError as error:  # away, or missing: what is dirty stays dirty

@@ -43,6 +43,7 @@ from pipeline.runtime.pacing import Backoff
 from pipeline.runtime.refresher import Refresher
 from pipeline.runtime.telemetry import StatusFile
 from pipeline.runtime.topics import credentials, ensure_topics
+from pipeline.runtime.tracing import span
 from pipeline.settings import Settings
 
 log = logging.getLogger("cdc.worker")
@@ -285,7 +286,8 @@ class Worker:
             batch: Batch = event.value
             if batch.stale():
                 continue
-            self._add(await self.in_engine(self._receive, batch))
+            with span("receive", partition=batch.partition, records=sum(len(run) for _, run in batch.runs)):
+                self._add(await self.in_engine(self._receive, batch))
             if self.engine.wants_cut:
                 await self._new_cut()
 

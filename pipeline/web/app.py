@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
+from fastapi.telemetry import TelemetryConfig
 
 from pipeline.authoring.discovery import live
 from pipeline.settings import Settings
@@ -31,7 +32,9 @@ def create_app(settings: Settings, *, public: bool = False, hosts: frozenset[str
         for model in models.values():
             await model.close()
 
-    app = FastAPI(lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None)
+    # its spans are of requests alone, and its metrics and logs would be a second set of both
+    telemetry = TelemetryConfig(metrics=False, logs=False, operation_spans=False, auto_configure=False)
+    app = FastAPI(lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None, telemetry=telemetry)
     app.state.settings, app.state.access, app.state.models = settings, access, models
     app.state.projections = {projection.name: projection for projection in projections}
     problems.install(app)
