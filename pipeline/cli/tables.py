@@ -37,9 +37,14 @@ def pull(
         found = read_catalog(source, schemas=schema)
     tables = [table for name, table in found.tables.items() if not name.startswith(OWN_SCHEMA + ".")]
     known = Catalog.of(tables)
-    if schema and settings.catalog.exists():
+    # one schema, or one of several sources, says nothing of the tables elsewhere
+    if (schema or (source and settings.sources)) and settings.catalog.exists():
         old = Catalog.load(settings.catalog).tables
-        kept = [table for name, table in old.items() if name.partition(".")[0] not in schema]
+        kept = [
+            table
+            for name, table in old.items()
+            if name not in known.tables and name.partition(".")[0] not in (schema or ())
+        ]
         known = Catalog.of([*kept, *tables])
     changed = known.save(settings.catalog)
     err().print(f"{settings.catalog}: {len(known.tables)} tables{'' if changed else ', unchanged'}", highlight=False)

@@ -142,8 +142,16 @@ class Sampler:
         return with_builds(self.settings, [self.seen(name) for name in self.projections])
 
     def _positions(self) -> dict[str, int]:
-        definitions = {definition.name: definition for definition in self.definitions.values()}
-        return {name: postgres.position(definition.dsn_in(self.settings)) for name, definition in definitions.items()}
+        found: dict[str, int] = {}
+        problem: CdcError | None = None
+        for name, definition in {definition.name: definition for definition in self.definitions.values()}.items():
+            try:
+                found[name] = postgres.position(definition.dsn_in(self.settings))
+            except CdcError as error:  # one source that is away hides no other
+                problem = error
+        if problem is not None and not found:
+            raise problem
+        return found
 
     def _note(self) -> None:
         if self.status.error is None and self.status.value is not None:

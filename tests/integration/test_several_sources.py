@@ -9,7 +9,10 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
+from pipeline.authoring.discovery import discover
 from pipeline.demo import truth
+from pipeline.settings import Settings
+from pipeline.web.sampling import Sampler, taken
 from tests.support.project import Project, until
 
 pytestmark = pytest.mark.stack
@@ -80,6 +83,8 @@ def project(new_project: Callable[[str], Project]) -> Iterator[Project]:
     yield made
     made.stop_workers()
     made.cdc("connector", "delete", f"{made.name}_crm", "--drop-slot", "--yes")
+    with psycopg.connect(made.endpoints.postgres, autocommit=True) as db:
+        db.execute(f"DROP DATABASE {made.name}_crm WITH (FORCE)".encode())
 
 
 def test_each_read_model_is_kept_and_verified_by_its_own_source(project: Project) -> None:
@@ -105,6 +110,25 @@ def test_commands_ask_the_source_that_the_connector_reads(project: Project) -> N
     doctor = json.loads(project.cdc("doctor", "-o", "json", check=False).stdout)
     said = {finding["subject"]: finding["level"] for finding in doctor}
     assert said["table crm.people"] == said["table shop.orders"] == "ok", doctor
+
+
+def test_the_tables_of_one_source_say_nothing_of_the_others(project: Project) -> None:
+    before = project.cdc("tables", "list", "-o", "json").stdout
+    project.cdc("tables", "pull", "--from", project.settings["CDC_SOURCES__CRM__DSN"])
+    assert project.cdc("tables", "list", "-o", "json").stdout == before
+
+
+def test_a_source_that_is_away_hides_no_other_from_the_dashboard(project: Project) -> None:
+    settings = Settings.model_validate(
+        {
+            "projections": project.folder / "projections", "connectors": project.folder / "connectors/debezium",
+            "source": {"dsn": project.dsn}, "sources": {"crm": {"dsn": "postgresql://nobody@127.0.0.1:9/none"}},
+        }
+    )  # fmt: skip
+    sampler = Sampler(settings, {found.name: found for found in discover(settings.projections)})
+    taken(sampler.sources)
+    assert sampler.sources.error is None
+    assert sampler.position(f"{project.name}-orders") and sampler.position(f"{project.name}-people") is None
 
 
 def test_tables_of_two_sources_are_not_joined(project: Project) -> None:
