@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from connectors.sources import logs, postgres
 from connectors.sources.connect import Connect, ConnectorStatus, connect
 from connectors.sources.debezium import SECRET, ConnectorDefinition
-from pipeline.addresses import ConnectAddress
+from pipeline.addresses import ConnectAddress, KafkaAddress
 from pipeline.authoring.catalog import Catalog, Table
 from pipeline.errors import ConnectorFailed, NoPrimaryKey, NoReplicaIdentity, SourceUnavailable, UnknownTable
 
@@ -82,10 +82,12 @@ async def apply(
     connect_at: ConnectAddress,
     source_dsn: str,
     password: str | None = None,
+    kafka: KafkaAddress | None = None,
     patience: float = 60.0,
 ) -> ConnectorApplied:
     """Make Connect run this definition, and wait until it does; idempotent.
 
+    `kafka`: where it may be seen how far an earlier run has read, beside what Connect remembers.
     `source_dsn` is a user who may create the schema `cdc`; `password` the reference Connect resolves (never printed).
     Raises ConnectorFailed with the reason, UnknownTable, NoPrimaryKey or NoReplicaIdentity before anything is changed.
     """
@@ -104,7 +106,7 @@ async def apply(
         )
         before = await client.status(definition.name)
         try:
-            wanted = await logs.resolved(client, definition, now, wanted, dsn)
+            wanted = await logs.resolved(client, definition, now, wanted, dsn, kafka)
         except ConnectorFailed as error:
             raise ConnectorFailed(postgres.scrubbed(str(error), dsn)) from None
         planned = _plan(definition.name, now, wanted)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
 from connectors.sources import postgres
 from connectors.sources.connect import Connect, connect
 from connectors.sources.debezium import ConnectorDefinition
-from pipeline.addresses import ConnectAddress
-from pipeline.errors import PositionWentBack, SlotLost
+from connectors.sources.notices import newest_commit
+from pipeline.addresses import ConnectAddress, KafkaAddress
+from pipeline.errors import PositionWentBack, SlotLost, SourceUnavailable
 from pipeline.events.sourcelog import HEADER, SourceLog, parsed
 
 ALIAS: Final = "cdcLog"
@@ -73,7 +75,7 @@ def begun(definition: ConnectorDefinition, source: Identity, *, fresh: bool) -> 
 
 
 def problem(name: str, log: SourceLog, source: Identity, offset: int | None) -> PositionWentBack | SlotLost | None:
-    """Why the connector can't go on from the position that Connect remembers for it."""
+    """Why the connector can't go on; `offset`: the position up to which it has read."""
     again = (
         f"`cdc connector apply {name} --anew`: a new snapshot is read, documents are served as they are until it is"
         " complete, and what is no longer in the source is then removed."
@@ -103,9 +105,24 @@ async def offset(client: Connect, name: str) -> int | None:
     return max((int(lsn) for lsn in known if lsn is not None), default=None)
 
 
+async def reached(
+    client: Connect, definition: ConnectorDefinition, log: SourceLog, kafka: KafkaAddress | None
+) -> int | None:
+    """The position up to which a connector has read: what Connect remembers is behind what Kafka has, by up to a minute.
+
+    Where Kafka can't be asked, what Connect remembers is all there is.
+    """
+    found = [await offset(client, definition.name)]
+    if kafka is not None and log.number:
+        with suppress(SourceUnavailable):
+            found.append(await newest_commit(kafka, definition.transaction_topic, log.label))
+    return max((one for one in found if one is not None), default=None)
+
+
 async def resolved(
-    client: Connect, definition: ConnectorDefinition, now: Mapping[str, str] | None, config: Mapping[str, str], dsn: str
-) -> dict[str, str]:
+    client: Connect, definition: ConnectorDefinition, now: Mapping[str, str] | None, config: Mapping[str, str], dsn: str,
+    kafka: KafkaAddress | None = None,
+) -> dict[str, str]:  # fmt: skip
     """The configuration with its label; a connector that Connect does not know is created, stopped, to see what is
     remembered of an earlier one of its name. Raises PositionWentBack or SlotLost."""
     name, log = definition.name, log_of(now)
@@ -114,10 +131,10 @@ async def resolved(
     if now is None:
         body = {"name": name, "config": labelled(config, fresh.label), "initial_state": "STOPPED"}
         await client.request("POST", "/connectors", json=body)
-    reached = await offset(client, name)
-    wrong = problem(name, log, source, reached)
+    read = await reached(client, definition, log, kafka)
+    wrong = problem(name, log, source, read)
     if wrong is not None:
         raise wrong
     if not log.number:
-        log = fresh if reached is None else begun(definition, source, fresh=False)
+        log = fresh if read is None else begun(definition, source, fresh=False)
     return labelled(config, log.label)

@@ -1,4 +1,4 @@
-"""What a connector says of its incremental snapshots, and where its topics end."""
+"""What a connector says of its incremental snapshots and transactions, and where its topics end."""
 
 from __future__ import annotations
 
@@ -13,9 +13,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from connectors.sources.debezium import ConnectorDefinition
 from pipeline.addresses import KafkaAddress
+from pipeline.events.envelope import decode_boundary
+from pipeline.events.sourcelog import HEADER
 from pipeline.reach import unreachable
 
 AGGREGATE: Final = "Incremental Snapshot"
+LAST: Final = 20
+"""Records at a topic's end that are looked through for an END."""
 
 
 class Notice(BaseModel):
@@ -58,6 +62,31 @@ async def end_offsets(kafka: KafkaAddress, topic: str) -> Mapping[str, int]:
         # without a group all partitions are assigned at the start; an unknown topic is an error there
         found = await consumer.end_offsets(consumer.assignment())
     return {f"{tp.topic}/{tp.partition}": int(offset) for tp, offset in found.items()}
+
+
+async def newest_commit(kafka: KafkaAddress, topic: str, label: str) -> int | None:
+    """The position of the last transaction that a transaction topic has of a source log; None where it has none of it.
+
+    Raises SourceUnavailable.
+    """
+    partition = TopicPartition(topic, 0)
+    consumer = AIOKafkaConsumer(**kafka.options(), group_id=None, client_id="cdc-commit")
+    found: list[int] = []
+    async with started(consumer, kafka):
+        if topic not in await consumer.topics():
+            return None
+        consumer.assign([partition])
+        end = (await consumer.end_offsets([partition]))[partition]
+        begin = (await consumer.beginning_offsets([partition]))[partition]
+        consumer.seek(partition, max(begin, end - LAST))
+        while begin < end and await consumer.position(partition) < end:
+            for record in (await consumer.getmany(partition, timeout_ms=500)).get(partition, ()):
+                if record.value and any(
+                    key == HEADER and (value or b"").decode() == label for key, value in record.headers
+                ):
+                    boundary = decode_boundary(record.value)
+                    found += [boundary.lsn] if boundary.status == "END" else []
+    return max(found, default=None)
 
 
 @asynccontextmanager

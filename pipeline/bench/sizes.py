@@ -51,6 +51,11 @@ class Size:
     warm: bool
     """Whether the services' JVMs are warmed up before anything is measured."""
 
+    @property
+    def most(self) -> Data:
+        """The largest data of the growth part; a rebuild is measured at it, too."""
+        return self.data.times(max(self.growth))
+
 
 FULL: Final = Size("full", Data(100_000), (10, 50, 200, 500), 30, 20_000, (0.1, 1), 20_000, warm=True)
 SIZES: Final = {

@@ -72,7 +72,7 @@ async def _log(settings: Settings, definition: ConnectorDefinition, dsn: str) ->
         source = await asyncio.to_thread(logs.identity, dsn, definition.slot)
         async with connect(settings.connect_address()) as client:
             log = logs.log_of(await client.config(definition.name))
-            reached = await logs.offset(client, definition.name)
+            reached = await logs.reached(client, definition, log, settings.kafka_address())
     except CdcError:
         return []  # said above
     now = f"{source.system}/{source.timeline}"

@@ -2,6 +2,6 @@
 
 import sys
 
-from tests.chaos.run import main
+from tests.chaos.run import chaos, main
 
-sys.exit(main(sys.argv[1:]))
+sys.exit(main(chaos, sys.argv[1:]))

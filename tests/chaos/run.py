@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -152,10 +152,10 @@ def chaos(seconds: float, seed: int, *, orders: int = 3000, rate: float = 40) ->
         return same and summary["torn_documents_seen"] == 0 and summary["load_error"] is None, summary
 
 
-def main(arguments: list[str]) -> int:
-    seconds, seed = float(arguments[0]), int(arguments[1])
+def main(what: Callable[[float, int], tuple[bool, dict[str, Any]]], arguments: list[str]) -> int:
+    length, seed = float(arguments[0]), int(arguments[1])
     try:
-        right, summary = chaos(seconds, seed)
+        right, summary = what(length, seed)
     except CdcError as error:
         Console(stderr=True).print(f"seed {seed}: {type(error).__name__}: {error}", style="red", markup=False)
         return 1

@@ -14,8 +14,7 @@ import psycopg
 from rich.console import Console
 
 from pipeline.demo import run
-from pipeline.errors import CdcError
-from tests.chaos.run import Chaos
+from tests.chaos.run import Chaos, main
 
 ORDERS, RATE = 20_000, 20.0
 BEAT: Final = 5.0
@@ -134,16 +133,5 @@ def soak(hours: float, seed: int, *, chart: Path = CHART) -> tuple[bool, dict[st
         return right, summary
 
 
-def main(arguments: list[str]) -> int:
-    hours, seed = float(arguments[0]), int(arguments[1])
-    try:
-        right, summary = soak(hours, seed)
-    except CdcError as error:
-        Console(stderr=True).print(f"seed {seed}: {type(error).__name__}: {error}", style="red", markup=False)
-        return 1
-    sys.stdout.write(json.dumps(summary) + "\n")
-    return 0 if right else 1
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(soak, sys.argv[1:]))
