@@ -72,7 +72,7 @@ async def newest_commit(kafka: KafkaAddress, topic: str, label: str) -> int | No
     partition = TopicPartition(topic, 0)
     consumer = AIOKafkaConsumer(**kafka.options(), group_id=None, client_id="cdc-commit")
     found: list[int] = []
-    async with started(consumer, kafka):
+    async with started(consumer, kafka), asyncio.timeout(15):
         if topic not in await consumer.topics():
             return None
         consumer.assign([partition])
