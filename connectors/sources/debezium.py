@@ -39,12 +39,24 @@ EVENTS = {
     "provide.transaction.metadata": "true",
     "tombstones.on.delete": "false",
     "skipped.operations": "none",
+    "topic.transaction": "transaction",
     "extended.headers.enabled": "false",
     "key.converter": "org.apache.kafka.connect.json.JsonConverter",
     "key.converter.schemas.enable": "false",
     "value.converter": "org.apache.kafka.connect.json.JsonConverter",
     "value.converter.schemas.enable": "false",
 }
+RELIED_ON = {
+    **dict.fromkeys(TYPES, "other spellings of values are refused one by one, or taken for other values"),
+    "provide.transaction.metadata": "without it no transaction is seen whole",
+    "skipped.operations": "rows that the source no longer has would stay",
+    "key.converter": "only JSON is read, with schemas or without",
+    "value.converter": "only JSON is read, with schemas or without",
+    "topic.transaction": "no transaction's end would be found",
+}
+"""What `extra` may not say otherwise, and why: nothing would be read, or less than there is."""
+RESHAPING = re.compile(r"ExtractNewRecordState|Router|Filter|Flatten|HoistField|ExtractField|ValueToKey")
+"""Transforms after which a record is elsewhere, gone, or no longer the envelope that orders rows and transactions."""
 THROUGHPUT = {
     "max.batch.size": "8192",
     "max.queue.size": "32768",
@@ -118,7 +130,7 @@ class ConnectorDefinition(_Section):
     snapshot: Snapshot = Snapshot()
     poll_ms: int = Field(default=20, ge=1)
     extra: dict[str, str | int | bool] = {}
-    """Debezium or Connect properties that win over all of the above."""
+    """Debezium or Connect properties that win over all of the above; those that reading relies on are refused."""
 
     @model_validator(mode="before")
     @classmethod
@@ -141,6 +153,23 @@ class ConnectorDefinition(_Section):
         for key, value in extra.items():
             if SECRET.search(key) and not str(value).startswith("${"):
                 raise ValueError(f"{key} would put a secret into git: write a reference, ${{env:NAME}}")
+        return extra
+
+    @field_validator("extra")
+    @classmethod
+    def _readable(cls, extra: dict[str, str | int | bool]) -> dict[str, str | int | bool]:
+        own = {**TYPES, **EVENTS}
+        for key, why in RELIED_ON.items():
+            if key in extra and _property(extra[key]) != own[key]:
+                raise ValueError(f"{key} must stay {own[key]!r}, for {why}: leave it out")
+        if "topic.prefix" in extra:
+            raise ValueError("topic.prefix would part the events from their readers: set topic_prefix instead")
+        for key, value in extra.items():
+            if key.startswith("transforms.") and key.endswith(".type") and RESHAPING.search(str(value)):
+                raise ValueError(
+                    f"{key}: after {str(value).rpartition('.')[2]} the events could not be read; whoever needs them so"
+                    " gets a connector of their own, with its own slot"
+                )
         return extra
 
     @property
@@ -251,7 +280,6 @@ class ConnectorDefinition(_Section):
         single = (self.transaction_topic, *own)
         return {
             "topic.heartbeat.prefix": HEARTBEAT_TOPICS,
-            "topic.transaction": "transaction",
             "topic.creation.default.replication.factor": "-1",
             "topic.creation.default.partitions": str(self.partitions),
             "topic.creation.default.cleanup.policy": "delete",

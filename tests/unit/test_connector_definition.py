@@ -109,6 +109,44 @@ def test_extra_wins_over_everything() -> None:
     assert (config["poll.interval.ms"], config["tombstones.on.delete"]) == ("7", "true")
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("provide.transaction.metadata", False, "no transaction is seen whole"),
+        ("skipped.operations", "t", "rows that the source no longer has would stay"),
+        ("value.converter", "io.confluent.connect.avro.AvroConverter", "only JSON is read"),
+        ("key.converter", "org.apache.kafka.connect.storage.StringConverter", "only JSON is read"),
+        ("topic.transaction", "tx", "no transaction's end"),
+        ("binary.handling.mode", "hex", "must stay 'bytes'"),
+        ("decimal.handling.mode", "precise", "taken for other values"),
+        ("topic.prefix", "other", "set topic_prefix instead"),
+        ("transforms.flat.type", "io.debezium.transforms.ExtractNewRecordState", "connector of their own"),
+        ("transforms.by.type", "io.debezium.transforms.ByLogicalTableRouter", "after ByLogicalTableRouter"),
+        ("transforms.few.type", "org.apache.kafka.connect.transforms.Filter", "could not be read"),
+    ],
+)
+def test_extra_can_not_make_events_that_are_not_read(tmp_path: Path, key: str, value: str | bool, says: str) -> None:
+    path = tmp_path / "shop.toml"
+    path.write_text(f'name = "shop"\ntables = ["a.b"]\n[extra]\n"{key}" = {json.dumps(value)}')
+    with pytest.raises(SettingsError) as refused:
+        load_definition(path)
+    assert "shop.toml" in str(refused.value) and key in str(refused.value) and says in str(refused.value)
+
+
+def test_extra_may_say_what_is_so_anyway_and_add_what_leaves_the_envelope_alone() -> None:
+    extra = {
+        "provide.transaction.metadata": True,
+        "skipped.operations": "none",
+        "value.converter.schemas.enable": True,
+        "transforms": "origin",
+        "transforms.origin.type": "org.apache.kafka.connect.transforms.InsertHeader",
+    }
+    own = ConnectorDefinition(name="shop", tables=("a.b",), extra=extra)
+    config = own.config(DSN)
+    assert config["provide.transaction.metadata"] == config["value.converter.schemas.enable"] == "true"
+    assert config["transforms"] == "origin"
+
+
 def test_names_that_are_not_given_follow_from_the_connectors_name() -> None:
     own = ConnectorDefinition(name="web-shop", tables=("a.b",))
     assert (own.slot, own.publication, own.topic_prefix) == ("cdc_web_shop", "cdc_web_shop", "web-shop")
