@@ -37,13 +37,15 @@ def clone(stack: Endpoints, tmp_path: Path) -> Iterator[tuple[Path, dict[str, st
         "CDC_CONNECT__URL": stack.connect,
         "CDC_ELASTICSEARCH__URL": stack.elasticsearch,
         "CDC_SOURCE__DSN": stack.postgres,
+        "CDC_POSTGRES__DSN": stack.postgres,
+        "CDC_REDIS__URL": stack.redis,
     }
     yield tmp_path, environment
     subprocess.run(["cdc", "connector", "delete", "shop", "--drop-slot", "--yes"], cwd=tmp_path, env=environment)
     made = ",".join(f"{path.stem}-v1" for path in (tmp_path / "projections").glob("[!_]*.py"))
     httpx.delete(f"{stack.elasticsearch}/{made}", params={"ignore_unavailable": True}).raise_for_status()
     with psycopg.connect(stack.postgres) as db:
-        db.execute("DROP SCHEMA shop CASCADE")
+        db.execute("DROP SCHEMA shop, crm CASCADE")
 
 
 def test_the_walkthrough_leads_from_a_fresh_clone_to_a_live_read_model(
