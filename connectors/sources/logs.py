@@ -132,6 +132,7 @@ async def resolved(
         body = {"name": name, "config": labelled(config, fresh.label), "initial_state": "STOPPED"}
         await client.request("POST", "/connectors", json=body)
     read = await reached(client, definition, log, kafka)
+    source = await asyncio.to_thread(identity, dsn, definition.slot)  # as it is now: it went on meanwhile
     wrong = problem(name, log, source, read)
     if wrong is not None:
         raise wrong

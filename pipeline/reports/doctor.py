@@ -69,10 +69,11 @@ async def _log(settings: Settings, definition: ConnectorDefinition, dsn: str) ->
     """Whether the source's log is the one that the connector reads."""
     subject = f"source log of {definition.name}"
     try:
-        source = await asyncio.to_thread(logs.identity, dsn, definition.slot)
         async with connect(settings.connect_address()) as client:
             log = logs.log_of(await client.config(definition.name))
             reached = await logs.reached(client, definition, log, settings.kafka_address())
+        # asked last: it goes on, and what was read of it before is never beyond it
+        source = await asyncio.to_thread(logs.identity, dsn, definition.slot)
     except CdcError:
         return []  # said above
     now = f"{source.system}/{source.timeline}"
