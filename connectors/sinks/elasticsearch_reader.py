@@ -108,9 +108,8 @@ class ElasticsearchReader:
         self, version: str, query: Query, by: Leaf | None, limit: int, measures: Sequence[Measure] = ()
     ) -> Sequence[Group]:
         stats = {f"of {measure.leaf.name}": {"stats": _formatted(measure.leaf)} for measure in measures}
-        every: dict[str, Any] = {"filter": {"match_all": {}}, "aggs": stats}
         if by is None:
-            answer = await self._aggregated(version, query, {"all": every})
+            answer = await self._aggregated(version, query, {"all": {"filter": {"match_all": {}}, "aggs": stats}})
             return [_group(None, answer["all"], measures)]
         terms = {"terms": {**_formatted(by), "size": limit}, "aggs": stats}
         none = {"missing": {"field": by.name}, "aggs": stats}

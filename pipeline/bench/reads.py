@@ -12,13 +12,13 @@ from contextlib import contextmanager
 from typing import Final
 from urllib.parse import urlsplit
 
-from pipeline.bench.lab import Lab, until
+from pipeline.bench.lab import Lab
 from pipeline.bench.live import MODEL, running
 from pipeline.bench.meters import Meter
 from pipeline.bench.parts import Bench
 from pipeline.bench.probe import delays
 from pipeline.bench.report import Figure
-from pipeline.demo.run import ADDRESS
+from pipeline.demo.run import serve
 from pipeline.errors import OperationError
 
 RATE: Final = 500
@@ -51,16 +51,9 @@ def measure(bench: Bench) -> list[Figure]:
 @contextmanager
 def _web(lab: Lab) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     """`cdc web`, and its address."""
-    log = lab.folder / "web.log"
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "pipeline.cli", "web", "--open", "--port", "0"],
-            cwd=lab.folder, env=lab.environment, stdout=out, stderr=out,
-        )  # fmt: skip
+    process, address = serve(lab.folder / "web.log", lab.environment, lab.folder)
     try:
-        said = until(lambda: ADDRESS.search(log.read_text(errors="replace")), "cdc web's address", seconds=60)
-        assert said is not None
-        yield process, said[0]
+        yield process, address
     finally:
         process.terminate()
         process.wait(30)

@@ -11,9 +11,7 @@ from rich.table import Table
 from connectors.sources import lifecycle
 from connectors.sources.debezium import ConnectorDefinition, load_definition, load_definitions
 from connectors.sources.grants import grants
-from pipeline.addresses import KafkaAddress
 from pipeline.cli.output import As, DryRun, Format, Yes, as_json, confirm, err, load_settings, out
-from pipeline.errors import SettingsError
 from pipeline.reports import connectors as reports
 from pipeline.reports.connectors import ConnectorLine
 from pipeline.settings import Settings
@@ -86,7 +84,9 @@ def apply(
         confirm(f"Change connector {name}?", yes)
     with err().status(f"Applying connector {name} …"):
         done = asyncio.run(
-            lifecycle.apply(definition, connect_at=url, source_dsn=dsn, password=password, kafka=_kafka(settings))
+            lifecycle.apply(
+                definition, connect_at=url, source_dsn=dsn, password=password, kafka=reports.kafka(settings)
+            )
         )
     _print_applied(done, output)
 
@@ -242,11 +242,3 @@ def _size(count: int | None) -> str:
             break
         size /= 1000
     return f"{size:.0f} {unit}"
-
-
-def _kafka(settings: Settings) -> KafkaAddress | None:
-    """None where this project does not say: Connect knows it."""
-    try:
-        return settings.kafka_address()
-    except SettingsError:
-        return None

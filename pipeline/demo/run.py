@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -112,17 +112,7 @@ class Demo:
         """The dashboard and the query API, at a port that is free."""
         log = self.settings.state_dir / "web.log"
         self.say.print(f"[bold]$ cdc web --open --port 0[/bold]   (its log: {log})")
-        with log.open("wb") as out:
-            self.web = subprocess.Popen(
-                [sys.executable, "-m", "pipeline.cli", "web", "--open", "--port", "0"],
-                env=self.environment, stdout=out, stderr=out,
-            )  # fmt: skip
-        deadline = time.monotonic() + 60
-        while (found := ADDRESS.search(log.read_text(errors="replace"))) is None:
-            if self.web.poll() is not None or time.monotonic() > deadline:
-                raise OperationError(f"cdc web did not start.\n{log.read_text(errors='replace')[-2000:]}")
-            time.sleep(0.1)
-        self.dashboard = found[0]
+        self.web, self.dashboard = serve(log, self.environment)
 
     def look(self) -> None:
         """Whether the dashboard answers, as a page and as JSON."""
@@ -204,6 +194,25 @@ class Demo:
                 process.wait(40)
             except subprocess.TimeoutExpired:
                 process.kill()
+
+
+def serve(log: Path, environment: Mapping[str, str], folder: Path | None = None) -> tuple[subprocess.Popen[bytes], str]:
+    """`cdc web`, open, at a port that is free, and its address; raises OperationError where it does not start."""
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "pipeline.cli", "web", "--open", "--port", "0"],
+            cwd=folder, env=environment, stdout=out, stderr=out,
+        )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 60
+        while (found := ADDRESS.search(log.read_text(errors="replace"))) is None:
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise OperationError(f"cdc web did not start.\n{log.read_text(errors='replace')[-2000:]}")
+            time.sleep(0.1)
+    except BaseException:
+        process.terminate()
+        raise
+    return process, found[0]
 
 
 @contextmanager

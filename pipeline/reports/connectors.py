@@ -9,7 +9,8 @@ from pydantic import BaseModel, ConfigDict
 from connectors.sources import lifecycle, postgres
 from connectors.sources.connect import ConnectorStatus
 from connectors.sources.debezium import ConnectorDefinition, load_definitions
-from pipeline.errors import CdcError, SourceError
+from pipeline.addresses import KafkaAddress
+from pipeline.errors import CdcError, SettingsError, SourceError
 from pipeline.operations.doctor import SlotState
 from pipeline.operations.doctor import slot as judged
 from pipeline.settings import Settings
@@ -95,3 +96,11 @@ def source_dsn(settings: Settings, definition: ConnectorDefinition | None) -> st
     """The DSN of the connector's source, or nothing where none is set. It has the password: never print it."""
     name = definition.source if definition is not None else ""
     return settings.source_dsn(name) if settings.has_source(name) else ""
+
+
+def kafka(settings: Settings) -> KafkaAddress | None:
+    """Kafka's address; None where this project does not say, though Connect knows it."""
+    try:
+        return settings.kafka_address()
+    except SettingsError:
+        return None

@@ -16,6 +16,7 @@ from connectors.sources.debezium import ConnectorDefinition, load_definitions
 from pipeline.errors import CdcError, SettingsError, SinkError
 from pipeline.operations import doctor as operation
 from pipeline.operations.doctor import Finding, bad, ok, warn
+from pipeline.reports.connectors import kafka
 from pipeline.settings import Settings
 
 SUPPORTED = ("8.", "9.")
@@ -71,7 +72,7 @@ async def _log(settings: Settings, definition: ConnectorDefinition, dsn: str) ->
     try:
         async with connect(settings.connect_address()) as client:
             log = logs.log_of(await client.config(definition.name))
-            reached = await logs.reached(client, definition, log, settings.kafka_address())
+            reached = await logs.reached(client, definition, log, kafka(settings))
         # asked last: it goes on, and what was read of it before is never beyond it
         source = await asyncio.to_thread(logs.identity, dsn, definition.slot)
     except CdcError:

@@ -107,22 +107,21 @@ def grouped(known: Mapping[str, Leaf], name: str | None) -> Leaf | None:
 def measured(known: Mapping[str, Leaf], parameters: Parameters) -> list[Measure]:
     """`sum=charged,total`, `max=placed_at`: what is made of which fields; raises Problem."""
     found = []
+    single = _single([(name, value) for name, value in parameters if name in FUNCTIONS])
     for function in FUNCTIONS:
-        for name in (
-            _single([(own, value) for own, value in parameters if own == function]).get(function, "").split(",")
-        ):
-            if name:
-                leaf = compared(known, name, function)
-                if not measurable(leaf, function):
-                    why = "a document has several of it" if leaf.several else f"it is {leaf.kind}"
-                    raise bad("not-comparable", f"{function}={name}: {why}; take another field.", field=name)
-                found.append(Measure(function, leaf))
+        for name in filter(None, single.get(function, "").split(",")):
+            leaf = compared(known, name, function)
+            if not measurable(leaf, function):
+                why = "a document has several of it" if leaf.several else f"it is {leaf.kind}"
+                raise bad("not-comparable", f"{function}={name}: {why}; take another field.", field=name)
+            found.append(Measure(function, leaf))
     if len(found) > MEASURES:
         raise bad("too-many-values", f"{len(found)} results are more than {MEASURES}.")
     return found
 
 
 def measurable(leaf: Leaf, function: Function) -> bool:
+    """Whether a document has one value of it at most, of a kind that the function takes."""
     kinds: tuple[Kind, ...] = ("int", "decimal", "float")
     return not leaf.several and leaf.kind in (kinds if function in ("sum", "avg") else (*kinds, "datetime", "date"))
 

@@ -196,9 +196,9 @@ def _counting(known: Mapping[str, Leaf]) -> list[dict[str, Any]]:
     by = [leaf.name for leaf in known.values() if leaf.kind in GROUPED and leaf.compared]
     grouped = {"name": "by", "in": "query", "schema": {"enum": by}, "description": "How many have each value of it."}
     measures = [
-        _string(function, f"{said} of these fields, with commas between: {', '.join(_measurable(known, function))}.")
+        _string(function, f"{said} of these fields, with commas between: {', '.join(names)}.")
         for function, said in FUNCTIONS_SAID.items()
-        if _measurable(known, function)
+        if (names := _measurable(known, function))
     ]
     return [*_words(known), *([grouped] if by else []), *measures, _limit("Values, the most frequent first.")]
 

@@ -192,6 +192,13 @@ class SinkContract:
         assert await put(sink, "1", 4) == APPLIED
         assert await sink.read(["1"])
 
+    async def test_a_deleted_document_stays_deleted_for_an_older_write_of_the_same_owner(self, lab: Lab) -> None:
+        sink = await lab.prepared()
+        epoch = (await sink.claim("a", 0)).epoch
+        assert await delete(sink, "1", 9, epoch=epoch) == APPLIED
+        assert await put(sink, "1", 8, epoch=epoch) == STALE
+        assert await sink.count() == 0
+
     async def test_deleting_what_is_not_there_is_applied(self, lab: Lab) -> None:
         sink = await lab.prepared()
         assert await delete(sink, "never", 1) == APPLIED

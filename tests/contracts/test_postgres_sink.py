@@ -106,13 +106,6 @@ class TestPostgresSink(SinkContract):
         await sink.prepare()
         yield sink
 
-    async def test_a_deleted_document_stays_deleted_for_an_older_write_of_the_same_owner(self, lab: Lab) -> None:
-        sink = await lab.prepared()
-        epoch = (await sink.claim("a", 0)).epoch
-        assert await delete(sink, "1", 9, epoch=epoch) == APPLIED
-        assert await put(sink, "1", 8, epoch=epoch) == STALE
-        assert await sink.count() == 0
-
     @pytest.mark.edge_case(47)
     async def test_after_a_claim_an_older_owner_writes_nothing_at_all(self, lab: Lab, own: PostgresServer) -> None:
         old, new = await lab.prepared(), lab.sink()
