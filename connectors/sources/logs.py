@@ -23,14 +23,14 @@ NO_SNAPSHOT: Final = frozenset({"no_data", "configuration_based"})
 IDENTITY = """
 SELECT system_identifier::text AS system, pg_current_wal_insert_lsn() - '0/0'::pg_lsn AS position,
   (('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::int)::text AS timeline,
-  EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = %s) AS slot
+  EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = %s AND wal_status IS DISTINCT FROM 'lost') AS slot
 FROM pg_control_system()
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """The source's log as it is now: system id, timeline, its end, and whether it has the slot."""
+    """The source's log as it is now: system id, timeline, its end, and whether it has the slot and what the slot needs."""
 
     system: str
     timeline: str
@@ -92,8 +92,8 @@ def problem(name: str, log: SourceLog, source: Identity, offset: int | None) -> 
         )
     if offset is not None and not source.slot:
         return SlotLost(
-            f"Connector {name} has read up to {offset:,}, but the source no longer has its slot, so changes since then"
-            f" are missing. Run {again}"
+            f"Connector {name} has read up to {offset:,}, but the source no longer has its slot, or the log that it"
+            f" needs, so changes since then are missing. Run {again}"
         )
     return None
 

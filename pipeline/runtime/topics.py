@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 import uuid
 from collections.abc import Iterable, Mapping
 from io import BytesIO
@@ -9,7 +11,7 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from aiokafka.errors import KafkaError, TopicAlreadyExistsError
+from aiokafka.errors import KafkaError, NoError, TopicAlreadyExistsError, for_code
 from aiokafka.protocol.api import Request, RequestStruct, Response
 from aiokafka.protocol.types import (
     AbstractType,
@@ -25,7 +27,13 @@ from faust.auth import SASLCredentials, SSLCredentials
 
 from connectors.sources.debezium import ConnectorDefinition
 from pipeline.addresses import KafkaAddress
+from pipeline.errors import SourceUnavailable
 from pipeline.reach import unreachable
+
+SERVERS_OWN = -1
+"""Kafka's default.replication.factor, as in the topics that the connector makes."""
+TOLD_WITHIN = 30
+"""Seconds after which a topic that was made is missed."""
 
 
 def credentials(kafka: KafkaAddress) -> SSLCredentials | SASLCredentials | None:
@@ -37,28 +45,60 @@ def credentials(kafka: KafkaAddress) -> SSLCredentials | SASLCredentials | None:
 
 
 async def ensure_topics(kafka: KafkaAddress, definition: ConnectorDefinition, topics: Mapping[str, int]) -> None:
-    """Create the topics that are not there yet (a table that is empty has none), as the connector would."""
+    """Create the topics that are not there yet (a table that is empty has none), as the connector would.
+
+    `topics`: `{name: partitions}`; once it returns, a consumer finds them all.
+    Raises SourceUnavailable where Kafka is away, refuses to make one, or does not tell of it.
+    """
     retention = str(int(definition.retention_days * 86_400_000))
-    settings = {"cleanup.policy": "delete", "retention.ms": retention}
-    new = [
-        NewTopic(
-            name, partitions, 1, topic_configs={**settings, "max.message.bytes": str(definition.max_message_bytes)}
-        )
-        for name, partitions in topics.items()
-    ]
+    settings = {
+        "cleanup.policy": "delete",
+        "retention.ms": retention,
+        "max.message.bytes": str(definition.max_message_bytes),
+    }
     admin = AIOKafkaAdminClient(**kafka.options(), client_id="cdc-worker")
     try:
         await admin.start()
         known = set(await admin.list_topics())
-        missing = [topic for topic in new if topic.name not in known]
+        missing = [
+            NewTopic(name, partitions, SERVERS_OWN, {}, settings)
+            for name, partitions in topics.items()
+            if name not in known
+        ]
         if missing:
-            await admin.create_topics(missing)
-    except TopicAlreadyExistsError:
-        pass
+            _complain(await admin.create_topics(missing), topics)
+            await _told(admin, {topic.name for topic in missing})
     except (KafkaError, OSError) as error:
         raise await unreachable(kafka, error) from None
     finally:
         await admin.close()
+
+
+def _complain(answer: Response, topics: Mapping[str, int]) -> None:
+    """Raise SourceUnavailable where a topic was not made, with what to do."""
+    for name, code, *why in answer.topic_errors:
+        error = for_code(code)
+        if error not in (NoError, TopicAlreadyExistsError):
+            reason = " ".join(filter(None, [error.__name__, *why]))
+            raise SourceUnavailable(
+                f"Kafka did not make the topic {name} ({reason}): make it yourself with {topics[name]} partitions, "
+                "or let this user make it."
+            )
+
+
+async def _told(admin: AIOKafkaAdminClient, names: set[str]) -> None:
+    """Kafka answers before its servers know; a consumer that came too early would ask again after half a minute."""
+    ends = time.monotonic() + TOLD_WITHIN
+    while missing := names - {
+        topic["topic"]
+        for topic in await admin.describe_topics()
+        if topic["partitions"] and all(partition["leader"] >= 0 for partition in topic["partitions"])
+    }:
+        if time.monotonic() > ends:
+            raise SourceUnavailable(
+                f"Kafka made {', '.join(sorted(missing))} and does not tell of it: is a server down?"
+            )
+        await asyncio.sleep(0.05)
 
 
 async def missing_log(kafka: KafkaAddress, topics: Iterable[str]) -> str:
@@ -88,6 +128,8 @@ async def ends_of(kafka: KafkaAddress, definition: ConnectorDefinition, topics: 
             found = await consumer.end_offsets(list(consumer.assignment()))
     except (KafkaError, OSError) as error:
         raise await unreachable(kafka, error) from None
+    if missing := sorted(set(topics) - {tp.topic for tp in found}):
+        raise SourceUnavailable(f"Kafka at {kafka} does not tell of {', '.join(missing)} now: try again.")
     return {f"{tp.topic}/{tp.partition}": int(offset) for tp, offset in found.items()}
 
 

@@ -127,20 +127,26 @@ def test_nothing_is_touched_where_no_worker_runs(sold: Project) -> None:
     sold.start_run()
 
 
-def test_a_lost_slot_is_named_and_a_new_log_begins_with_one_command(sold: Project) -> None:
+GONE = "is not there: cdc connector apply {name}; it says where changes are missing, and then it takes --anew"
+LOST = "is lost: the source has removed log that was not read yet: cdc connector apply {name} --anew: a new snapshot is read"
+
+
+@pytest.mark.parametrize(("lose", "told", "gone"), [("drop", GONE, 5), ("outrun", LOST, 7)])
+def test_a_lost_slot_is_named_and_a_new_log_begins_with_one_command(
+    sold: Project, lose: str, told: str, gone: int
+) -> None:
     connector = f"{sold.endpoints.connect}/connectors/{sold.name}"
     httpx.put(f"{connector}/stop").raise_for_status()
     inactive = f"not read now, reserved: cdc connector restart {sold.name}, or resume where it was paused"
     until(lambda: any(line.endswith(inactive) for line in attention(sold)), 60, "status says that nobody reads it")
-    drop = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = current_database()"
-    until(lambda: dropped(sold, drop), 60, "nobody reads the slot")
-    sold.sql("UPDATE shop.orders SET status = 'unseen' WHERE id = 4", "DELETE FROM shop.orders WHERE id = 5")
+    sold.sql("UPDATE shop.orders SET status = 'unseen' WHERE id = 4", f"DELETE FROM shop.orders WHERE id = {gone}")
+    if lose == "drop":
+        until(lambda: dropped(sold), 60, "nobody reads the slot")
+    else:
+        outrun(sold)
 
-    (told,) = attention(sold)
-    assert told.endswith(
-        f"of connector {sold.name}: is not there: cdc connector apply {sold.name};"
-        " it says where changes are missing, and then it takes --anew"
-    )
+    (line,) = attention(sold)
+    assert line.endswith(f"of connector {sold.name}: {told.format(name=sold.name)}")
     looked = json.loads(sold.cdc("doctor", "-o", "json", check=False).stdout)
     slots = [finding["level"] for finding in looked if finding["subject"].startswith("slot ")]
     assert slots == ["error"]
@@ -152,6 +158,32 @@ def test_a_lost_slot_is_named_and_a_new_log_begins_with_one_command(sold: Projec
     sold.wait_for(sold.sql("UPDATE shop.orders SET status = 'seen' WHERE id = 6"), seconds=120)
     sold.assert_equal()
     assert attention(sold) == []
+
+
+def dropped(sold: Project) -> bool:
+    try:
+        sold.sql(
+            "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = current_database()"
+        )
+    except psycopg.errors.ObjectInUse:
+        return False
+    return True
+
+
+def outrun(sold: Project) -> None:
+    """The source writes more log than it may keep for a slot."""
+    lost = "SELECT bool_and(wal_status = 'lost') FROM pg_replication_slots WHERE database = current_database()"
+    with psycopg.connect(sold.dsn, autocommit=True) as db:
+        db.execute("ALTER SYSTEM SET max_slot_wal_keep_size = '1MB'")
+        db.execute("SELECT pg_reload_conf()")
+        try:
+            while db.execute(lost).fetchone() != (True,):
+                db.execute("UPDATE shop.orders SET status = 'outrun' WHERE id = 4")
+                db.execute("SELECT pg_switch_wal()")
+                db.execute("CHECKPOINT")
+        finally:
+            db.execute("ALTER SYSTEM RESET max_slot_wal_keep_size")
+            db.execute("SELECT pg_reload_conf()")
 
 
 def attention(sold: Project) -> list[str]:
@@ -172,11 +204,3 @@ def test_a_deleted_index_is_named_and_built_anew_from_the_mirror(sold: Project) 
 
     sold.cdc("rebuild", name)
     sold.assert_equal()
-
-
-def dropped(sold: Project, drop: str) -> bool:
-    try:
-        sold.sql(drop)
-    except psycopg.errors.ObjectInUse:
-        return False
-    return True
