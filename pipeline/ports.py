@@ -248,6 +248,10 @@ class Reader(Protocol):
         """`elasticsearch:orders`, for errors."""
         ...
 
+    def version(self, projection: str) -> str:
+        """What the build with this id, `orders-v1.2`, is called in `seen`."""
+        ...
+
     async def seen(self) -> str:
         """The version that readers see now."""
         ...

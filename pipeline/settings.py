@@ -152,6 +152,10 @@ class WebSettings(_Section):
     """Seconds that a read with a token waits, where it does not say how long."""
     wait_limit: float = Field(default=30.0, ge=0)
     """Seconds that it may wait at most."""
+    canary: float = Field(default=0.0, ge=0, le=1)
+    """Share of the keys that are read from the version that waits for its cut-over too, and compared."""
+    canary_slower: float = Field(default=2.0, gt=0)
+    """By which factor its slowest reads may take longer."""
     hosts: tuple[str, ...] = ()
     """Further names by which `cdc web --open` may be asked; this machine's own it always answers to."""
 

@@ -57,6 +57,9 @@ class ElasticsearchReader:
     def name(self) -> str:
         return f"elasticsearch:{self._alias}"
 
+    def version(self, projection: str) -> str:
+        return projection
+
     async def seen(self) -> str:
         answer = await self._call("GET", f"/_alias/{self._alias}")
         if len(answer) != 1:

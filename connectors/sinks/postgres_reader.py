@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any, Final
 
@@ -53,6 +54,9 @@ class PostgresReader:
     @property
     def name(self) -> str:
         return f"postgres:{self._tables.schema}.{self._tables.view_name}"
+
+    def version(self, projection: str) -> str:
+        return replace(self._tables, projection=projection).table_name
 
     async def seen(self) -> str:
         found = await self._run(SEEN, (self._tables.view,))

@@ -14,6 +14,7 @@ from pipeline.web import openapi, problems, read_models
 from pipeline.web.access import Access, Limits
 from pipeline.web.dashboard import router as dashboard
 from pipeline.web.models import open_models
+from pipeline.web.versions import Versions
 
 
 def create_app(settings: Settings, *, public: bool = False, hosts: frozenset[str] | None = None) -> FastAPI:
@@ -21,25 +22,26 @@ def create_app(settings: Settings, *, public: bool = False, hosts: frozenset[str
 
     `hosts`: by which names it may be asked; by any where it is None.
 
-    `state` has `settings`, `projections` by name, `models` (those that can be read) and `access`.
+    `state` has `settings`, `projections` by name, `models` (those that can be read), their `versions` and `access`.
     """
     projections = live(settings)
     models, access = open_models(settings, projections), Access(settings, public)
+    versions = {name: Versions(model) for name, model in models.items()}
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
-        for model in models.values():
-            await model.close()
+        for one in versions.values():
+            await one.close()
 
     # its spans are of requests alone, and its metrics and logs would be a second set of both
     telemetry = TelemetryConfig(metrics=False, logs=False, operation_spans=False, auto_configure=False)
     app = FastAPI(lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None, telemetry=telemetry)
-    app.state.settings, app.state.access, app.state.models = settings, access, models
+    app.state.settings, app.state.access, app.state.models, app.state.versions = settings, access, models, versions
     app.state.projections = {projection.name: projection for projection in projections}
     problems.install(app)
     openapi.install(app, models, access)
-    read_models.install(app, models, access)
+    read_models.install(app, versions, access)
     app.include_router(dashboard.router(app))
     app.add_middleware(Limits, settings=settings, hosts=hosts)
     return app

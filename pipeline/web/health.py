@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Query, Response
@@ -9,6 +10,7 @@ from pydantic import BaseModel
 
 from pipeline.web import metrics
 from pipeline.web.sampling import Sampler
+from pipeline.web.versions import Versions
 
 PATIENCE: Final = 30.0
 """Seconds that a watermark may stand while its source moves."""
@@ -39,7 +41,7 @@ def ready(sampler: Sampler, name: str | None, within: float = PATIENCE) -> Ready
     return Ready(ready=not reasons, reasons=reasons)
 
 
-def router(sampler: Sampler) -> APIRouter:
+def router(sampler: Sampler, versions: Mapping[str, Versions]) -> APIRouter:
     """The three paths."""
     paths = APIRouter(tags=["health"])
 
@@ -61,7 +63,7 @@ def router(sampler: Sampler) -> APIRouter:
 
     @paths.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
     async def metrics_() -> Response:
-        """What `cdc status` and `cdc connector list` say, for Prometheus."""
-        return Response(metrics.text(sampler), media_type="text/plain; version=0.0.4; charset=utf-8")
+        """What `cdc status` and `cdc connector list` say, and the canary, for Prometheus."""
+        return Response(metrics.text(sampler, versions), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     return paths

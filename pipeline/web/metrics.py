@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -12,6 +12,7 @@ from prometheus_client.registry import Collector
 from pipeline.operations.status import Building, ProjectionStatus, StatusReport
 from pipeline.reports.connectors import ConnectorLine
 from pipeline.web.sampling import Sampler
+from pipeline.web.versions import Versions
 
 Name = str
 METRICS: Final[dict[Name, tuple[str, tuple[str, ...]]]] = {
@@ -36,6 +37,11 @@ METRICS: Final[dict[Name, tuple[str, tuple[str, ...]]]] = {
     "cdc_sink_writes_total": ("Outcomes of writes since the worker started", ("projection", "sink", "outcome")),
     "cdc_build_done_ratio": ("How much of the build under way is done, 0 to 1", ("projection", "build", "step")),
     "cdc_build_seconds": ("How long the build has been under way", ("projection", "build", "step")),
+    "cdc_canary_reads_total": (
+        "Reads by key in the canary, by what the next version answered: same, different, unavailable",
+        ("projection", "version", "outcome"),
+    ),
+    "cdc_canary_stopped": ("1 where it differs or is slow, so that it is read no more", ("projection", "version")),
     "cdc_connector_running": ("1 where the connector and all its tasks run, else 0", ("connector",)),
     "cdc_connector_slot_kept_bytes": ("Log that the source keeps on disk for the slot", ("connector", "slot")),
     "cdc_connector_slot_behind_bytes": ("Log that the connector has not confirmed yet", ("connector", "slot")),
@@ -44,16 +50,16 @@ METRICS: Final[dict[Name, tuple[str, tuple[str, ...]]]] = {
 UP: Final = ("running", "catching up")
 
 
-def text(sampler: Sampler) -> bytes:
+def text(sampler: Sampler, versions: Mapping[str, Versions]) -> bytes:
     """All metrics as Prometheus reads them."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Sampled(sampler))
+    registry.register(_Sampled(sampler, versions))
     return generate_latest(registry)
 
 
 class _Sampled(Collector):
-    def __init__(self, sampler: Sampler) -> None:
-        self.sampler = sampler
+    def __init__(self, sampler: Sampler, versions: Mapping[str, Versions]) -> None:
+        self.sampler, self.versions = sampler, versions
 
     def collect(self) -> Iterator[Metric]:
         families = {name: _family(name) for name in METRICS}
@@ -70,6 +76,11 @@ class _Sampled(Collector):
                 yield "cdc_projection_stopped_seconds", (name,), stopped
         for line in self.sampler.connectors.value or ():
             yield from _connector(line)
+        for name, one in self.versions.items():
+            for (version, outcome), n in one.reads.items():
+                yield "cdc_canary_reads_total", (name, version, outcome), n
+            for version in one.stopped:
+                yield "cdc_canary_stopped", (name, version), 1.0
 
 
 def _family(name: Name) -> CounterMetricFamily | GaugeMetricFamily:

@@ -76,8 +76,8 @@ class ReadModel:
     definition: ConnectorDefinition
     key: tuple[tuple[str, Kind | None], ...]
     """The names of the key's parts, and their kinds where they are known."""
-    _now: Seen | None = None
-    _searched: Seen | None = None
+    _now: dict[str | None, Seen] = field(default_factory=dict)
+    _searched: dict[str | None, Seen] = field(default_factory=dict)
     _log: tuple[float, str | None] | None = None
     _waiting: int = 0
     _locks: dict[str, asyncio.Lock] = field(default_factory=dict)
@@ -103,32 +103,32 @@ class ReadModel:
 
     # ---- how far it is --------------------------------------------------------------------------------------
 
-    async def now(self, age: float = FRESH) -> Seen:
-        """What readers see, asked for at most `age` seconds ago."""
+    async def now(self, age: float = FRESH, version: str | None = None) -> Seen:
+        """What readers see, or this version, asked for at most `age` seconds ago."""
         wanted = time.monotonic() - age
         # a lock lets those who wait through by one a turn of the loop, so nobody queues for what is there
-        if self._now is not None and self._now.at >= wanted:
-            return self._now
-        async with self._lock("now"):
-            if self._now is None or self._now.at < wanted:
+        if (last := self._now.get(version)) is not None and last.at >= wanted:
+            return last
+        async with self._lock(f"now {version}"):
+            if (last := self._now.get(version)) is None or last.at < wanted:
                 began = time.monotonic()
-                version = await self.reader.seen()
-                record = await self.reader.record(version)
+                name = version or await self.reader.seen()
+                record = await self.reader.record(name)
                 mark = record.watermark.get(self.definition.name) if record is not None else None
-                self._now = Seen(version, mark, began)
-            return self._now
-
-    async def searchable(self, wanted: Callable[[Seen], bool]) -> Seen:
-        """What searches find: as of a refresh a second ago or less that `wanted` takes, else of one now."""
-        async with self._lock("searched"):
-            last = self._searched
-            if last is None or time.monotonic() - last.at > SEARCHABLE or not wanted(last):
-                seen = await self.now()
-                await self.reader.refresh(seen.version)
-                self._searched = last = seen
+                self._now[version] = last = Seen(name, mark, began)
             return last
 
-    async def after(self, token: Token | None, patience: float) -> Callable[[Seen], bool]:
+    async def searchable(self, wanted: Callable[[Seen], bool], version: str | None = None) -> Seen:
+        """What searches find: as of a refresh a second ago or less that `wanted` takes, else of one now."""
+        async with self._lock(f"searched {version}"):
+            last = self._searched.get(version)
+            if last is None or time.monotonic() - last.at > SEARCHABLE or not wanted(last):
+                seen = await self.now(version=version)
+                await self.reader.refresh(seen.version)
+                self._searched[version] = last = seen
+            return last
+
+    async def after(self, token: Token | None, patience: float, version: str | None = None) -> Callable[[Seen], bool]:
         """Waits until the read model is past the token; what it returns says whether a version is. Raises Problem 504."""
         if token is None:
             return lambda seen: True
@@ -141,7 +141,7 @@ class ReadModel:
                 " replaced meanwhile. Read without the token.",
             )  # fmt: skip
         place = token.lsn if token.lsn is not None else await self._committed(token.txid)
-        watched = _Watched(self)
+        watched = _Watched(self, version)
         self._waiting += 1
         try:
             # many who wait ask less often, each
@@ -159,18 +159,20 @@ class ReadModel:
         return lambda seen: passed_by(seen.mark, place, own)
 
     async def read(
-        self, token: Token | None, patience: float, work: Callable[[str], Awaitable[ResultT]], *, search: bool
-    ) -> tuple[Seen, ResultT]:
-        """Work on the version that readers see, at least as far as the token; once more where it goes meanwhile."""
+        self, token: Token | None, patience: float, work: Callable[[str], Awaitable[ResultT]], *, search: bool,
+        version: str | None = None,
+    ) -> tuple[Seen, ResultT]:  # fmt: skip
+        """Work on the version that readers see, or on this one, at least as far as the token; once more where it goes meanwhile."""
         for last in (False, True):
             try:
-                wanted = await self.after(token, patience)
-                seen = await self.searchable(wanted) if search else await self.now()
+                wanted = await self.after(token, patience, version)
+                seen = await (self.searchable(wanted, version) if search else self.now(version=version))
                 if not wanted(seen):  # readers see another version since
                     raise TargetMissing
                 return seen, await work(seen.version)
             except TargetMissing:
-                self._now = self._searched = None
+                self._now.clear()
+                self._searched.clear()
                 if last:
                     raise
         raise AssertionError
@@ -206,6 +208,7 @@ class _Watched:
     """The model as `wait` asks it; `last` is what it was told."""
 
     model: ReadModel
+    version: str | None
     last: Seen | None = None
 
     @property
@@ -213,7 +216,7 @@ class _Watched:
         return self.model.name
 
     async def record(self) -> SinkRecord:
-        self.last = await self.model.now(BEAT)
+        self.last = await self.model.now(BEAT, self.version)
         mark = self.last.mark
         return SinkRecord(watermark={self.model.definition.name: mark} if mark is not None else {})
 

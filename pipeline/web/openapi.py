@@ -69,6 +69,10 @@ WAITING: Final = [
         "name": "wait", "in": "query", "schema": {"type": "number", "minimum": 0},
         "description": "Seconds to wait at most; then the answer is 504, with the watermark reached.",
     },
+    {
+        "name": "X-Read-Model-Version", "in": "header", "schema": {"type": "string"},
+        "description": "The version to read: live, next (it waits for its cut-over), previous (kept for a rollback), or its name.",
+    },
 ]  # fmt: skip
 FIELDS: Final = {
     "name": "fields", "in": "query", "schema": {"type": "string"}, "description": "Only these: id,customer.name",

@@ -20,16 +20,17 @@ from pipeline.web.asking import COUNTING, FRESHNESS, LISTING, asked, cursor, gro
 from pipeline.web.models import ReadModel, Seen
 from pipeline.web.problems import Problem, bad
 from pipeline.web.selection import Tree, select, tree
+from pipeline.web.versions import HEADER, Versions
 
 BATCH: Final = 500
 JSON: Final = "application/json"
 
 
-def install(app: FastAPI, models: Mapping[str, ReadModel], access: Access) -> None:
+def install(app: FastAPI, models: Mapping[str, Versions], access: Access) -> None:
     """The routes of all read models; what they answer is told by `pipeline.web.openapi`."""
 
-    def model_of(request: Request) -> tuple[ReadModel, Mapping[str, Leaf]]:
-        """The read model, and what the caller sees of its documents."""
+    def model_of(request: Request) -> tuple[Versions, ReadModel, Mapping[str, Leaf]]:
+        """The read model with its versions, and what the caller sees of its documents."""
         name = request.path_params["name"]
         caller = access.caller(request)
         if name not in models or not caller.may(name):
@@ -37,13 +38,17 @@ def install(app: FastAPI, models: Mapping[str, ReadModel], access: Access) -> No
                 raise Problem(403, "not-in-scope", f"This key has no scope {name}.")
             readable = [one for one in models if caller.may(one)]
             raise Problem(404, "no-such-read-model", f"There is no read model {name[:100]!r}{_near(name, readable)}")
-        return models[name], caller.seen(name, leaves(models[name].shape))
+        model = models[name].model
+        return models[name], model, caller.seen(name, leaves(model.shape))
 
     async def listed(request: Request) -> Response:
-        model, known = model_of(request)
+        versions, model, known = model_of(request)
         wanted = asked(known, request.query_params.multi_items(), LISTING)
         token, patience = _freshness(request, model)
-        seen, page = await model.read(token, patience, lambda v: model.reader.search(v, wanted.query), search=True)
+        version = versions.named(request.headers.get(HEADER))
+        seen, page = await model.read(
+            token, patience, lambda v: model.reader.search(v, wanted.query), search=True, version=version
+        )
         chosen = _chosen(model, known, wanted.fields)
         documents = page.documents if chosen is None else [select(one, chosen) for one in page.documents]
         following = None if page.next is None else cursor(wanted.digest, page.next)
@@ -51,7 +56,7 @@ def install(app: FastAPI, models: Mapping[str, ReadModel], access: Access) -> No
         return _answer(b'{"items":[%b],"next":%b}' % (items, msgspec.json.encode(following)), seen)
 
     async def counted(request: Request) -> Response:
-        model, known = model_of(request)
+        versions, model, known = model_of(request)
         wanted = asked(known, request.query_params.multi_items(), COUNTING)
         token, patience = _freshness(request, model)
         by = grouped(known, request.query_params.get("by"))
@@ -69,16 +74,17 @@ def install(app: FastAPI, models: Mapping[str, ReadModel], access: Access) -> No
                 found["by"] = [{"value": one.value, **_told(one, measures)} for one in groups]
             return found
 
-        seen, found = await model.read(token, patience, count, search=True)
+        version = versions.named(request.headers.get(HEADER))
+        seen, found = await model.read(token, patience, count, search=True, version=version)
         return _answer(msgspec.json.encode(found), seen)
 
     async def one(request: Request) -> Response:
-        model, known = model_of(request)
+        versions, model, known = model_of(request)
         parameters = _only(request, "fields", *FRESHNESS)
         chosen = _chosen(model, known, shown(known, parameters.get("fields")))
         id = model.id_of(_parts(request))
         token, patience = _freshness(request, model)
-        seen, found = await model.read(token, patience, lambda v: model.reader.get(v, [id]), search=False)
+        seen, found = await versions.get(token, patience, [id], request.headers.get(HEADER))
         if id not in found:
             raise Problem(404, "no-such-document", f"{model.name} has no document of this key.", headers=seen.headers())
         etag = f'"{seen.version}-{found[id].revision:x}"'
@@ -89,13 +95,13 @@ def install(app: FastAPI, models: Mapping[str, ReadModel], access: Access) -> No
         return _answer(document if chosen is None else select(document, chosen), seen, ETag=etag)
 
     async def batch(request: Request) -> Response:
-        model, known = model_of(request)
+        versions, model, known = model_of(request)
         fields = shown(known, _only(request, "fields", *FRESHNESS).get("fields"))
         chosen = _chosen(model, known, fields)
         keys = await _keys(request)
         ids = [model.id_of(key if isinstance(key, list) else [key]) for key in keys]
         token, patience = _freshness(request, model)
-        seen, found = await model.read(token, patience, lambda v: model.reader.get(v, ids), search=False)
+        seen, found = await versions.get(token, patience, ids, request.headers.get(HEADER))
         items = []
         for key, id in zip(keys, ids, strict=True):
             document = found[id].document if id in found else b"null"

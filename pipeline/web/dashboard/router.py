@@ -60,7 +60,7 @@ def router(app: FastAPI) -> APIRouter:
     async def file(name: str) -> Response:
         return render.file(name)
 
-    paths.include_router(health.router(sampler))
+    paths.include_router(health.router(sampler, app.state.versions))
     return paths
 
 
