@@ -24,6 +24,7 @@ ROWS = 500
 # The server's own bound of a text is 512 MB.
 DOCUMENT_BYTES = 500_000_000
 NOTES = ("offsets", "watermark", "state")
+Ready = tuple[bytes, bytes, bytes]
 
 
 class RedisSink:
@@ -41,7 +42,7 @@ class RedisSink:
         options: Mapping[str, object],
         settings: RedisSettings,
     ) -> None:
-        self._keys, self._shape = Keys(target, projection, options), shape
+        self._keys, self._shape = Keys(target, projection, shape, options), shape
         self._bulk_bytes, self._slots = settings.bulk_bytes, asyncio.Semaphore(settings.in_flight)
         self._client = Client(connect(settings, url), self.name, url)
 
@@ -52,16 +53,20 @@ class RedisSink:
     async def prepare(self) -> None:
         own = self._keys
         await self._refuse_a_server_that_forgets()
-        holder = (await self._client.run(PREPARE, [own.record], [own.projection])).decode()
+        found = _fields(await self._client.run(PREPARE, [own.record], [own.projection, own.by]))
+        holder = found[b"projection"].decode()
         if holder != own.projection:
             raise SinkError(
                 f"{self.name}: the keys {own.prefix}ID are those of {holder}: give one of the two another name or key=."
             )
+        self._refuse_other_lookups(found)
 
     async def claim(self, owner: str, at_least: int) -> SinkRecord:
         await self._refuse_a_server_that_forgets()
         found = await self._client.run(CLAIM, [self._keys.record, self._keys.deleted], [owner, at_least])
-        record = _record(dict(zip(found[::2], found[1::2], strict=True)))
+        fields = _fields(found)
+        self._refuse_other_lookups(fields)
+        record = _record(fields)
         assert record is not None
         return record
 
@@ -77,7 +82,7 @@ class RedisSink:
         self, writes: Sequence[Write], epoch: int, allowed: Callable[[], bool] = always
     ) -> Sequence[Outcome]:
         found: dict[int, Outcome] = {}
-        ready: dict[int, tuple[bytes, bytes]] = {}
+        ready: dict[int, Ready] = {}
         for place, write in enumerate(writes):
             try:
                 ready[place] = self._ready(write)
@@ -101,7 +106,7 @@ class RedisSink:
         return found
 
     async def scan(self, *, documents: bool = True) -> AsyncIterator[Mapping[str, Stored]]:
-        async for page in self._revisions(PAGE if documents else IDS):
+        async for page in self._pages(self._keys.revisions, PAGE if documents else IDS):
             if documents:
                 yield await self.read([id.decode() for id in page])
             else:
@@ -120,9 +125,13 @@ class RedisSink:
     async def drop(self) -> None:
         own = self._keys
         await self._client.run(LEAVE, [own.record, own.deleted, own.target], [own.prefix])
-        async for page in self._revisions(IDS):
+        async for page in self._pages(own.revisions, IDS):
             await self._client.ask("UNLINK", *map(own.document, page))
-        await self._client.ask("UNLINK", own.revisions)
+        async for page in self._pages(own.lookups, PAGE):
+            await self._client.ask(
+                "UNLINK", *{own.sets + name for names in page.values() for name in json.loads(names)}
+            )
+        await self._client.ask("UNLINK", own.revisions, own.lookups)
 
     async def refresh(self) -> None:
         if not await self._client.ask("HEXISTS", self._keys.record, "projection"):
@@ -135,26 +144,31 @@ class RedisSink:
     async def close(self) -> None:
         await self._client.close()
 
-    def _ready(self, write: Write) -> tuple[bytes, bytes]:
-        """The id and the text as they are sent; raises ValueError where they can't be."""
+    def _ready(self, write: Write) -> tuple[bytes, bytes, bytes]:
+        """The id, the text and what it is looked up by as they are sent; raises ValueError where they can't be."""
         id = write.id.encode()
         if not 0 < len(id) <= ID_BYTES:
             raise ValueError(f"the id has to be of 1 to {ID_BYTES} bytes")
+        if self._keys.taken(write.id):
+            raise ValueError(
+                "an id that begins like this is the key of a set of lookups: leave that field out of lookups"
+            )
         if write.document is None:
-            return id, b""
-        parsed(write.document, self._shape)
+            return id, b"", b"[]" if self._keys.fields else b""
+        document = parsed(write.document, self._shape)
+        names = json.dumps(self._keys.looked_up(document), ensure_ascii=False) if self._keys.fields else ""
         text = write.document.encode()
         if len(text) > DOCUMENT_BYTES:
             raise ValueError(f"it has {len(text)} bytes, and Redis takes {DOCUMENT_BYTES}")
-        return id, text
+        return id, text, names.encode()
 
-    def _chunks(self, ready: Mapping[int, tuple[bytes, bytes]]) -> list[list[int]]:
+    def _chunks(self, ready: Mapping[int, Ready]) -> list[list[int]]:
         """Places in parts of bounded bytes and rows; deletes are no part of others, for they make room."""
         chunks: list[list[int]] = []
         for deletes in (True, False):
             chunk: list[int] = []
             size = 0
-            for place, (_, text) in ready.items():
+            for place, (_, text, _) in ready.items():
                 if deletes == bool(text):
                     continue
                 if not chunk or len(chunk) == ROWS or size + len(text) > self._bulk_bytes:
@@ -167,7 +181,7 @@ class RedisSink:
     async def _send(
         self,
         writes: Sequence[Write],
-        ready: Mapping[int, tuple[bytes, bytes]],
+        ready: Mapping[int, Ready],
         chunk: Sequence[int],
         epoch: int,
         allowed: Callable[[], bool],
@@ -178,12 +192,13 @@ class RedisSink:
             own.record,
             own.revisions,
             own.deleted,
+            own.lookups,
             *(own.document(ready[place][0]) for place in chunk),
         ]
-        arguments: list[str | bytes | int] = [epoch]
+        arguments: list[str | bytes | int] = [epoch, own.sets]
         for place in chunk:
-            id, text = ready[place]
-            arguments += (id, f"{writes[place].revision:020}", text)
+            id, text, names = ready[place]
+            arguments += (id, f"{writes[place].revision:020}", text, names)
         async with self._slots:
             if not allowed():
                 raise NotAllowed
@@ -194,15 +209,23 @@ class RedisSink:
                 return
         found.update({place: APPLIED if place in applied else STALE for place in chunk})
 
-    async def _revisions(self, count: int) -> AsyncIterator[dict[bytes, bytes]]:
-        """Ids and revisions, page by page; where the server makes its table smaller meanwhile, an id may come twice."""
+    async def _pages(self, hash: str, count: int) -> AsyncIterator[dict[bytes, bytes]]:
+        """What a hash has by ids, page by page; where the server makes its table smaller meanwhile, an id may come twice."""
         cursor: Any = 0
         while True:
-            cursor, page = await self._client.ask("HSCAN", self._keys.revisions, cursor, "COUNT", count)
+            cursor, page = await self._client.ask("HSCAN", hash, cursor, "COUNT", count)
             if page:
                 yield page
             if not int(cursor):
                 return
+
+    def _refuse_other_lookups(self, found: Mapping[bytes, bytes]) -> None:
+        there, wanted = found.get(b"lookups", b"").decode(), self._keys.by
+        if there != wanted:
+            raise SinkError(
+                f"{self.name}: its documents are looked up by {there or 'nothing'}, and not by {wanted or 'nothing'}: raise the"
+                " projection's version and rebuild."
+            )
 
     async def _refuse_a_server_that_forgets(self) -> None:
         info = await self._client.ask("INFO")
@@ -217,6 +240,11 @@ class RedisSink:
                 f"{self.name}: the server is part of a Redis Cluster, where one step can't write several keys: name a server"
                 " outside one in redis.url."
             )
+
+
+def _fields(found: Sequence[bytes]) -> dict[bytes, bytes]:
+    """A hash as a script gives it: names and values by turns."""
+    return dict(zip(found[::2], found[1::2], strict=True))
 
 
 def _record(found: Mapping[bytes, bytes]) -> SinkRecord | None:

@@ -1,16 +1,21 @@
-"""The keys of a projection version in Redis: one for each document, and three of ours."""
+"""The keys of a projection version in Redis: one for each document, the sets of lookups, and four of ours."""
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
+from pipeline.authoring.leaves import Leaf, leaves
 from pipeline.authoring.projection import Target
 from pipeline.authoring.shape import Shape
 from pipeline.errors import DefinitionError
 
-OPTIONS = ("key",)
+OPTIONS = ("key", "lookups")
+# Equal values of the other kinds may be spelled apart.
+LOOKED_UP = ("int", "bool", "text", "datetime", "date", "time", "uuid")
 PART = r"[A-Za-z0-9_.-]+"
 NAME = re.compile(rf"(?!cdc:)(?=.{{1,200}}$){PART}(:{PART})*")
 PATTERN = re.compile(rf"(?!cdc:)(?=.{{1,200}}$)(({PART}|\{{version\}}):)+\{{id\}}")
@@ -22,7 +27,10 @@ class Keys:
 
     target: str
     projection: str
+    shape: Shape
     options: Mapping[str, object]
+    fields: tuple[Leaf, ...] = field(init=False)
+    """Those that documents are looked up by."""
 
     def __post_init__(self) -> None:
         if unknown := [name for name in self.options if name not in OPTIONS]:
@@ -35,6 +43,7 @@ class Keys:
                 f"redis({self.target!r}): key={pattern!r} is no pattern of keys; write parts of letters, digits, _, . and -"
                 " with : between them, {version} once among them and {id} at the end: 'crm:customer:{version}:{id}'."
             )
+        object.__setattr__(self, "fields", tuple(self._looked_up()))
 
     @property
     def version(self) -> str:
@@ -51,6 +60,24 @@ class Keys:
         return self.prefix.encode() + id
 
     @property
+    def sets(self) -> str:
+        """`crm:customers:v3:by:`; `email:ada@example.com` behind it has the keys of the documents with that value."""
+        return f"{self.prefix}by:"
+
+    @property
+    def by(self) -> str:
+        """The fields' names, as the record keeps them."""
+        return ", ".join(leaf.name for leaf in self.fields)
+
+    def looked_up(self, document: Mapping[str, Any]) -> list[str]:
+        """`email:ada@example.com` of each field and value that the document is looked up by."""
+        return sorted({f"{leaf.name}:{value}" for leaf in self.fields for value in _values(document, leaf.path)})
+
+    def taken(self, id: str) -> bool:
+        """The document's key could be that of a set."""
+        return any(id.startswith(f"by:{leaf.name}:") for leaf in self.fields)
+
+    @property
     def record(self) -> str:
         """The checkpoint record; the version is there while this is."""
         return f"cdc:{self.prefix}record"
@@ -65,11 +92,44 @@ class Keys:
         """The revision of each document deleted since the last claim, by its id."""
         return f"cdc:{self.prefix}deleted"
 
+    @property
+    def lookups(self) -> str:
+        """What each document is looked up by now, by its id."""
+        return f"cdc:{self.prefix}lookups"
+
+    def _looked_up(self) -> Iterator[Leaf]:
+        names = self.options.get("lookups", ())
+        if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+            raise DefinitionError(
+                f"redis({self.target!r}): lookups={names!r} is no list of fields: write lookups=['email', 'customer.id']."
+            )
+        known = {name: leaf for name, leaf in leaves(self.shape).items() if leaf.kind in LOOKED_UP}
+        for name in sorted(set(names)):
+            if name not in known:
+                raise DefinitionError(
+                    f"redis({self.target!r}): nothing is looked up by {name!r}: lookups are by fields of {self.shape.name} whose"
+                    f" values have one spelling, which are {', '.join(known)}."
+                )
+            yield known[name]
+
+
+def _values(part: Any, path: Sequence[str]) -> Iterator[str]:
+    """The values at the path, as they stand in the document; null is none."""
+    if isinstance(part, list):
+        for item in part:
+            yield from _values(item, path)
+    elif path and isinstance(part, Mapping):
+        yield from _values(part.get(path[0]), path[1:])
+    elif part is not None:
+        yield part if isinstance(part, str) else json.dumps(part)
+
 
 def described(target: Target, projection: str, shape: Shape) -> str:
     """What `preview` shows beside the SQL of other sinks, as a comment of SQL."""
-    keys = Keys(target.name, projection, target.options)
+    keys = Keys(target.name, projection, shape, target.options)
     return (
         f"-- Redis, documents of {shape.name}: GET {keys.target} tells readers the prefix, {keys.prefix} of this version;\n"
         f"-- GET {keys.prefix}ID is a document.\n"
+    ) + "".join(
+        f"-- SMEMBERS {keys.sets}{leaf.name}:VALUE gives the keys of those with that value.\n" for leaf in keys.fields
     )

@@ -12,10 +12,12 @@ if redis.call('HEXISTS', KEYS[1], 'projection') == 0 then
 end
 """
 
-# KEYS: record. ARGV: projection. Whose version it is: the one given, or another's that uses the same keys.
+# KEYS: record. ARGV: projection, fields that are looked up. What the version is: as given, or as it was made.
 PREPARE = """
-redis.call('HSETNX', KEYS[1], 'projection', ARGV[1])
-return redis.call('HGET', KEYS[1], 'projection')
+if redis.call('HSETNX', KEYS[1], 'projection', ARGV[1]) == 1 then
+  redis.call('HSET', KEYS[1], 'lookups', ARGV[2])
+end
+return redis.call('HGETALL', KEYS[1])
 """
 
 # KEYS: record, deleted. ARGV: owner, the epoch to be above.
@@ -37,27 +39,51 @@ redis.call('HSET', KEYS[1], unpack(ARGV, 3))
 return 1
 """
 
-# KEYS: record, revisions, deleted, then the key of each document. ARGV: epoch, then id, revision and text of each, '' to
-# delete. The places of those that were written, from 0. Where there is no room, the first command that needs some is
-# refused before anything was written.
+# KEYS: record, revisions, deleted, lookups, then the key of each document. ARGV: epoch, what the keys of sets begin with, then
+# id, revision, text ('' to delete) and what it is looked up by (JSON, '' where the version has no sets) of each. The places of
+# those that were written, from 0. Where there is no room, the first command that needs some is refused before anything was
+# written.
 WRITE = f"""{_THERE}
+local function look_up(key, id, names)
+  if names == '' then
+    return
+  end
+  local left = {{}}
+  for _, name in ipairs(cjson.decode(redis.call('HGET', KEYS[4], id) or '[]')) do
+    left[name] = true
+  end
+  for _, name in ipairs(cjson.decode(names)) do
+    redis.call('SADD', ARGV[2] .. name, key)
+    left[name] = nil
+  end
+  for name in pairs(left) do
+    redis.call('SREM', ARGV[2] .. name, key)
+  end
+  if names == '[]' then
+    redis.call('HDEL', KEYS[4], id)
+  else
+    redis.call('HSET', KEYS[4], id, names)
+  end
+end
 local applied = {{}}
 if tonumber(redis.call('HGET', KEYS[1], 'epoch') or '0') > tonumber(ARGV[1]) then
   return applied
 end
-for place = 0, #KEYS - 4 do
-  local key, id, revision, text = KEYS[place + 4], ARGV[place * 3 + 2], ARGV[place * 3 + 3], ARGV[place * 3 + 4]
+for place = 0, #KEYS - 5 do
+  local key, id, revision, text, names = KEYS[place + 5], unpack(ARGV, place * 4 + 3, place * 4 + 6)
   local stored = redis.call('HGET', KEYS[2], id)
   local known = stored or redis.call('HGET', KEYS[3], id)
   if not known or known < revision then
     if text == '' then
       if stored then
         redis.call('UNLINK', key)
+        look_up(key, id, names)
         redis.call('HDEL', KEYS[2], id)
       end
       redis.call('HSET', KEYS[3], id, revision)
     else
       redis.call('SET', key, text)
+      look_up(key, id, names)
       redis.call('HSET', KEYS[2], id, revision)
       if not stored then
         redis.call('HDEL', KEYS[3], id)

@@ -38,6 +38,7 @@ def redis(name: str, **options: object) -> Target:
     """Documents go to keys of their own, `crm:customers:v3:ID`; the key `crm:customers` says the prefix of the version to read.
 
     `key="crm:customer:{version}:{id}"`: another pattern of the documents' keys.
+    `lookups=["email", "customer.id"]`: for each value of these fields a set, `crm:customers:v3:by:email:VALUE`, of the keys of its documents.
     """
     return Target("redis", name, options)
 

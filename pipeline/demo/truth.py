@@ -136,7 +136,7 @@ def in_redis(url: str, target: str) -> Iterator[tuple[str, dict[str, Any]]]:
     client: Any
     with Redis.from_url(url, decode_responses=True) as client:
         prefix = str(client.get(target))
-        for key in client.scan_iter(f"{prefix}*", count=1000):
+        for key in client.scan_iter(f"{prefix}*", count=1000, _type="string"):
             yield key.removeprefix(prefix), json.loads(client.get(key))
 
 

@@ -18,7 +18,7 @@ from connectors.sinks.redis import RedisSink
 from pipeline.authoring.projection import Projection, redis
 from pipeline.authoring.shape import Shape
 from pipeline.errors import DefinitionError, NotAllowed, SettingsError, SinkError, SinkUnavailable
-from pipeline.ports import APPLIED, STALE, Sink, Throttled, Write
+from pipeline.ports import APPLIED, STALE, Rejected, Sink, Throttled, Write
 from pipeline.reports.doctor import _redis as look_at_redis
 from pipeline.settings import Endpoints, RedisSettings, Settings
 from tests.support.proxy import proxied
@@ -60,6 +60,14 @@ class RedisServer:
     async def block(self, projection: str, on: bool) -> None:
         await self.ask("CONFIG", "SET", "maxmemory", 1 if on else 0)
 
+    async def sets(self, version: str = "v1") -> dict[str, set[str]]:
+        """The sets of lookups, by field and value; the ids in them."""
+        prefix = f"{self.target}:{version}:"
+        return {
+            key.removeprefix(f"{prefix}by:"): {found.removeprefix(prefix) for found in await self.ask("SMEMBERS", key)}
+            for key in await self.ask("KEYS", f"{prefix}by:*")
+        }
+
     async def visible(self) -> str | None:
         prefix = await self.ask("GET", self.target)
         if prefix is None:
@@ -69,6 +77,13 @@ class RedisServer:
     async def close(self) -> None:
         await self.ask("CONFIG", "SET", "maxmemory", 0)
         assert await self.keys() == []
+
+
+async def looked_up(lab: Lab, own: RedisServer, version: int = 1) -> RedisSink:
+    sink = own.open(lab.projection(version), lookups=["id", "note", "lines.product"])
+    lab.opened.append(sink)
+    await sink.prepare()
+    return sink
 
 
 class TestRedisSink(SinkContract):
@@ -134,6 +149,88 @@ class TestRedisSink(SinkContract):
         assert await put(old, "gone", 6, epoch=before) == STALE
         assert await put(old, "never seen", 7, epoch=before) == STALE
         assert await new.count() == 0
+
+    async def test_documents_are_looked_up_by_what_they_say_now(self, lab: Lab, own: RedisServer) -> None:
+        sink = await looked_up(lab, own)
+        lines = [{"id": 1, "order_id": 1, "product": "pen"}, {"id": 2, "order_id": 1, "product": None}]
+        await put(sink, "a", 1, note="x:y", lines=lines)
+        await put(sink, "b", 1, note="x:y", lines=lines[1:])
+        await put(sink, "none", 1)
+        assert await own.sets() == {"id:1": {"a", "b", "none"}, "note:x:y": {"a", "b"}, "lines.product:pen": {"a"}}
+        keys = await own.ask("SMEMBERS", f"{own.target}:v1:by:note:x:y")
+        assert [json.loads(found)["note"] for found in await own.ask("MGET", *keys)] == ["x:y", "x:y"]
+
+        await put(sink, "a", 2, note="z", lines=[*lines, {"id": 3, "order_id": 1, "product": "ink"}])
+        assert await put(sink, "b", 1, note="stale") == STALE and await delete(sink, "b", 1) == STALE
+        now = {"note:z": {"a"}, "note:x:y": {"b"}, "lines.product:pen": {"a"}, "lines.product:ink": {"a"}}
+        assert await own.sets() == {"id:1": {"a", "b", "none"}} | now
+
+        await delete(sink, "a", 3)
+        await delete(sink, "none", 2)
+        assert await own.sets() == {"id:1": {"b"}, "note:x:y": {"b"}}
+        assert await put(sink, "a", 2, note="z") == STALE
+        await sink.claim("another", 5)
+        assert await put(sink, "b", 9, note="of the owner before") == STALE
+        assert await own.sets() == {"id:1": {"b"}, "note:x:y": {"b"}}
+
+    async def test_each_version_has_sets_of_its_own(self, lab: Lab, own: RedisServer) -> None:
+        first, second = await looked_up(lab, own), await looked_up(lab, own, 2)
+        await put(first, "a", 1, note="old")
+        await put(second, "a", 1, note="new")
+        await second.switch()
+        assert await own.sets(str(await own.ask("GET", own.target)).split(":")[-2]) == {
+            "id:1": {"a"},
+            "note:new": {"a"},
+        }
+        await first.drop()
+        assert await own.sets() == {} and await own.sets("v2") == {"id:1": {"a"}, "note:new": {"a"}}
+
+    async def test_odd_values_are_looked_up_too(self, lab: Lab, own: RedisServer) -> None:
+        sink = await looked_up(lab, own)
+        for n, value in enumerate(("", "\0", '\x1f"\\*', "\U0001f600 é\u2028", "n" * 100_000), 1):
+            await put(sink, "1", n, note=value)
+            assert await own.sets() == {"id:1": {"1"}, f"note:{value}": {"1"}}
+        (half,) = await sink.write([Write("2", 1, '{"id": 2, "note": "\\ud800"}')], 0)
+        assert isinstance(half, Rejected) and set(await sink.read(["1", "2"])) == {"1"}
+
+    async def test_an_id_that_could_be_a_set_is_refused(self, lab: Lab, own: RedisServer) -> None:
+        sink = await looked_up(lab, own)
+        writes = [Write("by:note:x", 1, text()), Write("by:note:x", 2, None), Write("by:total:x", 1, text(note="x"))]
+        outcomes = [(await sink.write([write], 0))[0] for write in writes]
+        assert [type(outcome).__name__ for outcome in outcomes] == ["Rejected", "Rejected", "Applied"]
+        assert await own.ask("SMEMBERS", f"{own.target}:v1:by:note:x") == {f"{own.target}:v1:by:total:x"}
+
+    @pytest.mark.edge_case(49)
+    async def test_where_there_is_no_room_sets_stay_as_the_documents_are(self, lab: Lab, own: RedisServer) -> None:
+        sink = await looked_up(lab, own)
+        await put(sink, "1", 1, note="old")
+        await put(sink, "2", 1, note="old")
+        await own.block("", True)
+        writes = [Write("1", 1 << 60, text(note="new")), Write("2", 1 << 60, None)]
+        assert [type(o).__name__ for o in await sink.write(writes, 0)] == ["Throttled", "Applied"]
+        assert await own.sets() == {"id:1": {"1"}, "note:old": {"1"}}
+
+    async def test_a_document_written_again_mends_its_sets(self, lab: Lab, own: RedisServer) -> None:
+        sink, key = await looked_up(lab, own), f"{own.target}:v1:by:note:x"
+        await put(sink, "1", 1, note="x")
+        await own.ask("DEL", key)
+        await put(sink, "1", 2, note="x")
+        assert await own.sets() == {"id:1": {"1"}, "note:x": {"1"}}
+        await own.ask("SET", key, "of somebody else")
+        with pytest.raises(SinkError, match="WRONGTYPE"):
+            await put(sink, "2", 1, note="x")
+        await own.ask("DEL", key)
+        assert await put(sink, "2", 1, note="x") == APPLIED and (await own.sets())["note:x"] == {"2"}
+
+    async def test_other_lookups_take_a_new_version(self, lab: Lab, own: RedisServer) -> None:
+        await lab.prepared()
+        sink = own.open(lab.projection(1), lookups=["note", "id"])
+        lab.opened.append(sink)
+        for attempt in (sink.prepare(), sink.claim("a", 0)):
+            with pytest.raises(
+                SinkError, match="looked up by nothing, and not by id, note: raise the projection's version"
+            ):
+                await attempt
 
     @pytest.mark.edge_case(49)
     async def test_where_there_is_no_room_deletes_still_make_some(self, lab: Lab, own: RedisServer) -> None:
@@ -249,7 +346,10 @@ def test_what_is_no_url_is_said_without_showing_it(url: str) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"shards": 1}, "no option shards; known are key"),
+        ({"shards": 1}, "no option shards; known are key, lookups"),
+        ({"lookups": "note"}, "is no list of fields"),
+        ({"lookups": ["notes"]}, "looked up by 'notes'.*which are id, note, placed_at, lines.id"),
+        ({"lookups": ["total"]}, "looked up by 'total'"),
         *[
             ({"key": key}, "is no pattern of keys")
             for key in (7, "", "a:{id}", "a:{version}", "{id}:{version}", "{version}:{version}:{id}", "a b:{version}:{id}",

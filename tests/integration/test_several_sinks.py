@@ -21,7 +21,10 @@ pytestmark = pytest.mark.stack
 @pytest.fixture(scope="module")
 def shop(new_project: Callable[[str], Project]) -> Iterator[Project]:
     project = new_project("it_sinks")
-    project.create(orders=150, also=f'postgres("crm.orders", indexes=["customer.id"]), redis("{project.name}:orders")')
+    project.create(
+        orders=150,
+        also=f'postgres("crm.orders", indexes=["customer.id"]), redis("{project.name}:orders", lookups=["status", "customer.id"])',
+    )
     project.start_worker()
     yield project
 
@@ -32,6 +35,16 @@ def in_postgres(shop: Project) -> dict[str, Any]:
 
 def in_redis(shop: Project) -> dict[str, Any]:
     return dict(truth.in_redis(shop.endpoints.redis, f"{shop.name}:orders"))
+
+
+def looked_up(shop: Project) -> dict[str, set[str]]:
+    """The sets of the version that readers take, by field and value; the ids in them."""
+    with Redis.from_url(shop.endpoints.redis, decode_responses=True) as db:
+        prefix = str(db.get(f"{shop.name}:orders"))
+        found = {
+            key.removeprefix(f"{prefix}by:"): db.smembers(key) for key in db.scan_iter(f"{prefix}by:*", count=1000)
+        }
+    return {name: {key.removeprefix(prefix) for key in keys} for name, keys in found.items()}
 
 
 def expected(shop: Project) -> dict[str, Any]:
@@ -52,6 +65,11 @@ def written(shop: Project, lsn: int) -> None:
 def assert_equal(shop: Project) -> None:
     shop.assert_equal()
     assert in_postgres(shop) == in_redis(shop) == expected(shop)
+    sets: dict[str, set[str]] = {}
+    for id, order in expected(shop).items():
+        for name in (f"status:{order['status']}", f"customer.id:{order['customer']['id']}"):
+            sets.setdefault(name, set()).add(id)
+    assert looked_up(shop) == sets
 
 
 def test_each_sink_has_every_document(shop: Project) -> None:

@@ -356,7 +356,8 @@ def test_an_unknown_sink_is_named_with_the_known_ones(checked: Checked, tmp_path
         (redis("cdc:orders"), "'cdc:orders' can't name a target of redis"),
         (redis("crm::orders"), "'crm::orders' can't name a target of redis"),
         (redis("orders", key="orders:{id}"), "key='orders:{id}' is no pattern of keys"),
-        (redis("orders", ttl=5), "no option ttl"),
+        (redis("orders", shards=5), "no option shards"),
+        (redis("orders", lookups=["customer.email", "nope"]), "nothing is looked up by 'nope'"),
     ],
 )
 def test_names_and_patterns_of_keys_are_checked(checked: Checked, tmp_path: Path, target: Target, said: str) -> None:
