@@ -22,10 +22,11 @@ from aiokafka.structs import TopicPartition
 from psycopg.conninfo import make_conninfo
 from rich.console import Console
 
-from pipeline.bench.meters import cpu_seconds, peak_memory
+from pipeline.bench.meters import cpu_seconds
 from pipeline.bench.sizes import Data
 from pipeline.demo import shop, truth
 from pipeline.errors import OperationError
+from pipeline.runtime.telemetry import peak_memory
 from pipeline.settings import Endpoints
 
 MODELS = Path(__file__).parent / "models"

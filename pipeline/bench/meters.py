@@ -26,14 +26,6 @@ def _own(pid: int) -> int:
     return sum(map(int, fields[11:15]))
 
 
-def peak_memory(pid: int) -> int:
-    """The most bytes a process ever had resident, the pages of mapped files among them."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    return 0
-
-
 def machine() -> str:
     """The CPU's model and how many of its cores this process may use."""
     model = "an unknown CPU"

@@ -14,10 +14,11 @@ from pipeline.authoring.builds import Job
 from pipeline.bench import truth
 from pipeline.bench.alone import compare
 from pipeline.bench.lab import Lab, like, until
-from pipeline.bench.meters import Meter, peak_memory
+from pipeline.bench.meters import Meter
 from pipeline.bench.parts import Bench, megabytes
 from pipeline.bench.report import Figure
 from pipeline.errors import OperationError
+from pipeline.runtime.telemetry import peak_memory
 
 MODEL: Final = "orders"
 
