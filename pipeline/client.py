@@ -76,9 +76,10 @@ class Totals:
 class _Asks:
     """What is asked and what is made of the answers, without sending anything."""
 
-    def __init__(self, url: str, key: str | None, timeout: float) -> None:
+    def __init__(self, url: str, key: str | None, timeout: float, version: str) -> None:
         self._url = url.rstrip("/")
-        self.given: dict[str, Any] = {"timeout": timeout, "headers": {"authorization": f"Bearer {key}"} if key else {}}
+        own = {"authorization": key and f"Bearer {key}", "x-read-model-version": version}
+        self.given: dict[str, Any] = {"timeout": timeout, "headers": {k: said for k, said in own.items() if said}}
         self._names: dict[str, list[str]] = {}
 
     def get(
@@ -147,10 +148,15 @@ class _Asks:
 
 
 class Client:
-    """Reads from the query API; what is refused raises ReadFailed, a token that is not reached in time NotThereYet."""
+    """Reads from the query API; what is refused raises ReadFailed, a token that is not reached in time NotThereYet.
 
-    def __init__(self, url: str, *, key: str | None = None, timeout: float = WAITING, retries: int = 3) -> None:
-        self._asks, self._retries = _Asks(url, key, timeout), retries
+    `version`: which version of the read models, `next` or `previous`; the one that readers see unless given.
+    """
+
+    def __init__(
+        self, url: str, *, key: str | None = None, timeout: float = WAITING, retries: int = 3, version: str = ""
+    ) -> None:
+        self._asks, self._retries = _Asks(url, key, timeout, version), retries
         self._http = httpx.Client(**self._asks.given)
 
     def get(
@@ -238,8 +244,10 @@ class Client:
 class AsyncClient:
     """The same for asyncio."""
 
-    def __init__(self, url: str, *, key: str | None = None, timeout: float = WAITING, retries: int = 3) -> None:
-        self._asks, self._retries = _Asks(url, key, timeout), retries
+    def __init__(
+        self, url: str, *, key: str | None = None, timeout: float = WAITING, retries: int = 3, version: str = ""
+    ) -> None:
+        self._asks, self._retries = _Asks(url, key, timeout, version), retries
         self._http = httpx.AsyncClient(**self._asks.given)
 
     async def get(

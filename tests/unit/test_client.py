@@ -60,7 +60,8 @@ def server(answers: Answers) -> Iterator[tuple[str, list[str]]]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            asked.append(self.path)
+            version = self.headers.get("x-read-model-version")
+            asked.append(self.path if version is None else f"{self.path} of {version}")
             status, body = answers.pop(0)
             data = json.dumps(body).encode()
             self.send_response(status)
@@ -115,6 +116,12 @@ def test_it_asks_again_where_that_may_help() -> None:
         found = client.get(orders, 7, after="txid:742", wait=3)
     assert found is not None and found.id == 7
     assert asked == ["/v1/orders/7?after=txid%3A742&wait=3"] * 3
+
+
+def test_it_asks_for_the_version_that_it_is_made_for() -> None:
+    with server([(200, STORED)]) as (url, asked), Client(url, key="k", version="next") as client:
+        assert client.get(orders, 7) is not None
+    assert asked == ["/v1/orders/7 of next"]
 
 
 async def test_the_async_client_does_so_too() -> None:
