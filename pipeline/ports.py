@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -125,6 +125,10 @@ class Sink(Protocol):
 
     async def read(self, ids: Sequence[str]) -> Mapping[str, Stored]:
         """The documents stored under these ids; what is not there is left out."""
+        ...
+
+    async def ended(self, ids: Sequence[str]) -> Collection[str]:
+        """Those of the ids that were written, and that the sink let go of since, as the author told it to."""
         ...
 
     def scan(self, *, documents: bool = True) -> AsyncIterator[Mapping[str, Stored]]:

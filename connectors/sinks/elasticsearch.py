@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 from urllib.parse import quote
@@ -117,6 +117,9 @@ class ElasticsearchSink:
                     self._missing(item["error"].get("type", ""))
                     raise SinkUnavailable(f"{self.name}: a document can't be read ({item['error'].get('reason')}).")
         return found
+
+    async def ended(self, ids: Sequence[str]) -> Collection[str]:
+        return ()
 
     async def scan(self, *, documents: bool = True) -> AsyncIterator[Mapping[str, Stored]]:
         opened = await self._call("POST", f"/{self._index}/_pit?keep_alive={KEEP}")

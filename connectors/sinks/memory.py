@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
@@ -97,6 +97,9 @@ class MemorySink:
             for id in ids
             if (entry := entries.get(id)) is not None and entry.document is not None
         }
+
+    async def ended(self, ids: Sequence[str]) -> Collection[str]:
+        return ()
 
     async def scan(self, *, documents: bool = True) -> AsyncIterator[Mapping[str, Stored]]:
         ids = [id for id, entry in self._entries().items() if entry.document is not None]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import psycopg
@@ -142,6 +142,9 @@ class PostgresSink:
         async with self._others.use() as db:
             found = await self._run(db, query, ([stored_id(id) for id in ids],))
         return {plain_id(id): Stored(revision, document) for id, revision, document in found}
+
+    async def ended(self, ids: Sequence[str]) -> Collection[str]:
+        return ()
 
     async def scan(self, *, documents: bool = True) -> AsyncIterator[Mapping[str, Stored]]:
         shown = "document" if documents else "'{}'::jsonb"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from connectors.sinks.documents import ID_BYTES, parsed
@@ -95,15 +95,16 @@ class RedisSink:
         return [found[place] for place in range(len(writes))]
 
     async def read(self, ids: Sequence[str]) -> Mapping[str, Stored]:
-        own, found = self._keys, dict[str, Stored]()
-        for start in range(0, len(ids), PAGE):
-            page = [id.encode() for id in ids[start : start + PAGE]]
-            keys: list[str | bytes] = [own.record, own.revisions, *map(own.document, page)]
-            revisions, texts = await self._client.run(READ, keys, page)
-            for id, revision, text in zip(page, revisions, texts, strict=True):
-                if revision is not None and text is not None:
-                    found[id.decode()] = Stored(int(revision), json.loads(text))
-        return found
+        return {
+            id: Stored(int(revision), json.loads(text))
+            async for id, revision, text in self._texts(ids)
+            if text is not None
+        }
+
+    async def ended(self, ids: Sequence[str]) -> Collection[str]:
+        if self._keys.ttl is None:
+            return ()
+        return {id async for id, _, text in self._texts(ids) if text is None}
 
     async def scan(self, *, documents: bool = True) -> AsyncIterator[Mapping[str, Stored]]:
         async for page in self._pages(self._keys.revisions, PAGE if documents else IDS):
@@ -195,7 +196,7 @@ class RedisSink:
             own.lookups,
             *(own.document(ready[place][0]) for place in chunk),
         ]
-        arguments: list[str | bytes | int] = [epoch, own.sets]
+        arguments: list[str | bytes | int] = [epoch, own.sets, own.ttl or ""]
         for place in chunk:
             id, text, names = ready[place]
             arguments += (id, f"{writes[place].revision:020}", text, names)
@@ -208,6 +209,18 @@ class RedisSink:
                 found.update(dict.fromkeys(chunk, Throttled(error.words)))
                 return
         found.update({place: APPLIED if place in applied else STALE for place in chunk})
+
+    async def _texts(self, ids: Sequence[str]) -> AsyncIterator[tuple[str, bytes, bytes | None]]:
+        """Id, revision and text of those that were written and not deleted."""
+        own = self._keys
+        for start in range(0, len(ids), PAGE):
+            page = ids[start : start + PAGE]
+            encoded = [id.encode() for id in page]
+            keys: list[str | bytes] = [own.record, own.revisions, *map(own.document, encoded)]
+            revisions, texts = await self._client.run(READ, keys, encoded)
+            for id, revision, text in zip(page, revisions, texts, strict=True):
+                if revision is not None:
+                    yield id, revision, text
 
     async def _pages(self, hash: str, count: int) -> AsyncIterator[dict[bytes, bytes]]:
         """What a hash has by ids, page by page; where the server makes its table smaller meanwhile, an id may come twice."""

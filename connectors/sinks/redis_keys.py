@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 from pipeline.authoring.leaves import Leaf, leaves
@@ -13,7 +14,7 @@ from pipeline.authoring.projection import Target
 from pipeline.authoring.shape import Shape
 from pipeline.errors import DefinitionError
 
-OPTIONS = ("key", "lookups")
+OPTIONS = ("key", "lookups", "ttl")
 # Equal values of the other kinds may be spelled apart.
 LOOKED_UP = ("int", "bool", "text", "datetime", "date", "time", "uuid")
 PART = r"[A-Za-z0-9_.-]+"
@@ -31,6 +32,8 @@ class Keys:
     options: Mapping[str, object]
     fields: tuple[Leaf, ...] = field(init=False)
     """Those that documents are looked up by."""
+    ttl: int | None = field(init=False, default=None)
+    """Milliseconds that a document stays after it was last written; None: for ever."""
 
     def __post_init__(self) -> None:
         if unknown := [name for name in self.options if name not in OPTIONS]:
@@ -44,6 +47,8 @@ class Keys:
                 " with : between them, {version} once among them and {id} at the end: 'crm:customer:{version}:{id}'."
             )
         object.__setattr__(self, "fields", tuple(self._looked_up()))
+        if self.options.get("ttl") is not None:
+            object.__setattr__(self, "ttl", self._milliseconds(self.options["ttl"]))
 
     @property
     def version(self) -> str:
@@ -112,6 +117,14 @@ class Keys:
                 )
             yield known[name]
 
+    def _milliseconds(self, ttl: object) -> int:
+        seconds = ttl.total_seconds() if isinstance(ttl, timedelta) else ttl
+        if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0.001 <= seconds <= 1e9:
+            raise DefinitionError(
+                f"redis({self.target!r}): ttl={ttl!r} is no time that documents stay: write seconds, 0.001 to 1e9, or a timedelta."
+            )
+        return round(seconds * 1000)
+
 
 def _values(part: Any, path: Sequence[str]) -> Iterator[str]:
     """The values at the path, as they stand in the document; null is none."""
@@ -130,6 +143,7 @@ def described(target: Target, projection: str, shape: Shape) -> str:
     return (
         f"-- Redis, documents of {shape.name}: GET {keys.target} tells readers the prefix, {keys.prefix} of this version;\n"
         f"-- GET {keys.prefix}ID is a document.\n"
+        + (f"-- It ends {keys.ttl / 1000:g} s after it was last written.\n" if keys.ttl else "")
     ) + "".join(
         f"-- SMEMBERS {keys.sets}{leaf.name}:VALUE gives the keys of those with that value.\n" for leaf in keys.fields
     )

@@ -39,10 +39,10 @@ redis.call('HSET', KEYS[1], unpack(ARGV, 3))
 return 1
 """
 
-# KEYS: record, revisions, deleted, lookups, then the key of each document. ARGV: epoch, what the keys of sets begin with, then
-# id, revision, text ('' to delete) and what it is looked up by (JSON, '' where the version has no sets) of each. The places of
-# those that were written, from 0. Where there is no room, the first command that needs some is refused before anything was
-# written.
+# KEYS: record, revisions, deleted, lookups, then the key of each document. ARGV: epoch, what the keys of sets begin with,
+# milliseconds that documents stay ('' for ever), then id, revision, text ('' to delete) and what it is looked up by (JSON, ''
+# where the version has no sets) of each. The places of those that were written, from 0. Where there is no room, the first
+# command that needs some is refused before anything was written.
 WRITE = f"""{_THERE}
 local function look_up(key, id, names)
   if names == '' then
@@ -70,7 +70,7 @@ if tonumber(redis.call('HGET', KEYS[1], 'epoch') or '0') > tonumber(ARGV[1]) the
   return applied
 end
 for place = 0, #KEYS - 5 do
-  local key, id, revision, text, names = KEYS[place + 5], unpack(ARGV, place * 4 + 3, place * 4 + 6)
+  local key, id, revision, text, names = KEYS[place + 5], unpack(ARGV, place * 4 + 4, place * 4 + 7)
   local stored = redis.call('HGET', KEYS[2], id)
   local known = stored or redis.call('HGET', KEYS[3], id)
   if not known or known < revision then
@@ -82,7 +82,11 @@ for place = 0, #KEYS - 5 do
       end
       redis.call('HSET', KEYS[3], id, revision)
     else
-      redis.call('SET', key, text)
+      if ARGV[3] == '' then
+        redis.call('SET', key, text)
+      else
+        redis.call('SET', key, text, 'PX', ARGV[3])
+      end
       look_up(key, id, names)
       redis.call('HSET', KEYS[2], id, revision)
       if not stored then

@@ -39,6 +39,7 @@ def redis(name: str, **options: object) -> Target:
 
     `key="crm:customer:{version}:{id}"`: another pattern of the documents' keys.
     `lookups=["email", "customer.id"]`: for each value of these fields a set, `crm:customers:v3:by:email:VALUE`, of the keys of its documents.
+    `ttl=timedelta(days=7)`, or seconds: a document ends that long after it was last written.
     """
     return Target("redis", name, options)
 

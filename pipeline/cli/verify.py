@@ -265,6 +265,8 @@ def _print(report: VerifyReport, json: bool) -> None:
     columns = ("SINK", "CHECKED", "MISSING", "EXTRA", "DIFFERENT", "REPAIRED", "UNDECIDED", "UNBUILDABLE")
     print_table(columns, [_line(sink) for sink in report.sinks])
     for sink in report.sinks:
+        if sink.ended:
+            err().print(f"{sink.sink}: {sink.ended:,} have ended (ttl) and were not compared")
         for one in sink.differences:
             err().print(f"{one.kind} {one.id}", style="yellow")
             for at in one.fields:

@@ -116,6 +116,9 @@ async def _sink(
     story.quarantined = refused[0][0] if refused else None
     try:
         stored = (await sink.read([name])).get(name)
+        if stored is None and await sink.ended([name]):
+            story.error = "The document has ended: its ttl is over since it was last written."
+            return story
     except CdcError as error:
         story.error = f"{type(error).__name__}: {error}"
         return story

@@ -47,6 +47,8 @@ class SinkVerified(BaseModel):
     """Those on whose rows the author's code fails: see `cdc quarantine list`."""
     repaired: int
     compared_again: int
+    ended: int = 0
+    """Those that the sink let go of, as the author told it to; they are not compared."""
     differences: tuple[Difference, ...]
     """The first of them, with fields."""
     seconds: float

@@ -132,6 +132,7 @@ class _Run:
     total: int = 0
     checked: int = 0
     again: int = 0
+    ended: int = 0
     began: float = field(default_factory=time.monotonic)
 
     async def run(self, repairs: Sequence[Repair]) -> SinkVerified:
@@ -266,6 +267,10 @@ class _Run:
             (after, BATCH),
         ):
             after = batch[-1][0]
+            ended = await self.sink.ended([id for id, _, _ in batch])
+            self.ended += len(ended)
+            self.db.executemany("DELETE FROM suspect WHERE id = ?", [(id,) for id in ended])
+            batch = [suspect for suspect in batch if suspect[0] not in ended]
             found = await asyncio.to_thread(self._documents, snapshot, [key for _, key, _ in batch if key is not None])
             stored = await self.sink.read([id for id, _, _ in batch])
             for id, _, revision in batch:
@@ -318,7 +323,7 @@ class _Run:
         still = "SELECT 1 FROM suspect WHERE id = ? AND kind IS NOT NULL"
         return SinkVerified(
             sink=self.sink.name, position=self.position, checked=self.checked, **count,
-            undecided=self._count("kind IS NULL"), repaired=repaired, compared_again=self.again,
+            undecided=self._count("kind IS NULL"), repaired=repaired, compared_again=self.again, ended=self.ended,
             unbuildable=int(value(self.db, "SELECT count(*) FROM expected WHERE hash IS NULL") or 0),
             differences=tuple(d for id, d in sorted(self._shown.items()) if value(self.db, still, (id,))),
             seconds=round(time.monotonic() - self.began, 3),

@@ -6,6 +6,7 @@ import json
 import socket
 import uuid
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -222,6 +223,30 @@ class TestRedisSink(SinkContract):
         await own.ask("DEL", key)
         assert await put(sink, "2", 1, note="x") == APPLIED and (await own.sets())["note:x"] == {"2"}
 
+    async def test_a_document_ends_as_long_after_its_last_write_as_the_author_says(
+        self, lab: Lab, own: RedisServer
+    ) -> None:
+        sink, key = own.open(lab.projection(1), ttl=timedelta(hours=1), lookups=["note"]), f"{own.target}:v1:1"
+        lab.opened.append(sink)
+        await sink.prepare()
+        for sequence in (5, 7):
+            assert await put(sink, "1", sequence, note="x") == APPLIED
+            assert 3_000_000 < await own.ask("PTTL", key) <= 3_600_000 and not await sink.ended(["1", "2"])
+            await own.ask("PEXPIREAT", key, 1)
+            assert await sink.ended(["1", "2"]) == {"1"} and not await sink.read(["1"])
+            # what is known of it does not end
+            assert await put(sink, "1", sequence - 1) == STALE and await own.sets() == {"note:x": {"1"}}
+        assert [page async for page in sink.scan()] == [{}]
+        assert await delete(sink, "1", 8) == APPLIED
+        assert not await sink.ended(["1"]) and await own.sets() == {}
+
+    async def test_without_a_ttl_what_is_gone_was_lost(self, lab: Lab, own: RedisServer) -> None:
+        sink = await lab.prepared()
+        await put(sink, "1", 1)
+        assert await own.ask("PTTL", f"{own.target}:v1:1") == -1
+        await own.ask("DEL", f"{own.target}:v1:1")
+        assert not await sink.ended(["1"]) and not await sink.read(["1"])
+
     async def test_other_lookups_take_a_new_version(self, lab: Lab, own: RedisServer) -> None:
         await lab.prepared()
         sink = own.open(lab.projection(1), lookups=["note", "id"])
@@ -346,7 +371,8 @@ def test_what_is_no_url_is_said_without_showing_it(url: str) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"shards": 1}, "no option shards; known are key, lookups"),
+        ({"shards": 1}, "no option shards; known are key, lookups, ttl"),
+        *[({"ttl": ttl}, "no time that documents stay") for ttl in (0, -1, True, "7d", float("nan"), timedelta())],
         ({"lookups": "note"}, "is no list of fields"),
         ({"lookups": ["notes"]}, "looked up by 'notes'.*which are id, note, placed_at, lines.id"),
         ({"lookups": ["total"]}, "looked up by 'total'"),

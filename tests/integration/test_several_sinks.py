@@ -23,7 +23,7 @@ def shop(new_project: Callable[[str], Project]) -> Iterator[Project]:
     project = new_project("it_sinks")
     project.create(
         orders=150,
-        also=f'postgres("crm.orders", indexes=["customer.id"]), redis("{project.name}:orders", lookups=["status", "customer.id"])',
+        also=f'postgres("crm.orders", indexes=["customer.id"]), redis("{project.name}:orders", lookups=["status", "customer.id"], ttl=86400)',
     )
     project.start_worker()
     yield project
@@ -149,9 +149,15 @@ def test_verify_compares_all_and_explain_tells_of_all(shop: Project) -> None:
     key = f"{shop.name}:orders:v1:20"
     with Redis.from_url(shop.endpoints.redis) as db:
         db.set(key, '{"id":20}')
+        db.pexpireat(f"{shop.name}:orders:v1:21", 1)
     done = shop.cdc("verify", f"{shop.name}-orders", "--all", "-o", "json", check=False)
-    assert done.returncode == 3 and [s["different"] for s in json.loads(done.stdout)["sinks"]] == [0, 1, 1]
+    sinks = json.loads(done.stdout)["sinks"]
+    assert done.returncode == 3 and [s["different"] for s in sinks] == [0, 1, 1]
+    assert [(s["missing"], s["ended"]) for s in sinks] == [(0, 0), (0, 0), (0, 1)]
     shop.cdc("verify", f"{shop.name}-orders", "--all", "--repair")
+    story = json.loads(shop.cdc("explain", f"{shop.name}-orders", "21", "-o", "json").stdout)
+    assert story["sinks"][2]["equal"] is None and "has ended" in story["sinks"][2]["error"]
+    written(shop, shop.sql("UPDATE shop.orders SET status = 'again' WHERE id = 21"))
     assert_equal(shop)
 
 

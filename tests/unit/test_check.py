@@ -357,6 +357,7 @@ def test_an_unknown_sink_is_named_with_the_known_ones(checked: Checked, tmp_path
         (redis("crm::orders"), "'crm::orders' can't name a target of redis"),
         (redis("orders", key="orders:{id}"), "key='orders:{id}' is no pattern of keys"),
         (redis("orders", shards=5), "no option shards"),
+        (redis("orders", ttl=-1), "ttl=-1 is no time that documents stay"),
         (redis("orders", lookups=["customer.email", "nope"]), "nothing is looked up by 'nope'"),
     ],
 )
