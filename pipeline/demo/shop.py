@@ -66,13 +66,13 @@ def seed(dsn: str, *, customers: int, products: int, orders: int, lines: int = 3
         )
         db.execute(
             "INSERT INTO shop.orders SELECT i, 1 + (i * 7919) %% %s, (ARRAY['new','paid','sent'])[1 + i %% 3],"
-            " timestamptz '2026-06-01' + i * interval '1 second' FROM generate_series(1, %s) i",
+            " timestamptz '2026-06-01' + i * interval '1 second' FROM generate_series(1::bigint, %s) i",
             (customers, orders),
         )
         db.execute(
             "INSERT INTO shop.order_lines SELECT o, l, 1 + (o * 31 + l * 17) %% %s, 1 + (o + l) %% 5,"
             " ((o * 37 + l * 11) %% 9900 + 100)::numeric / 100"
-            " FROM generate_series(1, %s) o, generate_series(1, %s) l",
+            " FROM generate_series(1::bigint, %s) o, generate_series(1, %s) l",
             (products, orders, lines),
         )
         db.execute(
