@@ -52,6 +52,11 @@ class _Tls(_Section):
         return tls_context(section, self.ca, self.certificate, self.key, self.key_password)
 
 
+ColumnName = Annotated[str, Field(pattern=r"^[^.\s]+\.[^.\s]+\.[^.\s]+$")]
+Withheld = tuple[ColumnName, ...]
+"""Columns of the source that never go there, `shop.customers.email`; `shop.cards.*` are all of a table."""
+
+
 class KafkaSettings(_Tls):
     bootstrap: str | None = None
     tls: bool = False
@@ -73,6 +78,7 @@ class ElasticsearchSettings(_Tls):
     username: str | None = None
     password: Secret | None = None
     api_key: Secret | None = None
+    withheld: Withheld = ()
     bulk_bytes: int = Field(default=2_000_000, ge=1_000)
     """Upper bound of one bulk request, in bytes (a single larger document goes alone)."""
     in_flight: int = Field(default=2, ge=1, le=16)
@@ -84,6 +90,7 @@ class ElasticsearchSettings(_Tls):
 class PostgresSettings(_Section):
     dsn: Secret | None = None
     """A libpq URI of the database that the Postgres sinks write to; never printed."""
+    withheld: Withheld = ()
     in_flight: int = Field(default=2, ge=1, le=16)
     """Transactions under way at once, where a document may be seen before another of its source transaction."""
     request_timeout: float = Field(default=20.0, gt=0)
@@ -95,6 +102,7 @@ class PostgresSettings(_Section):
 class RedisSettings(_Tls):
     url: Secret | None = None
     """`redis://user:password@host:6379/0`, `rediss://` with TLS; never printed."""
+    withheld: Withheld = ()
     bulk_bytes: int = Field(default=1_000_000, ge=1_000)
     """Upper bound of what one step writes, in bytes (a single larger document goes alone)."""
     in_flight: int = Field(default=2, ge=1, le=16)
@@ -184,6 +192,10 @@ class Settings(BaseSettings):
     web: WebSettings = WebSettings()
     log: LogSettings = LogSettings()
     traces: TraceSettings = TraceSettings()
+
+    def withheld(self, kind: str) -> tuple[str, ...]:
+        """The columns that never go to sinks of this kind."""
+        return tuple(getattr(getattr(self, kind, None), "withheld", ()))
 
     @model_validator(mode="after")
     def _no_request_outlives_the_session(self) -> Self:

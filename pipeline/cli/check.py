@@ -50,6 +50,7 @@ def check(
         connectors=connectors,
         lock=lock if live is not None else None,
         source=live is not None,
+        withheld={kind: own.withheld(kind) for kind in RULES},
     )
     if as_json(output):
         print_json(report)

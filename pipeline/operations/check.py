@@ -13,7 +13,8 @@ from pipeline.authoring.catalog import Catalog, Table
 from pipeline.authoring.discovery import Problem
 from pipeline.authoring.projection import Projection
 from pipeline.authoring.shape import Shape, shape_of
-from pipeline.errors import UnknownTable
+from pipeline.authoring.withheld import taken
+from pipeline.errors import UnknownColumn, UnknownTable
 from pipeline.operations.check_shapes import check_level, check_root_key
 from pipeline.operations.findings import Checked, Finding, sort_key, split
 from pipeline.operations.sinks import SinkRules
@@ -57,17 +58,21 @@ def check(
     connectors: Sequence[Captures] | None = None,
     lock: Catalog | None = None,
     source: bool = False,
+    withheld: Mapping[str, Sequence[str]] | None = None,
 ) -> CheckReport:
     """Look at every projection and say everything that is wrong.
 
     `problems` are those of discovery; `lock` is the catalog in git where `catalog` was just read from the source.
+    `withheld`: by kind of sink the columns that must not go there.
     """
-    findings = [_from_problem(problem) for problem in problems]
+    withheld = withheld or {}
+    findings = [*map(_from_problem, problems), *_rules(withheld, catalog)]
     for projection in projections:
         checked = Checked(projection, catalog)
         shape = shape_of(projection.shape)
         _names(checked)
         _targets(checked, shape, sinks)
+        _withheld(checked, shape, withheld)
         _tables(checked, shape, lock)
         if connectors is not None:
             _captured(checked, shape, connectors)
@@ -122,6 +127,35 @@ def _targets(checked: Checked, shape: Shape, sinks: Mapping[str, SinkRules]) -> 
             continue
         for complaint in rules.complaints(target, shape, checked.projection.id):
             checked.add("BadTarget", complaint)
+
+
+def _withheld(checked: Checked, shape: Shape, withheld: Mapping[str, Sequence[str]]) -> None:
+    for kind in dict.fromkeys(target.kind for target in checked.projection.to):
+        for found in taken(shape, withheld.get(kind, ())):
+            used = "is used, hidden, by the code of" if found.hidden else "is in" if found.member else "is the key of"
+            checked.add(
+                "Withheld",
+                f"{found.column} {used} documents that go to {kind}, from which {kind}.withheld keeps it; leave it out, or"
+                " make another document for that target.",
+                found.shape,
+                found.member,
+            )
+
+
+def _rules(withheld: Mapping[str, Sequence[str]], catalog: Catalog) -> Iterator[Finding]:
+    """A rule that keeps nothing back because of how it is written."""
+    for kind, columns in withheld.items():
+        for name in columns:
+            table, _, column = name.rpartition(".")
+            try:
+                if table in catalog.tables and column != "*":
+                    catalog.tables[table].column(column)
+            except UnknownColumn as error:
+                said, suggestion = split(str(error))
+                yield Finding(
+                    level="error", error="UnknownColumn", projection="", file="cdc.toml", line=1, subject=f"{kind}.withheld",
+                    message=said, suggestion=suggestion,
+                )  # fmt: skip
 
 
 def _clashes(projections: Sequence[Projection[Any]]) -> Iterator[Finding]:

@@ -9,6 +9,7 @@ from connectors.sinks import open_sink
 from connectors.sources.debezium import ConnectorDefinition, capturing, load_definitions
 from pipeline.authoring.projection import Projection
 from pipeline.authoring.shape import Shape, shape_of
+from pipeline.authoring.withheld import taken
 from pipeline.engine.engine import Inputs
 from pipeline.engine.layout import Layout
 from pipeline.errors import DefinitionError
@@ -30,8 +31,11 @@ class Wired:
 
 
 def wire(settings: Settings, projection: Projection[Any]) -> Wired:
-    """Find the connector that captures all its tables; raises DefinitionError where none does."""
+    """Find the connector that captures all its tables; raises DefinitionError where none does, or a target may not have a column."""
     shape = shape_of(projection.shape)
+    for target in projection.to:
+        for found in taken(shape, settings.withheld(target.kind)):
+            raise DefinitionError(f"{projection.id}: {found.column} is withheld from {target.kind}: see `cdc check`.")
     layout = layout_of(settings, projection)
     definition = definition_of(settings, projection)
     topics = {definition.topic(table): table for table in layout.tables}

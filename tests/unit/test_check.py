@@ -73,12 +73,19 @@ def checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Checked:
     folder = tmp_path / "projections"
     folder.mkdir()
 
-    def run(lock: Catalog | None = None, connectors: Sequence[Captures] | None = None, **files: str) -> CheckReport:
+    def run(
+        lock: Catalog | None = None,
+        connectors: Sequence[Captures] | None = None,
+        withheld: dict[str, tuple[str, ...]] | None = None,
+        **files: str,
+    ) -> CheckReport:
         for name, text in files.items():
             (folder / f"{name}.py").write_text(HEAD + text)
         found = look(folder)
         chosen = [found.projections[name] for name in sorted(found.projections)]
-        return check(chosen, CATALOG, sinks=RULES, problems=found.problems, lock=lock, connectors=connectors)
+        return check(
+            chosen, CATALOG, sinks=RULES, problems=found.problems, lock=lock, connectors=connectors, withheld=withheld
+        )
 
     return run
 
@@ -552,3 +559,48 @@ boxes = projection(Box, to=elasticsearch("boxes"))
         ("warning", "LostValue", "Box.sizes")
     ]
     assert check(boxes, whole, sinks=RULES).findings == ()
+
+
+CARDS = """
+class Customer(Document, source="shop.customers"):
+    id: int
+    email: str | None = hidden()
+
+    @derived
+    def domain(self) -> str:
+        return (self.email or "").partition("@")[2]
+
+class Order(Document, source="shop.orders"):
+    id: int
+    customer: Customer | None = one(via="customer_id")
+
+class Product(Document, source="shop.products"):
+    sku: str
+
+orders = projection(Order, to=[elasticsearch("orders"), postgres("read.orders")])
+products = projection(Product, to=elasticsearch("products"))
+"""
+
+
+@pytest.mark.parametrize(
+    ("withheld", "found"),
+    [
+        ({}, []),
+        ({"redis": ("shop.customers.email",)}, []),
+        ({"postgres": ("shop.customers.email",)}, [("Withheld", "Customer.email")]),
+        ({"elasticsearch": ("shop.customers.email",)}, [("Withheld", "Customer.email")]),
+        ({"elasticsearch": ("shop.products.*",)}, [("Withheld", "Product"), ("Withheld", "Product.sku")]),
+        ({"redis": ("shop.customers.emial",)}, [("UnknownColumn", "redis.withheld")]),
+    ],
+)
+def test_a_column_that_is_withheld_from_a_sink_is_in_none_of_its_documents(
+    checked: Checked, withheld: dict[str, tuple[str, ...]], found: list[tuple[str, str]]
+) -> None:
+    report = checked(withheld=withheld, cards=f"from pipeline import hidden, postgres\n{CARDS}")
+    assert sorted(seen(report)) == found
+    for finding in report.findings:
+        if finding.subject == "Customer.email":
+            (kind,) = withheld
+            assert finding.message.startswith(
+                f"shop.customers.email is used, hidden, by the code of documents that go to {kind}"
+            )

@@ -49,3 +49,14 @@ def test_when_every_worker_has_given_up_the_last_line_says_why(tmp_path: Path, n
         assert one["attention"][0].startswith(
             f"{one['name']} has given up, and starting it again would not help: {why}"
         )
+
+
+def test_a_worker_sends_no_column_to_a_sink_from_which_it_is_withheld(tmp_path: Path) -> None:
+    (tmp_path / "projections").mkdir()
+    (tmp_path / "projections/notes.py").write_text(TEXT.format(name="notes"))
+    (tmp_path / "cdc.toml").write_text('[elasticsearch]\nwithheld = ["app.notes.id"]\n')
+
+    done = cdc(tmp_path, "worker", "notes")
+
+    assert done.returncode == EXIT_STOP_AND_SAY, done.stderr
+    assert "app.notes.id is withheld from elasticsearch" in done.stderr
