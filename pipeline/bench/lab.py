@@ -169,7 +169,8 @@ class Lab:
 
     def indexed_in(self, index: str) -> int:
         found = self.http.get(f"/{index}/_stats/indexing")
-        return int(found.json()["_all"]["primaries"]["indexing"]["index_total"]) if found.is_success else 0
+        primaries = found.json()["_all"]["primaries"] if found.is_success else {}
+        return int(primaries.get("indexing", {}).get("index_total", 0))  # nothing is told of a shard that has not begun
 
     def watermark(self, model: str) -> int:
         """The position up to which the read model says that it is complete; -1 for none."""
