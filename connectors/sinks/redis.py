@@ -24,6 +24,7 @@ ROWS = 500
 # The server's own bound of a text is 512 MB.
 DOCUMENT_BYTES = 500_000_000
 NOTES = ("offsets", "watermark", "state")
+# The id, the text and what it is looked up by, as they are sent.
 Ready = tuple[bytes, bytes, bytes]
 
 
@@ -145,8 +146,8 @@ class RedisSink:
     async def close(self) -> None:
         await self._client.close()
 
-    def _ready(self, write: Write) -> tuple[bytes, bytes, bytes]:
-        """The id, the text and what it is looked up by as they are sent; raises ValueError where they can't be."""
+    def _ready(self, write: Write) -> Ready:
+        """Raises ValueError where it can't be sent."""
         id = write.id.encode()
         if not 0 < len(id) <= ID_BYTES:
             raise ValueError(f"the id has to be of 1 to {ID_BYTES} bytes")

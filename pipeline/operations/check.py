@@ -66,7 +66,7 @@ def check(
     `withheld`: by kind of sink the columns that must not go there.
     """
     withheld = withheld or {}
-    findings = [*map(_from_problem, problems), *_rules(withheld, catalog)]
+    findings = [_from_problem(problem) for problem in (*problems, *_rules(withheld, catalog))]
     for projection in projections:
         checked = Checked(projection, catalog)
         shape = shape_of(projection.shape)
@@ -142,7 +142,7 @@ def _withheld(checked: Checked, shape: Shape, withheld: Mapping[str, Sequence[st
             )
 
 
-def _rules(withheld: Mapping[str, Sequence[str]], catalog: Catalog) -> Iterator[Finding]:
+def _rules(withheld: Mapping[str, Sequence[str]], catalog: Catalog) -> Iterator[Problem]:
     """A rule that keeps nothing back because of how it is written."""
     for kind, columns in withheld.items():
         for name in columns:
@@ -151,11 +151,7 @@ def _rules(withheld: Mapping[str, Sequence[str]], catalog: Catalog) -> Iterator[
                 if table in catalog.tables and column != "*":
                     catalog.tables[table].column(column)
             except UnknownColumn as error:
-                said, suggestion = split(str(error))
-                yield Finding(
-                    level="error", error="UnknownColumn", projection="", file="cdc.toml", line=1, subject=f"{kind}.withheld",
-                    message=said, suggestion=suggestion,
-                )  # fmt: skip
+                yield Problem("UnknownColumn", str(error), "cdc.toml", 1, f"{kind}.withheld")
 
 
 def _clashes(projections: Sequence[Projection[Any]]) -> Iterator[Finding]:

@@ -100,7 +100,8 @@ class Versions:
     ) -> tuple[Seen, Documents]:
         """Documents by key, of the version that the request names or else of the one that readers see.
 
-        In the canary both are read; the next version answers where it says the same of the fields that both have.
+        In the canary both are read; the next version answers where it is past the token too, and says the same of the
+        fields that both have.
         """
         version = self.named(which)
         following = self._tried(ids) if which is None else None
@@ -110,9 +111,10 @@ class Versions:
         live = await self.model.read(token, patience, self._read(ids, times.live), search=False)
         try:
             async with asyncio.timeout(PATIENCE):
-                seen = await self.model.now(version=following)
-                found = await self._read(ids, times.next)(following)
-        except (SinkError, TimeoutError):
+                seen, found = await self.model.read(
+                    token, 0, self._read(ids, times.next), search=False, version=following
+                )
+        except (SinkError, Problem, TimeoutError):  # a problem: it is not past the token
             self.reads[following, "unavailable"] += 1
             return live
         if reason := times.slower(self.model.settings.web.canary_slower):
@@ -153,18 +155,17 @@ class Versions:
         last: tuple[Seen, Documents, Documents] | None = None
         for _ in range(LOOKS):
             try:
-                live = await self.model.read(None, 0, self._read(ids), search=False)
-                seen = await self.model.now(0, following)
-                found = await self._read(ids)(following)
+                seen, live = await self.model.read(None, 0, self._read(ids), search=False)
+                ahead, found = await self.model.read(None, 0, self._read(ids), search=False, version=following)
             except SinkError:
                 return
-            if same(live[1], found):
+            if same(live, found):
                 return
-            if last is not None and last[1:] == (live[1], found) and _as_far(seen.mark, last[0].mark):
+            if last is not None and last[1:] == (live, found) and _as_far(ahead.mark, last[0].mark):
                 self.reads[following, "different"] += 1
                 self._stop(following, f"it differs: {', '.join(ids[:10])}")
                 return
-            last = (*live, found)
+            last = seen, live, found
             await asyncio.sleep(PAUSE)
 
     def _stop(self, version: str, reason: str) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
+import signal
 from collections.abc import Callable, Iterator
 
 import httpx
@@ -81,6 +84,23 @@ async def test_a_share_of_the_keys_is_read_from_the_next_version(shop: Project, 
         reads = f'projection="{name}",version="{called(name, "v1.2")}"'
         told = (await api.get("/metrics")).text
         assert f'cdc_canary_reads_total{{outcome="same",{reads}}} {2 * len(share)}.0' in told
+
+
+async def test_a_next_version_that_is_behind_what_was_written_is_not_read(shop: Project, name: str) -> None:
+    live, following = called(name, "v1"), called(name, "v1.2")
+    pid = json.loads((shop.folder / ".cdc/workers" / f"{name}-v1.2.json").read_text())["pid"]
+    async with served(settings_of(shop, canary=1.0, wait_limit=60)) as api:
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            lsn = shop.sql(f"UPDATE shop.orders SET status = 'after {name}' WHERE id = 6")
+            after = f"/v1/{name}/9?wait=60&after=lsn:{lsn}"  # it is the same in both, and one of them does not know
+            answer = await api.get(after)
+            assert whole(answer) == expected(shop)["9"] and answer.headers[VERSION] == live
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        async with asyncio.timeout(30):
+            while (await api.get(after)).headers[VERSION] != following:
+                await asyncio.sleep(0.05)
 
 
 async def test_a_next_version_that_differs_answers_nothing_and_is_left(

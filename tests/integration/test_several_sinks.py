@@ -14,6 +14,7 @@ from redis import Redis
 
 from pipeline.demo import truth
 from tests.support.project import Project, until
+from tests.support.web import expected
 
 pytestmark = pytest.mark.stack
 
@@ -45,11 +46,6 @@ def looked_up(shop: Project) -> dict[str, set[str]]:
             key.removeprefix(f"{prefix}by:"): db.smembers(key) for key in db.scan_iter(f"{prefix}by:*", count=1000)
         }
     return {name: {key.removeprefix(prefix) for key in keys} for name, keys in found.items()}
-
-
-def expected(shop: Project) -> dict[str, Any]:
-    with psycopg.connect(shop.dsn) as db:
-        return dict(db.execute(truth.ORDERS.encode()).fetchall())
 
 
 def written(shop: Project, lsn: int) -> None:
