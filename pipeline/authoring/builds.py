@@ -97,8 +97,8 @@ class Builds(_Entry):
             raise OperationError("The rebuild was cancelled meanwhile.")
         return self.having(job=self.job.model_copy(update=changes))
 
-    def running(self) -> list[Build]:
-        """Those that have a worker, but for the one that readers see."""
+    def beside(self) -> list[Build]:
+        """Those that have a mirror, but for the one that readers see."""
         found = [self.kept.build] if self.kept is not None else []
         if self.job is not None and self.job.phase not in ("prepare", "copy"):
             found.append(self.job.target)

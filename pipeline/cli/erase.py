@@ -77,10 +77,10 @@ def _there(dsn: str, catalog: Catalog, table: str, parts: list[str]) -> bool:
 
 
 def _builds(own: Settings, code: Projection[Any]) -> list[Projection[Any]]:
-    """What readers see, and all that has a worker beside it."""
+    """What readers see, and all that has a mirror beside it."""
     known = builds.read(own, code.name)
     live = known.live or Build(version=code.version)
-    return [build.of(code) for build in dict.fromkeys([live, *known.running()])]
+    return [build.of(code) for build in dict.fromkeys([live, *known.beside()])]
 
 
 async def _erase(

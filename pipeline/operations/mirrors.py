@@ -96,7 +96,7 @@ def _mark(db: apsw.Connection, layout: Layout, code: str, sinks: Sequence[str]) 
             return
         db.execute(
             f"INSERT INTO dirty(sink, {', '.join(names)}, seq, since, low) SELECT s.id, {listed(root.key, 'r.')},"
-            f" (SELECT value FROM meta WHERE name = 'seq'), 0, 1 FROM sinks s CROSS JOIN {quoted(root.name)} r"
+            f" (SELECT value FROM meta WHERE name = 'seq'), 0, 1 FROM sinks s CROSS JOIN {quoted(root.name)} r NOT INDEXED"
         )
 
 
@@ -109,7 +109,7 @@ def _count_anew(db: apsw.Connection, layout: Layout) -> None:
     keys = ", ".join(layout.root_key)
     db.execute(
         f"INSERT INTO touched({keys}, seq, since, low) SELECT {listed(layout.root.key)},"
-        f" (SELECT value FROM meta WHERE name = 'seq'), 0, 1 FROM {quoted(layout.root.name)}"
+        f" (SELECT value FROM meta WHERE name = 'seq'), 0, 1 FROM {quoted(layout.root.name)} NOT INDEXED"
     )
 
 

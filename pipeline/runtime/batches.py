@@ -26,6 +26,7 @@ from aiokafka.errors import (
     RebalanceInProgressError,
 )
 from aiokafka.protocol.group import HeartbeatRequest, SyncGroupRequest
+from faust.tables.manager import TableManager
 from faust.transport.consumer import ensure_TP
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
@@ -363,6 +364,14 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
 
     def verify_event_path(self, now: float, tp: TP) -> None:
         """Stock warns of a livelock where commits stand still; here an idle topic commits nothing, rightly."""
+
+
+class NoTables(TableManager):  # type: ignore[misc]
+    """Begins at once: stock waits a second for tables to be added, and there are none."""
+
+    async def on_start(self) -> None:
+        await self._update_channels()
+        await self.recovery.start()
 
 
 class Transport(driver.Transport):  # type: ignore[misc]

@@ -35,7 +35,7 @@ log = logging.getLogger("cdc.supervisor")
 HEALTHY_AFTER: Final = 30.0
 """Seconds after which a worker's next failure starts the backoff anew."""
 STOP_WITHIN: Final = 30.0
-LOOK_EVERY: Final = 1.0
+LOOK_EVERY: Final = 0.5
 """Seconds between two looks at which builds there are."""
 
 
@@ -170,9 +170,10 @@ def _look(
 def _wanted(settings: Settings, code: Projection[Any], options: Sequence[str]) -> Iterator[Child]:
     known = builds.read(settings, code.name)
     live = known.live or Build(version=code.version)
-    found = dict.fromkeys([live, *known.running()])
-    target = known.job.target if known.job is not None else None
-    if code.version not in {build.version for build in (*found, *known.dropping, *([target] if target else []))}:
+    # the worker of a rebuild starts while its mirror is made, and waits for it
+    target = [known.job.target] if known.job is not None else []
+    found = dict.fromkeys([live, *known.beside(), *target])
+    if code.version not in {build.version for build in (*found, *known.dropping)}:
         found[Build(version=code.version)] = None  # beside, as `cdc apply` made it
     for build in found:
         own = build.of(code)

@@ -16,7 +16,8 @@ from typing import Any, Final, TypeVar
 
 import faust
 
-from pipeline.authoring.builds import keep_code
+from pipeline.authoring import builds
+from pipeline.authoring.builds import Build, keep_code
 from pipeline.authoring.discovery import find
 from pipeline.authoring.fingerprint import fingerprint
 from pipeline.engine.dirty import Reader
@@ -35,7 +36,7 @@ from pipeline.errors import (
 )
 from pipeline.operations.status import mirror_file
 from pipeline.runtime import wiring
-from pipeline.runtime.batches import Batch, OldestTakesAll, batch_topic, install
+from pipeline.runtime.batches import Batch, NoTables, OldestTakesAll, batch_topic, install
 from pipeline.runtime.faults import passing
 from pipeline.runtime.flusher import Flusher
 from pipeline.runtime.membership import Membership
@@ -83,6 +84,8 @@ class Worker:
         path = mirror_file(self.settings, self.id)
         path.parent.mkdir(parents=True, exist_ok=True)
         self.status = StatusFile(self.settings, self.id)
+        if not await self._mirror_made():
+            return 0
         with path.with_suffix(".lock").open("a+") as lock:
             if not await self._own(lock):
                 return 0
@@ -92,6 +95,21 @@ class Worker:
             finally:
                 await self._close()
         return 0
+
+    async def _mirror_made(self) -> bool:
+        """A rebuild makes its mirror while the worker starts; False where it is cancelled meanwhile."""
+        projection, waited = self.wired.projection, False
+        while not self.stopping.is_set():
+            job = builds.read(self.settings, projection.name).job
+            if job is None or job.target != Build(version=projection.version, build=projection.build):
+                return not waited
+            if job.phase not in ("prepare", "copy"):
+                return True
+            if not waited:
+                waited = True
+                log.info("%s: waits until the rebuild has made its mirror", self.id)
+            await self._nap(0.1)
+        return False
 
     async def _own(self, lock: Any) -> bool:
         """The mirror has one writer: a second worker stands by until the first is gone (the kernel frees its lock)."""
@@ -255,6 +273,7 @@ class Worker:
             topic_disable_leader=True,
             topic_allow_declare=False,
             table_standby_replicas=0,
+            TableManager=NoTables,
             processing_guarantee="at_least_once",
             # a restarted worker takes its predecessor's place at once, instead of after the session's timeout
             consumer_group_instance_id=f"{self.id}@{os.uname().nodename}{self.settings.state_dir.resolve()}",

@@ -178,6 +178,17 @@ def test_a_rebuild_that_is_killed_at_any_step_goes_on(shop: Project) -> None:
     assert there(shop, old) and standing(shop)["kept"] == old
 
 
+def test_the_worker_of_a_build_waits_for_its_mirror_and_goes_with_the_job(shop: Project) -> None:
+    new, mirrors = following(shop), shop.folder / ".cdc" / "mirrors"
+    rebuild(shop, fault="rebuild-prepare", code=-signal.SIGKILL)
+    until(lambda: f"{new}: waits until the rebuild has made its mirror" in shop.log(), 30, "a worker that waits")
+    assert not (mirrors / f"{new}.db").exists()
+    shop.cdc("rebuild", "cancel", name_of(shop))
+    until(lambda: f"{new}: no longer needed" in shop.log(), 30, "the worker ends")
+    until(lambda: not there(shop, new), 40, "the build is dropped")
+    assert not (mirrors / f"{new}.db").exists()
+
+
 def test_a_worker_that_is_killed_while_it_loads_goes_on(shop: Project) -> None:
     name, new, before = name_of(shop), following(shop), standing(shop)["kept"]
     killed: list[int] = []

@@ -71,13 +71,13 @@ def test_a_number_is_never_used_again() -> None:
     assert known.next(1).build == 5 and known.next(2).build == 2 and known.next(3).build == 2
 
 
-def test_a_build_has_a_worker_once_its_mirror_is_there_and_while_it_is_kept() -> None:
+def test_a_build_is_there_once_its_mirror_is_and_while_it_is_kept() -> None:
     old, new = Build(version=1), Build(version=1, build=2)
     known = Builds(live=old, job=job(new))
-    assert known.running() == [] and known.at("copy").running() == []
+    assert known.beside() == [] and known.at("copy").beside() == []
     for phase in ("load", "verify", "ready", "switch"):
-        assert known.at(phase).running() == [new]  # type: ignore[arg-type]
-    assert Builds(live=new, kept=Kept(build=old, until=0)).running() == [old]
+        assert known.at(phase).beside() == [new]  # type: ignore[arg-type]
+    assert Builds(live=new, kept=Kept(build=old, until=0)).beside() == [old]
 
 
 def test_changes_of_many_processes_are_all_kept(own: Settings) -> None:
