@@ -11,7 +11,7 @@ CdcError
 ├── SinkError
 │   ├── SinkUnavailable*  TargetMissing  QueryRefused
 ├── CheckpointError
-│   ├── Fenced  LogTruncated
+│   ├── Fenced  LogTruncated  StatesUnavailable*
 ├── ReadFailed                                                             the query API refuses, or can't be reached
 │   └── NotThereYet*
 ├── StackError                                                             the local stack
@@ -137,6 +137,10 @@ class Fenced(CheckpointError):
 
 class LogTruncated(CheckpointError):
     """Kafka no longer has the offsets that come next: a rebuild is needed."""
+
+
+class StatesUnavailable(CheckpointError, Transient):
+    """The state snapshots can't be reached."""
 
 
 class ReadFailed(CdcError):

@@ -137,6 +137,15 @@ class WorkerSettings(_Section):
     """Documents written a second at most; 0 for all that the sink takes. `cdc rebuild --rate` sets it for the new build."""
 
 
+class StateSettings(_Section):
+    snapshots: str | None = Field(default=None, pattern=r"^[^@]+$")
+    """Where mirrors are copied to: a folder, or what fsspec knows, `s3://bucket/cdc`; credentials come from the environment."""
+    every: float = Field(default=300.0, gt=0)
+    """Seconds from one copy to the next, where anything has changed."""
+    keep: int = Field(default=3, ge=1)
+    """Copies of each build; older ones go."""
+
+
 class LogSettings(_Section):
     format: Literal["auto", "json", "text"] = "auto"
     """How `cdc run`, `worker` and `web` log: `auto` is text on a terminal and JSON, an object a line, elsewhere."""
@@ -189,6 +198,7 @@ class Settings(BaseSettings):
     sources: dict[SourceName, SourceSettings] = {}
     """Further source databases, `[sources.crm]`; a connector's definition says which it reads (`source = "crm"`)."""
     worker: WorkerSettings = WorkerSettings()
+    state: StateSettings = StateSettings()
     web: WebSettings = WebSettings()
     log: LogSettings = LogSettings()
     traces: TraceSettings = TraceSettings()

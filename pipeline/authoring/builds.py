@@ -158,6 +158,13 @@ def seen(settings: Settings, projection: Projection[Any]) -> Projection[Any]:
     return live.of(projection) if live is not None and live.version == projection.version else projection
 
 
+def maintained(settings: Settings, code: Projection[Any]) -> list[Projection[Any]]:
+    """What readers see, and all that has a mirror beside it."""
+    known = read(settings, code.name)
+    live = known.live or Build(version=code.version)
+    return [build.of(code) for build in dict.fromkeys([live, *known.beside()])]
+
+
 def expired(builds: Builds) -> bool:
     """Whether the build kept for a rollback has had its time."""
     return builds.kept is not None and builds.kept.until < time.time()

@@ -13,7 +13,6 @@ from connectors.sources import notices, postgres
 from connectors.sources.postgres_rows import open_rows
 from connectors.sources.retention import gone_by
 from pipeline.authoring import builds
-from pipeline.authoring.builds import Build
 from pipeline.authoring.catalog import Catalog
 from pipeline.authoring.discovery import discover
 from pipeline.authoring.projection import Projection
@@ -48,7 +47,7 @@ def erase(
         raise OperationError(
             f"{table} {key} is still in the source: let its owner delete it there, then erase it here."
         )
-    readers = [build for code in discover(own.projections) for build in _builds(own, code)]
+    readers = [build for code in discover(own.projections) for build in builds.maintained(own, code)]
     readers = [build for build in readers if table in shape_of(build.shape).columns()]
     if not dry_run:
         confirm(f"Erase {table} {key} from {len(readers)} read models?", yes)
@@ -74,13 +73,6 @@ def _there(dsn: str, catalog: Catalog, table: str, parts: list[str]) -> bool:
     of = catalog.table(table)
     with open_rows(dsn) as rows:
         return bool(rows.matching(of, of.primary_key, of.primary_key, [parts]))
-
-
-def _builds(own: Settings, code: Projection[Any]) -> list[Projection[Any]]:
-    """What readers see, and all that has a mirror beside it."""
-    known = builds.read(own, code.name)
-    live = known.live or Build(version=code.version)
-    return [build.of(code) for build in dict.fromkeys([live, *known.beside()])]
 
 
 async def _erase(

@@ -60,6 +60,7 @@ COMMANDS = (
     Entry("backfill", "pipeline.cli.backfill:backfill", "Operate", "Read a table's rows again from the source."),
     Entry("replay", "pipeline.cli.replay:replay", "Operate", "Hold kept history against the mirror, and mend what differs."),
     Entry("sweep", "pipeline.cli.sweep:sweep", "Operate", "Let rows go that a new snapshot of the source left out."),
+    Entry("state", "pipeline.cli.state:app", "Operate", "Copies of the mirrors, from which a lost machine's workers go on."),
     Entry("erase", "pipeline.cli.erase:erase", "Operate", "Remove a deleted row everywhere, and show that it is gone."),
     Entry("explain", "pipeline.cli.explain:explain", "Trust", "Why a document looks as it does."),
     Entry("verify", "pipeline.cli.verify:verify", "Trust", "Whether the documents are what the source says."),

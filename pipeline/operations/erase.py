@@ -25,6 +25,7 @@ from pipeline.events.envelope import TableDecoder
 from pipeline.operations.layouts import layout_of
 from pipeline.operations.passing import Ends, passed
 from pipeline.operations.refresh import refresh
+from pipeline.operations.states import states
 from pipeline.operations.status import mirror_file
 from pipeline.ports import Sink
 from pipeline.settings import Settings
@@ -37,9 +38,9 @@ POLL: Final = 0.5
 class Place(BaseModel):
     """One kind of place where the row is, or was: how often before, and how often after."""
 
-    kind: Literal["row", "document", "dead letter", "staged event", "topic"]
+    kind: Literal["row", "document", "dead letter", "staged event", "state snapshot", "topic"]
     where: str
-    """The mirror of a projection's build, a sink, or a topic."""
+    """A projection's build, a sink, or a topic."""
     before: int | None
     after: int | None = None
     """None: not looked at again, in a dry run or of a topic."""
@@ -93,6 +94,7 @@ async def erase(
             await one.look_again(sinks, patience)
     places = [place for one in found for place in one.places()]
     places += _others(settings, {build.id for build in builds}, table, key, dry)
+    places += await asyncio.to_thread(_saved, settings, [build.id for build in builds], dry)
     places += [Place(kind="topic", where=name, before=None, note=_kept(until)) for name, until in topics.items()]
     return EraseReport(table=table, key=list(key), done=not dry, places=places)
 
@@ -138,6 +140,25 @@ def _others(settings: Settings, known: set[str], table: str, key: Sequence[str],
                     yield Place(kind="row", where=str(path), before=n, after=None if dry else n, note=OTHER)
         finally:
             db.close()
+
+
+def _saved(settings: Settings, builds: Sequence[str], dry: bool) -> list[Place]:
+    """State snapshots have what their mirrors had: one is taken now, and all before it go."""
+    places: list[Place] = []
+    known = states(settings)
+    for build in known.builds() if known is not None else ():
+        assert known is not None
+        before = {state.name for state in known.of(build)}
+        if build in builds and before:
+            if not dry:
+                known.take(build)
+                known.prune(build, 1)
+            after = None if dry else sum(state.name in before for state in known.of(build))
+            places.append(Place(kind="state snapshot", where=build, before=len(before), after=after))
+        elif before and not mirror_file(settings, build).exists():
+            note = f"has no mirror here: may have it; cdc state drop {build}"
+            places.append(Place(kind="state snapshot", where=build, before=None, note=note))
+    return places
 
 
 # ---- one build ----------------------------------------------------------------------------------------------

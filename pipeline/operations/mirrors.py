@@ -62,25 +62,41 @@ def copy_mirror(settings: Settings, live: Projection[Any], new: Projection[Any],
     """The live mirror, as of one moment, as the new build's, with every document dirty for its sinks; all or nothing."""
     source, target = mirror_file(settings, live.id), mirror_file(settings, new.id)
     part = target.with_suffix(".part")
-    for path in (part, *(Path(f"{part}{end}") for end in ("-wal", "-shm"))):
-        path.unlink(missing_ok=True)
     if not source.exists():
         raise OperationError(f"There is no mirror {source} to copy: cancel, and rebuild --from log.")
-    above, below = connect(str(source), readonly=True), apsw.Connection(str(part))
+    below = copied(source, part)
     try:
-        with below.backup("main", above, "main") as copying:
-            while not copying.done:
-                copying.step(-1)  # in one read transaction: the worker goes on writing
         _mark(below, layout_of(settings, new), fingerprint(shape_of(new.shape)), sinks)
         below.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     finally:
-        above.close()
         below.close()
     for path in files_of(settings, new.id):
         path.unlink(missing_ok=True)
     with part.open("rb") as written:
         os.fsync(written.fileno())
     part.replace(target)
+
+
+def copied(source: Path, target: Path) -> apsw.Connection:
+    """A copy of a mirror as of one moment; its worker goes on writing."""
+    remove(target)
+    above, below = connect(str(source), readonly=True), apsw.Connection(str(target))
+    try:
+        with below.backup("main", above, "main") as copying:
+            while not copying.done:
+                copying.step(-1)  # in one read transaction
+    except BaseException:
+        below.close()
+        raise
+    finally:
+        above.close()
+    return below
+
+
+def remove(path: Path) -> None:
+    """A database and what SQLite has beside it, where it is there."""
+    for one in (path, *(Path(f"{path}{end}") for end in ("-wal", "-shm"))):
+        one.unlink(missing_ok=True)
 
 
 def _mark(db: apsw.Connection, layout: Layout, code: str, sinks: Sequence[str]) -> None:
@@ -119,6 +135,7 @@ def files_of(settings: Settings, id: str) -> list[Path]:
     return [
         mirror,
         *(Path(f"{mirror}{end}") for end in ("-wal", "-shm")),
+        mirror.with_suffix(".state"),
         worker_file(settings, id),
         verified_file(settings, id),
     ]

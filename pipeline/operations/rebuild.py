@@ -18,6 +18,7 @@ from pipeline.errors import OperationError, VerificationFailed
 from pipeline.operations.building import building
 from pipeline.operations.from_source import Reading, begin_mirror, read_tables
 from pipeline.operations.mirrors import copy_mirror, files_of, owned, usable
+from pipeline.operations.states import states
 from pipeline.operations.status import Building, status
 from pipeline.operations.verified import VerifyReport
 from pipeline.operations.wait import wait
@@ -335,6 +336,8 @@ async def _dropped(settings: Settings, old: Projection[Any], sinks: Sequence[Sin
                 await sink.drop()
             finally:
                 await sink.close()
+        if (saved := states(settings)) is not None:
+            await asyncio.to_thread(saved.drop, old.id)
         for path in files_of(settings, old.id):
             path.unlink(missing_ok=True)
     return True

@@ -76,6 +76,9 @@ class ProjectionStatus(BaseModel):
     error: str | None
     given_up: bool = False
     """Its worker ended, and starting it again would not help; `error` says why."""
+    saved_at: float | None = None
+    """When its newest state snapshot was still the mirror's state, in seconds since 1970; None: there is none, or no place."""
+    saving_error: str | None = None
     sinks: list[SinkStatus]
     source_logs: list[SourceLogStatus] = []
     """Which logs of the source were read, oldest first."""
@@ -222,6 +225,8 @@ def _from_mirror(
         pid=said.get("pid") if state not in ("stopped", "gone", "failed") else None,
         error=said.get("error") or said.get("standby") or None,
         given_up=_given_up(state, said),
+        saved_at=said.get("saved_at"),
+        saving_error=said.get("saving_error"),
         sinks=sinks,
         attention=[],
     )
@@ -322,6 +327,8 @@ def _attention(found: ProjectionStatus, fail_behind: float) -> list[str]:
     if found.state == "running" and found.behind is not None and found.behind > fail_behind:
         wanted.append(f"{name} is {found.behind:.0f} s behind")
     wanted += [f"{name}: {s.name}: {s.error}" for s in found.sinks if s.error and found.state == "running"]
+    if found.saving_error and found.state in ("running", "catching up"):
+        wanted.append(f"{name}: no state snapshot is taken: {found.saving_error}")
     if found.dead_letters:
         wanted.append(f"{name}: {found.dead_letters} changes could not be decoded: cdc deadletters list")
     for table, (old, every) in found.held.items():

@@ -16,6 +16,7 @@ from connectors.sources.debezium import ConnectorDefinition, load_definitions
 from pipeline.errors import CdcError, SettingsError, SinkError
 from pipeline.operations import doctor as operation
 from pipeline.operations.doctor import Finding, bad, ok, warn
+from pipeline.operations.states import states
 from pipeline.reports.connectors import kafka
 from pipeline.settings import Settings
 
@@ -51,7 +52,20 @@ async def _look(settings: Settings) -> list[Finding]:
             found += await look
         except SettingsError as error:
             found.append(bad("settings", str(error), "see cdc config show"))
-    return found
+    return found + await asyncio.to_thread(_states, settings)
+
+
+def _states(settings: Settings) -> list[Finding]:
+    """Nothing where this project takes no state snapshots."""
+    subject = "state snapshots"
+    try:
+        if (known := states(settings)) is None:
+            return []
+        newest = [found[0] for build in known.builds() if (found := known.of(build))]
+    except CdcError as error:
+        return [bad(subject, str(error), "check state.snapshots, and what its storage wants of the environment")]
+    text = ", ".join(f"{state.build} of {state.at:%F %T} UTC" for state in newest)
+    return [ok(subject, text or f"none yet in {settings.state.snapshots}")]
 
 
 async def _connector(settings: Settings, name: str) -> Finding:

@@ -87,6 +87,8 @@ class StatusFile:
             }
             if not standby and state == "running" and report["catching_up"]:
                 report["state"] = "catching up"
+        if (saver := getattr(worker, "saver", None)) is not None:
+            report |= {"saved_at": saver.current_at or None, "saving_error": saver.error}
         report["sinks"] = {
             f.sink.name: {"error": f.error, "last_write": f.last_write_at, **f.written} for f in worker.flushers
         }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import gc
 import logging
 import os
@@ -16,8 +15,7 @@ from typing import Any, Final, TypeVar
 
 import faust
 
-from pipeline.authoring import builds
-from pipeline.authoring.builds import Build, keep_code
+from pipeline.authoring.builds import keep_code
 from pipeline.authoring.discovery import find
 from pipeline.authoring.fingerprint import fingerprint
 from pipeline.engine.dirty import Reader
@@ -34,14 +32,17 @@ from pipeline.errors import (
     SettingsError,
     Transient,
 )
+from pipeline.operations.states import States
 from pipeline.operations.status import mirror_file
 from pipeline.runtime import wiring
 from pipeline.runtime.batches import Batch, NoTables, OldestTakesAll, batch_topic, install
 from pipeline.runtime.faults import passing
 from pipeline.runtime.flusher import Flusher
 from pipeline.runtime.membership import Membership
+from pipeline.runtime.opening import Opening
 from pipeline.runtime.pacing import Backoff
 from pipeline.runtime.refresher import Refresher
+from pipeline.runtime.saver import Saver
 from pipeline.runtime.telemetry import StatusFile
 from pipeline.runtime.topics import credentials, ensure_topics
 from pipeline.runtime.tracing import span
@@ -73,6 +74,8 @@ class Worker:
         self.app: faust.App
         self.membership: Membership
         self.totals = Progress()
+        self.states = States(settings, passing) if settings.state.snapshots is not None else None
+        self.saver: Saver | None = None
 
     # ---- life ---------------------------------------------------------------------------------------------
 
@@ -84,10 +87,11 @@ class Worker:
         path = mirror_file(self.settings, self.id)
         path.parent.mkdir(parents=True, exist_ok=True)
         self.status = StatusFile(self.settings, self.id)
-        if not await self._mirror_made():
+        opening = Opening(self.settings, self.wired, self.owner, self.stopping, self._nap)
+        if not await opening.made():
             return 0
         with path.with_suffix(".lock").open("a+") as lock:
-            if not await self._own(lock):
+            if not await opening.own(lock) or not await opening.restored(self.states, self._begins):
                 return 0
             await self.in_engine(self._open, str(path))
             try:
@@ -96,37 +100,10 @@ class Worker:
                 await self._close()
         return 0
 
-    async def _mirror_made(self) -> bool:
-        """A rebuild makes its mirror while the worker starts; False where it is cancelled meanwhile."""
-        projection, waited = self.wired.projection, False
-        while not self.stopping.is_set():
-            job = builds.read(self.settings, projection.name).job
-            if job is None or job.target != Build(version=projection.version, build=projection.build):
-                return not waited
-            if job.phase not in ("prepare", "copy"):
-                return True
-            if not waited:
-                waited = True
-                log.info("%s: waits until the rebuild has made its mirror", self.id)
-            await self._nap(0.1)
-        return False
-
-    async def _own(self, lock: Any) -> bool:
-        """The mirror has one writer: a second worker stands by until the first is gone (the kernel frees its lock)."""
-        said = False
-        while not self.stopping.is_set():
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                lock.truncate(0)
-                print(self.owner, file=lock, flush=True)
-                return True
-            except BlockingIOError:
-                if not said:
-                    lock.seek(0)
-                    log.warning("%s: worker %s holds the mirror; standing by", self.id, lock.read().strip())
-                    said = True
-                await self._nap(0.5)
-        return False
+    def _begins(self, error: str | None) -> None:
+        """What holds it up before it works."""
+        self.status.error = error
+        self.status.write(self, "running")
 
     def _open(self, path: str) -> None:
         self.mirror = Mirror(path, self.wired.layout, owner=self.owner, fingerprint=fingerprint(self.wired.shape))
@@ -155,10 +132,15 @@ class Worker:
         refresher = self._refresher()
         tasks += [asyncio.create_task(self._guarded(self._watch()), name="watch")]
         tasks += [asyncio.create_task(self._guarded(refresher.run()), name="refresh")]
+        if self.states is not None:
+            self.saver = self._saver(self.states)
+            tasks += [asyncio.create_task(self._guarded(self.saver.run()), name="saver")]
         crash = asyncio.create_task(self._crashed(), name="crash")
         await asyncio.wait({crash, asyncio.create_task(self.stopping.wait())}, return_when=asyncio.FIRST_COMPLETED)
         self.stopping.set()
         refresher.stopping.set()
+        if self.saver is not None:
+            self.saver.stopping.set()
         await self._stop_intake()
         for flusher in self.flushers:
             flusher.stopping = True
@@ -216,6 +198,13 @@ class Worker:
             may_ask=lambda: bool(self.membership.partitions) and self.engine.catching_up is None,
             applied=lambda: self._add(Progress()),
         )
+
+    def _saver(self, states: States) -> Saver:
+        return Saver(
+            states=states, build=self.id, every=self.settings.state.every, keep=self.settings.state.keep,
+            seq=lambda: self.mirror.seq,
+            may_save=lambda: bool(self.membership.partitions) and self.engine.catching_up is None,
+        )  # fmt: skip
 
     async def _close(self) -> None:
         self.status.write(self, "stopped")

@@ -31,6 +31,9 @@ METRICS: Final[dict[Name, tuple[str, tuple[str, ...]]]] = {
     "cdc_projection_changes_total": ("Changes taken in since the worker started", ("projection",)),
     "cdc_projection_transactions_total": ("Source transactions taken in since the worker started", ("projection",)),
     "cdc_projection_released_incomplete_total": ("Source transactions that were let go incomplete", ("projection",)),
+    "cdc_projection_saved_timestamp_seconds": (
+        "When its newest state snapshot was still the mirror's state, in seconds since 1970", ("projection",),
+    ),
     "cdc_sink_behind_seconds": ("Source time that this sink has to catch up with", ("projection", "sink")),
     "cdc_sink_watermark_lsn": ("Position of the source up to which it is complete", ("projection", "sink", "connector")),
     "cdc_sink_failing": ("1 where the last write to the sink failed, else 0", ("projection", "sink")),
@@ -105,6 +108,8 @@ def _projection(found: ProjectionStatus) -> Iterator[tuple[Name, tuple[str, ...]
         yield f"cdc_projection_{gauge}", own, getattr(found, gauge)
     for counter in ("changes", "transactions", "released_incomplete"):
         yield f"cdc_projection_{counter}_total", own, getattr(found, counter)
+    if found.saved_at is not None:
+        yield "cdc_projection_saved_timestamp_seconds", own, found.saved_at
     for sink in found.sinks:
         labels = (found.name, sink.name)
         if sink.behind is not None:

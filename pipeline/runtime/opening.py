@@ -1,0 +1,90 @@
+"""Before a worker opens its mirror: it is made, nobody else has it, and what was lost is back."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.authoring import builds
+from pipeline.authoring.builds import Build
+from pipeline.authoring.fingerprint import fingerprint
+from pipeline.errors import Transient
+from pipeline.operations.states import States
+from pipeline.operations.status import mirror_file
+from pipeline.runtime.pacing import Backoff
+from pipeline.runtime.wiring import Wired
+from pipeline.settings import Settings
+
+log = logging.getLogger("cdc.worker")
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """Each step says whether to go on: not where the worker is told to stop meanwhile."""
+
+    settings: Settings
+    wired: Wired
+    owner: str
+    stopping: asyncio.Event
+    nap: Callable[[float], Awaitable[None]]
+
+    @property
+    def id(self) -> str:
+        return self.wired.projection.id
+
+    async def made(self) -> bool:
+        """A rebuild makes its mirror while the worker starts; no where it is cancelled meanwhile."""
+        projection, waited = self.wired.projection, False
+        while not self.stopping.is_set():
+            job = builds.read(self.settings, projection.name).job
+            if job is None or job.target != Build(version=projection.version, build=projection.build):
+                return not waited
+            if job.phase not in ("prepare", "copy"):
+                return True
+            if not waited:
+                waited = True
+                log.info("%s: waits until the rebuild has made its mirror", self.id)
+            await self.nap(0.1)
+        return False
+
+    async def own(self, lock: Any) -> bool:
+        """The mirror has one writer: a second worker stands by until the first is gone (the kernel frees its lock)."""
+        said = False
+        while not self.stopping.is_set():
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock.truncate(0)
+                print(self.owner, file=lock, flush=True)
+                return True
+            except BlockingIOError:
+                if not said:
+                    lock.seek(0)
+                    log.warning("%s: worker %s holds the mirror; standing by", self.id, lock.read().strip())
+                    said = True
+                await self.nap(0.5)
+        return False
+
+    async def restored(self, states: States | None, say: Callable[[str | None], None]) -> bool:
+        """A mirror that is lost comes back from its newest state snapshot; where there is none, from Kafka's log."""
+        if states is None or mirror_file(self.settings, self.id).exists():
+            return True
+        backoff, code = Backoff(0.5), fingerprint(self.wired.shape)
+        while not self.stopping.is_set():
+            try:
+                found = await asyncio.to_thread(states.restore, self.id, code)
+            except Transient as error:  # to begin without it would cost more than to wait
+                say(str(error))
+                log.warning("%s: %s", self.id, error)
+                await self.nap(backoff.delay())
+                continue
+            say(None)
+            if found is not None:
+                log.warning("%s: there was no mirror: that of %s UTC is restored", self.id, f"{found.at:%F %T}")
+            else:
+                log.warning("%s: there is no mirror and no state snapshot: the log is read from its beginning", self.id)
+            return True
+        return False
