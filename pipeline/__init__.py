@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     )
     from pipeline.authoring.documents import Document, Text, column, constant, derived, hidden, left_out, many, one
     from pipeline.authoring.event_documents import EventDocument, on
-    from pipeline.authoring.projection import Projection, elasticsearch, postgres, projection, redis
+    from pipeline.authoring.projection import Projection, elasticsearch, kafka, postgres, projection, redis
 
 __all__ = [
     "Aggregate",
@@ -35,6 +35,7 @@ __all__ = [
     "elasticsearch",
     "group",
     "hidden",
+    "kafka",
     "latest",
     "left_out",
     "many",

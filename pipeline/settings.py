@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from ssl import SSLContext
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
@@ -65,6 +65,13 @@ class KafkaSettings(_Tls):
     password: Secret | None = None
     mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
     """How user name and password are told (SASL)."""
+    withheld: Withheld = ()
+    bulk_bytes: int = Field(default=900_000, ge=1_000)
+    """Upper bound of the documents that a sink sends to a partition at once, in bytes (a single larger one goes alone)."""
+    request_timeout: float = Field(default=20.0, gt=0)
+    """Seconds until a sink's request counts as failed."""
+    in_flight: ClassVar[int] = 1
+    """A sink's transactions come one after the other."""
 
 
 class ConnectSettings(_Tls):

@@ -73,6 +73,19 @@ def _redis(target: Target, projection: Projection[Any], shape: Shape, settings: 
     )
 
 
+def _kafka(target: Target, projection: Projection[Any], shape: Shape, settings: Settings) -> Sink:
+    from connectors.sinks.kafka import KafkaSink
+
+    return KafkaSink(
+        kafka=settings.kafka_address(),
+        target=target.name,
+        projection=projection.id,
+        shape=shape,
+        options=target.options,
+        settings=settings.kafka,
+    )
+
+
 def _memory(target: Target, projection: Projection[Any], shape: Shape, settings: Settings) -> Sink:
     from connectors.sinks.memory import MemorySink, MemoryStore
 
@@ -89,6 +102,7 @@ SINKS: dict[str, Opener] = {
     "elasticsearch": _elasticsearch,
     "postgres": _postgres,
     "redis": _redis,
+    "kafka": _kafka,
     "memory": _memory,
 }
 

@@ -44,8 +44,16 @@ def redis(name: str, **options: object) -> Target:
     return Target("redis", name, options)
 
 
+def kafka(topic: str, **options: object) -> Target:
+    """Documents go to a compacted topic of their own, `crm.customers.v3`; the last record of the topic `crm.customers` says which to read.
+
+    `partitions=6`: those of the documents' topic (1).
+    """
+    return Target("kafka", topic, options)
+
+
 # What stands before a read model's own name in that of a target.
-_BEFORE = {"postgres": ".", "redis": ":"}
+_BEFORE = {"postgres": ".", "redis": ":", "kafka": "."}
 
 
 @dataclass(frozen=True, slots=True)

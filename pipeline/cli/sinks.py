@@ -6,6 +6,8 @@ import re
 
 from connectors.sinks import SINKS
 from connectors.sinks.elasticsearch_mapping import mapping
+from connectors.sinks.kafka_topics import NAME as TOPIC
+from connectors.sinks.kafka_topics import described as topics
 from connectors.sinks.postgres_tables import ddl
 from connectors.sinks.redis_keys import NAME, described
 from pipeline.operations.sinks import SinkRules
@@ -27,5 +29,10 @@ RULES = {kind: SinkRules() for kind in SINKS} | {
         name=NAME,
         name_rule="write letters, digits, _, . and -, in parts with : between them, the first not cdc, at most 200",
         ddl=described,
+    ),
+    "kafka": SinkRules(
+        name=TOPIC,
+        name_rule="write letters, digits, _, . and -, a letter or digit first, at most 200, and no version (.v3) at the end",
+        ddl=topics,
     ),
 }

@@ -10,6 +10,8 @@ from elasticsearch import ApiError
 from pydantic import RootModel
 
 from connectors.sinks import elasticsearch_client as elasticsearch
+from connectors.sinks.kafka_client import Client as KafkaClient
+from connectors.sinks.kafka_topics import RECORD
 from connectors.sources import lifecycle, logs
 from connectors.sources.connect import connect
 from connectors.sources.debezium import ConnectorDefinition, load_definitions
@@ -47,7 +49,7 @@ async def _look(settings: Settings) -> list[Finding]:
         topics[definition.transaction_topic] = definition.retention_days
         found.append(await _connector(settings, name))
         found += await _log(settings, definition, dsn)
-    for look in (_kafka(settings, topics), _elasticsearch(settings), _redis(settings)):
+    for look in (_kafka(settings, topics), _topics(settings), _elasticsearch(settings), _redis(settings)):
         try:
             found += await look
         except SettingsError as error:
@@ -109,6 +111,29 @@ async def _log(settings: Settings, definition: ConnectorDefinition, dsn: str) ->
 
 async def _kafka(settings: Settings, topics: dict[str, float]) -> list[Finding]:
     return await operation.kafka(settings.kafka_address(), topics)
+
+
+async def _topics(settings: Settings) -> list[Finding]:
+    """Of documents in Kafka; nothing where there are none, or where Kafka is away, which is said already."""
+    client = KafkaClient(settings.kafka_address(), "kafka", 5.0)
+    try:
+        names = await client.names()
+        wanted = sorted(found["documents"] for name in names if (found := RECORD.fullmatch(name)))
+        kept = await client.settings(*(topic for topic in wanted if topic in names)) if wanted else {}
+    except SinkError:
+        return []
+    finally:
+        await client.close()
+    return [_topic(topic, kept.get(topic)) for topic in wanted]
+
+
+def _topic(topic: str, kept: dict[str, str] | None) -> Finding:
+    subject = f"documents {topic}"
+    if kept is None:
+        return bad(subject, "the topic is gone, and its record is not", "cdc rebuild makes a new one of the mirror")
+    if (policy := kept["cleanup.policy"]) != "compact":
+        return bad(subject, f"cleanup.policy {policy}: Kafka deletes documents", "set cleanup.policy=compact")
+    return ok(subject, policy)
 
 
 async def _elasticsearch(settings: Settings) -> list[Finding]:

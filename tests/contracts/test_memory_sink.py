@@ -77,6 +77,6 @@ def test_a_target_is_opened_by_its_kind() -> None:
 def test_an_unknown_kind_of_sink_names_the_known_ones() -> None:
     with pytest.raises(
         DefinitionError,
-        match=r"orders-v3: no sink is called 'elastic'; known are elasticsearch, memory, postgres, redis",
+        match=r"orders-v3: no sink is called 'elastic'; known are elasticsearch, kafka, memory, postgres, redis",
     ):
         open_sink(Target("elastic", "orders"), projection(), SHAPE, Settings())

@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.authoring.catalog import Catalog, Column, Table
 from pipeline.authoring.discovery import discover, find, look
-from pipeline.authoring.projection import Target, redis
+from pipeline.authoring.projection import Target, kafka, redis
 from pipeline.authoring.shape import Shape
 from pipeline.cli.sinks import RULES
 from pipeline.errors import DefinitionError
@@ -354,7 +354,7 @@ def test_an_unknown_sink_is_named_with_the_known_ones(checked: Checked, tmp_path
     report = check([wrong], CATALOG, sinks=RULES)
 
     assert seen(report) == [("UnknownSink", "orders")]
-    assert report.findings[0].suggestion == "Known are elasticsearch, memory, postgres, redis."
+    assert report.findings[0].suggestion == "Known are elasticsearch, kafka, memory, postgres, redis."
 
 
 @pytest.mark.parametrize(
@@ -366,9 +366,14 @@ def test_an_unknown_sink_is_named_with_the_known_ones(checked: Checked, tmp_path
         (redis("orders", shards=5), "no option shards"),
         (redis("orders", ttl=-1), "ttl=-1 is no time that documents stay"),
         (redis("orders", lookups=["customer.email", "nope"]), "nothing is looked up by 'nope'"),
+        *[
+            (kafka(name), f"{name!r} can't name a target of kafka")
+            for name in ("", "crm:orders", ".orders", "o" * 201, "orders.v3", "orders.v3.2", "o.v3.record")
+        ],
+        (kafka("orders", partitions=0), "partitions=0 is no number"),
     ],
 )
-def test_names_and_patterns_of_keys_are_checked(checked: Checked, tmp_path: Path, target: Target, said: str) -> None:
+def test_names_and_options_of_targets_are_checked(checked: Checked, tmp_path: Path, target: Target, said: str) -> None:
     checked(orders=GOOD)
     (orders,) = discover(tmp_path / "projections")
 
@@ -578,7 +583,7 @@ class Product(Document, source="shop.products"):
     sku: str
 
 orders = projection(Order, to=[elasticsearch("orders"), postgres("read.orders")])
-products = projection(Product, to=elasticsearch("products"))
+products = projection(Product, to=[elasticsearch("products"), kafka("crm.products")])
 """
 
 
@@ -586,9 +591,10 @@ products = projection(Product, to=elasticsearch("products"))
     ("withheld", "found"),
     [
         ({}, []),
-        ({"redis": ("shop.customers.email",)}, []),
+        ({"redis": ("shop.customers.email",), "kafka": ("shop.customers.email",)}, []),
         ({"postgres": ("shop.customers.email",)}, [("Withheld", "Customer.email")]),
         ({"elasticsearch": ("shop.customers.email",)}, [("Withheld", "Customer.email")]),
+        ({"kafka": ("shop.products.sku",)}, [("Withheld", "Product.sku")]),
         ({"elasticsearch": ("shop.products.*",)}, [("Withheld", "Product"), ("Withheld", "Product.sku")]),
         ({"redis": ("shop.customers.emial",)}, [("UnknownColumn", "redis.withheld")]),
     ],
@@ -596,7 +602,7 @@ products = projection(Product, to=elasticsearch("products"))
 def test_a_column_that_is_withheld_from_a_sink_is_in_none_of_its_documents(
     checked: Checked, withheld: dict[str, tuple[str, ...]], found: list[tuple[str, str]]
 ) -> None:
-    report = checked(withheld=withheld, cards=f"from pipeline import hidden, postgres\n{CARDS}")
+    report = checked(withheld=withheld, cards=f"from pipeline import hidden, kafka, postgres\n{CARDS}")
     assert sorted(seen(report)) == found
     for finding in report.findings:
         if finding.subject == "Customer.email":
