@@ -289,3 +289,46 @@ class Reader(Protocol):
     async def close(self) -> None:
         """Release the connections."""
         ...
+
+
+# ---- following ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A document as it was written, None where it went. `place`: where a reader stands who has this."""
+
+    id: str
+    revision: int
+    document: bytes | None
+    place: str
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """Readers see this version from here on: all its documents follow, then its changes."""
+
+    version: str
+    place: str
+
+
+Told = tuple[str, Sequence[Change | Moved]]
+"""Where a reader stands who has all of these, and these."""
+
+
+class Feed(Protocol):
+    """The documents of a projection in one target as they change, those of the version that readers see."""
+
+    @property
+    def name(self) -> str:
+        """`kafka:crm.customers`, for errors."""
+        ...
+
+    def follow(self, place: str | None = None, *, everything: bool = False) -> AsyncIterator[Told]:
+        """What changes from now on; from behind a place; or `everything`: all documents first.
+
+        The changes of a document come in their order. It never ends, and tells a place alone about once a second where nothing
+        changes, and to begin with. Raises as a Reader does, QueryRefused where a place is none, or from so long ago that
+        deletes behind it may be gone.
+        """
+        ...

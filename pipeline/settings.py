@@ -176,6 +176,8 @@ class WebSettings(_Section):
     """Seconds that a read with a token waits, where it does not say how long."""
     wait_limit: float = Field(default=30.0, ge=0)
     """Seconds that it may wait at most."""
+    feeds: int = Field(default=100, ge=0)
+    """Feeds of changes that may be open at once in one process."""
     canary: float = Field(default=0.0, ge=0, le=1)
     """Share of the keys that are read from the version that waits for its cut-over too, and compared."""
     canary_slower: float = Field(default=2.0, gt=0)

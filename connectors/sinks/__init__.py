@@ -8,11 +8,12 @@ from typing import Any
 from pipeline.authoring.projection import Projection, Target
 from pipeline.authoring.shape import Shape
 from pipeline.errors import DefinitionError, SettingsError
-from pipeline.ports import Reader, Sink
+from pipeline.ports import Feed, Reader, Sink
 from pipeline.settings import Settings
 
 ReaderOpener = Callable[[Target, Shape, Settings], Reader]
 Opener = Callable[[Target, Projection[Any], Shape, Settings], Sink]
+FeedOpener = Callable[[Target, Settings], Feed]
 
 
 def open_sink(target: Target, projection: Projection[Any], shape: Shape, settings: Settings) -> Sink:
@@ -133,3 +134,13 @@ def _read_postgres(target: Target, shape: Shape, settings: Settings) -> Reader:
 
 
 READERS: dict[str, ReaderOpener] = {"elasticsearch": _read_elasticsearch, "postgres": _read_postgres}
+
+
+def _follow_kafka(target: Target, settings: Settings) -> Feed:
+    from connectors.sinks.kafka_feed import KafkaFeed
+
+    return KafkaFeed(kafka=settings.kafka_address(), target=target.name, timeout=settings.kafka.request_timeout)
+
+
+FEEDS: dict[str, FeedOpener] = {"kafka": _follow_kafka}
+"""The kinds of sinks that can be followed; it connects when it is."""

@@ -106,16 +106,22 @@ class Client:
     @asynccontextmanager
     async def log(self, topic: str, partitions: Collection[int]) -> AsyncIterator[Log]:
         """What is committed of a topic that is there."""
+        async with self.consumer() as consumer:
+            consumer.assign([TopicPartition(topic, number) for number in partitions])
+            consumer.pause(*consumer.assignment())
+            yield Log(consumer, topic, self.timeout)
+
+    @asynccontextmanager
+    async def consumer(self, wait_ms: int = 100) -> AsyncIterator[Any]:
+        """Reads what is committed, of no group. `wait_ms`: after which Kafka says that there is nothing yet."""
         consumer = AIOKafkaConsumer(
             **self._options(), isolation_level="read_committed", enable_auto_commit=False,
-            auto_offset_reset="earliest", fetch_max_wait_ms=min(100, int(self.timeout * 500)),
+            auto_offset_reset="earliest", fetch_max_wait_ms=min(wait_ms, int(self.timeout * 500)),
         )  # fmt: skip
         async with self.errors():
             try:
                 await consumer.start()
-                consumer.assign([TopicPartition(topic, number) for number in partitions])
-                consumer.pause(*consumer.assignment())
-                yield Log(consumer, topic, self.timeout)
+                yield consumer
             finally:
                 await consumer.stop()
 

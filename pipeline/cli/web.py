@@ -51,6 +51,7 @@ def web(
 
         from pipeline.web.access import LOOPBACK
         from pipeline.web.app import create_app
+        from pipeline.web.server import Server
     except ImportError as missing:
         if missing.name is None or missing.name.startswith("pipeline"):
             raise
@@ -76,7 +77,7 @@ def web(
     gc.collect()
     gc.freeze()  # what is loaded by now stays: to look through it all again would hold up reads
     sys.setswitchinterval(0.0005)  # the thread that looks at the status gives way to reads sooner
-    uvicorn.Server(config).run([socket])
+    Server(config, served.state.feeds).run([socket])
 
 
 @app.command()

@@ -88,8 +88,15 @@ class Access:
             raise Problem(401, "no-key", f"This needs a key of the scope {scope}.", headers=headers)
         raise Problem(403, "not-in-scope", f"This key has no scope {scope}.")
 
+    def still(self, caller: Caller) -> bool:
+        """Whether its key is there yet, as it was when it asked: what has no end asks now and then."""
+        return caller.key is None or caller.key in self._read().keys
+
     def key(self, text: str) -> Key | None:
         """The key with this text."""
+        return self._read().find(text)
+
+    def _read(self) -> web_keys.Keys:
         try:
             found = web_keys.file(self.settings).stat()
             stamp = (found.st_mtime_ns, found.st_ino)
@@ -97,7 +104,7 @@ class Access:
             stamp = None
         if stamp != self._stamp:
             self._keys, self._stamp = web_keys.read(self.settings), stamp
-        return self._keys.find(text)
+        return self._keys
 
     def _count(self, key: Key) -> None:
         rate, now = self.settings.web.rate, time.monotonic()

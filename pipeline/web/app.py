@@ -10,7 +10,7 @@ from fastapi.telemetry import TelemetryConfig
 
 from pipeline.authoring.discovery import live
 from pipeline.settings import Settings
-from pipeline.web import openapi, problems, read_models
+from pipeline.web import feeds, openapi, problems, read_models
 from pipeline.web.access import Access, Limits
 from pipeline.web.dashboard import router as dashboard
 from pipeline.web.models import open_models
@@ -22,7 +22,7 @@ def create_app(settings: Settings, *, public: bool = False, hosts: frozenset[str
 
     `hosts`: by which names it may be asked; by any where it is None.
 
-    `state` has `settings`, `projections` by name, `models` (those that can be read), their `versions` and `access`.
+    `state` has `settings`, `projections` by name, `models` (those that can be read), their `versions`, `feeds` and `access`.
     """
     projections = live(settings)
     models, access = open_models(settings, projections), Access(settings, public)
@@ -41,6 +41,7 @@ def create_app(settings: Settings, *, public: bool = False, hosts: frozenset[str
     app.state.projections = {projection.name: projection for projection in projections}
     problems.install(app)
     openapi.install(app, models, access)
+    app.state.feeds = feeds.install(app, versions, access)
     read_models.install(app, versions, access)
     app.include_router(dashboard.router(app))
     app.add_middleware(Limits, settings=settings, hosts=hosts)

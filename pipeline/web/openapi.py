@@ -16,6 +16,7 @@ from pipeline.ports import Function
 from pipeline.web import problems
 from pipeline.web.access import Access
 from pipeline.web.asking import COMPARED, FUNCTIONS, GROUPED, LIMIT, MOST, TEXT, measurable
+from pipeline.web.feeds import feed_target
 from pipeline.web.models import ReadModel
 
 BATCH: Final = 500
@@ -157,8 +158,9 @@ def _paths(model: ReadModel, known: Mapping[str, Leaf]) -> dict[str, Any]:
     )
     several = _operation(f"Several documents of {name}", f"{name}-batch", [FIELDS, *WAITING], batch, "400 413 415 504")
     several["requestBody"] = {"required": True, "content": {"application/json": {"schema": keys}}}
+    followed = {f"{at}/changes": {"get": _following(name)}} if feed_target(model.projection) is not None else {}
     return {
-        at: {"get": listing}, f"{at}/count": {"get": counting}, f"{at}/batch": {"post": several},
+        **followed, at: {"get": listing}, f"{at}/count": {"get": counting}, f"{at}/batch": {"post": several},
         f"{at}/{'/'.join(f'{{{part}}}' for part, _ in model.key)}": {"get": one},
     }  # fmt: skip
 
@@ -179,6 +181,25 @@ def _operation(
             **dict.fromkeys([*statuses.split(), "401", "403", "409", "429", "503"], said),
         },
     }
+
+
+def _following(name: str) -> dict[str, Any]:
+    place = {
+        "name": "Last-Event-ID", "in": "header", "schema": {"type": "string"},
+        "description": "The id of the last event that is known; a browser sends it by itself.",
+    }  # fmt: skip
+    begin = _string("from", "now (if it is not said), start (all documents first), or the id of an event.")
+    found = _operation(
+        f"Documents of {name} as they change", f"{name}-changes", [begin, FIELDS, place], {}, "400 404 410"
+    )
+    events = {
+        "type": "string",
+        "description": "Events document, gone and version; of the former data is an object with id, revision and document.",
+    }
+    found["responses"]["200"] = {
+        "description": "Server-sent events without end.", "content": {"text/event-stream": {"schema": events}},
+    }  # fmt: skip
+    return found
 
 
 def _partial(document: Mapping[str, Any]) -> dict[str, Any]:

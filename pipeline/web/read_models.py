@@ -15,7 +15,7 @@ from pipeline.authoring.leaves import Leaf, leaves
 from pipeline.errors import OperationError
 from pipeline.operations.wait import Token, token_of
 from pipeline.ports import Group, Measure
-from pipeline.web.access import Access
+from pipeline.web.access import Access, Caller
 from pipeline.web.asking import COUNTING, FRESHNESS, LISTING, asked, cursor, grouped, measured, shown
 from pipeline.web.models import ReadModel, Seen
 from pipeline.web.problems import Problem, bad
@@ -29,34 +29,22 @@ JSON: Final = "application/json"
 def install(app: FastAPI, models: Mapping[str, Versions], access: Access) -> None:
     """The routes of all read models; what they answer is told by `pipeline.web.openapi`."""
 
-    def model_of(request: Request) -> tuple[Versions, ReadModel, Mapping[str, Leaf]]:
-        """The read model with its versions, and what the caller sees of its documents."""
-        name = request.path_params["name"]
-        caller = access.caller(request)
-        if name not in models or not caller.may(name):
-            if name in models:
-                raise Problem(403, "not-in-scope", f"This key has no scope {name}.")
-            readable = [one for one in models if caller.may(one)]
-            raise Problem(404, "no-such-read-model", f"There is no read model {name[:100]!r}{_near(name, readable)}")
-        model = models[name].model
-        return models[name], model, caller.seen(name, leaves(model.shape))
-
     async def listed(request: Request) -> Response:
-        versions, model, known = model_of(request)
+        versions, model, _, known = model_of(request, models, access)
         wanted = asked(known, request.query_params.multi_items(), LISTING)
         token, patience = _freshness(request, model)
         version = versions.named(request.headers.get(HEADER))
         seen, page = await model.read(
             token, patience, lambda v: model.reader.search(v, wanted.query), search=True, version=version
         )
-        chosen = _chosen(model, known, wanted.fields)
+        chosen = chosen_of(model, known, wanted.fields)
         documents = page.documents if chosen is None else [select(one, chosen) for one in page.documents]
         following = None if page.next is None else cursor(wanted.digest, page.next)
         items = b",".join(documents)
         return _answer(b'{"items":[%b],"next":%b}' % (items, msgspec.json.encode(following)), seen)
 
     async def counted(request: Request) -> Response:
-        versions, model, known = model_of(request)
+        versions, model, _, known = model_of(request, models, access)
         wanted = asked(known, request.query_params.multi_items(), COUNTING)
         token, patience = _freshness(request, model)
         by = grouped(known, request.query_params.get("by"))
@@ -79,9 +67,9 @@ def install(app: FastAPI, models: Mapping[str, Versions], access: Access) -> Non
         return _answer(msgspec.json.encode(found), seen)
 
     async def one(request: Request) -> Response:
-        versions, model, known = model_of(request)
-        parameters = _only(request, "fields", *FRESHNESS)
-        chosen = _chosen(model, known, shown(known, parameters.get("fields")))
+        versions, model, _, known = model_of(request, models, access)
+        parameters = only(request, "fields", *FRESHNESS)
+        chosen = chosen_of(model, known, shown(known, parameters.get("fields")))
         id = model.id_of(_parts(request))
         token, patience = _freshness(request, model)
         seen, found = await versions.get(token, patience, [id], request.headers.get(HEADER))
@@ -95,9 +83,9 @@ def install(app: FastAPI, models: Mapping[str, Versions], access: Access) -> Non
         return _answer(document if chosen is None else select(document, chosen), seen, ETag=etag)
 
     async def batch(request: Request) -> Response:
-        versions, model, known = model_of(request)
-        fields = shown(known, _only(request, "fields", *FRESHNESS).get("fields"))
-        chosen = _chosen(model, known, fields)
+        versions, model, _, known = model_of(request, models, access)
+        fields = shown(known, only(request, "fields", *FRESHNESS).get("fields"))
+        chosen = chosen_of(model, known, fields)
         keys = await _keys(request)
         ids = [model.id_of(key if isinstance(key, list) else [key]) for key in keys]
         token, patience = _freshness(request, model)
@@ -116,6 +104,21 @@ def install(app: FastAPI, models: Mapping[str, Versions], access: Access) -> Non
     app.add_api_route("/v1/{name}/{key:path}", one, methods=["GET"], include_in_schema=False)
 
 
+def model_of(
+    request: Request, models: Mapping[str, Versions], access: Access
+) -> tuple[Versions, ReadModel, Caller, Mapping[str, Leaf]]:
+    """The read model with its versions, who asks, and what that one sees of its documents."""
+    name = request.path_params["name"]
+    caller = access.caller(request)
+    if name not in models or not caller.may(name):
+        if name in models:
+            raise Problem(403, "not-in-scope", f"This key has no scope {name}.")
+        readable = [one for one in models if caller.may(one)]
+        raise Problem(404, "no-such-read-model", f"There is no read model {name[:100]!r}{_near(name, readable)}")
+    model = models[name].model
+    return models[name], model, caller, caller.seen(name, leaves(model.shape))
+
+
 def _told(group: Group, measures: Sequence[Measure]) -> dict[str, Any]:
     found: dict[str, Any] = {"count": group.count}
     for measure, result in zip(measures, group.results, strict=True):
@@ -123,7 +126,7 @@ def _told(group: Group, measures: Sequence[Measure]) -> dict[str, Any]:
     return found
 
 
-def _chosen(model: ReadModel, known: Mapping[str, Leaf], fields: Sequence[Leaf] | None) -> Tree | None:
+def chosen_of(model: ReadModel, known: Mapping[str, Leaf], fields: Sequence[Leaf] | None) -> Tree | None:
     """What to show of each document; None: all of it."""
     if fields is None and known is leaves(model.shape):
         return None
@@ -147,7 +150,8 @@ def _parts(request: Request) -> list[str]:
         raise bad("bad-key", "The path is no UTF-8.") from None
 
 
-def _only(request: Request, *names: str) -> dict[str, str]:
+def only(request: Request, *names: str) -> dict[str, str]:
+    """The request's parameters, which are these at most, each once; raises Problem."""
     found: dict[str, str] = {}
     for name, value in request.query_params.multi_items():
         if name not in names or name in found:

@@ -43,7 +43,7 @@ def _sent_to(name: str, also: str) -> str:
     targets = f'elasticsearch("{name}")'
     if also:
         targets = f"[{targets}, {also}]"
-        text = text.replace("from pipeline import ", "from pipeline import postgres, redis, ", 1)
+        text = text.replace("from pipeline import ", "from pipeline import kafka, postgres, redis, ", 1)
     return re.sub(r"\bto=.*\)$", lambda _: f"to={targets})", text, flags=re.MULTILINE)
 
 
