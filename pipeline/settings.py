@@ -68,7 +68,7 @@ class KafkaSettings(_Tls):
     withheld: Withheld = ()
     bulk_bytes: int = Field(default=900_000, ge=1_000)
     """Upper bound of the documents that a sink sends to a partition at once, in bytes (a single larger one goes alone)."""
-    request_timeout: float = Field(default=20.0, gt=0)
+    request_timeout: float = Field(default=20.0, gt=0, le=300)
     """Seconds until a sink's request counts as failed."""
     in_flight: ClassVar[int] = 1
     """A sink's transactions come one after the other."""

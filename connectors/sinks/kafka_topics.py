@@ -20,6 +20,7 @@ DOCUMENTS = KEPT | {
     "max.message.bytes": "10485760",
     # who is less behind sees every change, and who is less than a week behind every delete
     "min.compaction.lag.ms": str(DAY),
+    "max.compaction.lag.ms": str(7 * DAY),
     "delete.retention.ms": str(7 * DAY),
 }
 # nobody reads but its last record

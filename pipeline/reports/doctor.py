@@ -49,7 +49,7 @@ async def _look(settings: Settings) -> list[Finding]:
         topics[definition.transaction_topic] = definition.retention_days
         found.append(await _connector(settings, name))
         found += await _log(settings, definition, dsn)
-    for look in (_kafka(settings, topics), _topics(settings), _elasticsearch(settings), _redis(settings)):
+    for look in (_kafka(settings, topics), _elasticsearch(settings), _redis(settings)):
         try:
             found += await look
         except SettingsError as error:
@@ -110,18 +110,19 @@ async def _log(settings: Settings, definition: ConnectorDefinition, dsn: str) ->
 
 
 async def _kafka(settings: Settings, topics: dict[str, float]) -> list[Finding]:
-    return await operation.kafka(settings.kafka_address(), topics)
+    found = await operation.kafka(settings.kafka_address(), topics)
+    return found if found[0].level == "error" else [*found, *await _documents_in_kafka(settings)]
 
 
-async def _topics(settings: Settings) -> list[Finding]:
-    """Of documents in Kafka; nothing where there are none, or where Kafka is away, which is said already."""
+async def _documents_in_kafka(settings: Settings) -> list[Finding]:
+    """Nothing where there are none."""
     client = KafkaClient(settings.kafka_address(), "kafka", 5.0)
     try:
         names = await client.names()
         wanted = sorted(found["documents"] for name in names if (found := RECORD.fullmatch(name)))
         kept = await client.settings(*(topic for topic in wanted if topic in names)) if wanted else {}
-    except SinkError:
-        return []
+    except SinkError as error:
+        return [bad("documents in kafka", str(error), "check kafka.bootstrap and that Kafka is up")]
     finally:
         await client.close()
     return [_topic(topic, kept.get(topic)) for topic in wanted]

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from pydantic import SecretStr
@@ -33,9 +33,10 @@ from pipeline.authoring.shape import Shape
 from pipeline.errors import DefinitionError, NotAllowed, SinkError, SinkUnavailable, TargetMissing
 from pipeline.metadata import make_topics
 from pipeline.ports import APPLIED, STALE, Rejected, Sink, Write
-from pipeline.reports.doctor import _topics as look_at_topics
+from pipeline.reports.doctor import _documents_in_kafka as look_at_topics
 from pipeline.settings import KafkaSettings, Settings
 from pipeline.stack import stack as local_stack
+from tests.support.topics import documents, live, records
 
 pytestmark = pytest.mark.stack
 
@@ -112,26 +113,12 @@ class KafkaServer:
             os.kill(pid, signal.SIGCONT)
 
     async def records(self, topic: str, **options: Any) -> list[Any]:
-        """All of a topic."""
-        if topic not in await self.topics():
-            return []
-        options = {"isolation_level": "read_committed", "auto_offset_reset": "earliest"} | options
-        async with AIOKafkaConsumer(topic, **self.address.options(), **options) as consumer:
-            partitions = list(consumer.assignment())
-            ends = await consumer.end_offsets(partitions)
-            found: list[Any] = []
-            while any([await consumer.position(tp) < end for tp, end in ends.items()]):
-                for records in (await consumer.getmany(*partitions, timeout_ms=100)).values():
-                    found += records
-            return found
+        return await records(topic, **self.address.options(), **options)
 
     async def visible(self) -> str | None:
-        pointers = await self.records(self.target)
-        if not pointers:
+        if not await self.records(self.target):
             return None
-        records = await self.records(json.loads(pointers[-1].value)["topic"])
-        (which,) = [json.loads(record.value)["note"] for record in records if record.key == b"which"]
-        return str(which)
+        return str((await documents(self.target, **self.address.options()))["which"]["note"])
 
     async def close(self) -> None:
         assert await self.topics() == []
@@ -293,7 +280,7 @@ class TestKafkaSink(SinkContract):
             assert {id: version for id, (version, _) in kept.items()} == {
                 "only 1": lab.projection(1), "which": lab.projection(2), "only 2": lab.projection(2)
             }  # fmt: skip
-            pointer = json.loads((await own.records(own.target))[-1].value)
+            pointer = await live(own.target, **own.address.options())
             ends = {str(r.partition): r.offset + 1 for r in await own.records(f"{own.target}.v2")}
             assert all(pointer["ends"][number] >= end for number, end in ends.items())
             await sinks[0].switch()
@@ -372,7 +359,8 @@ class TestKafkaSink(SinkContract):
         await own.lose(lab.projection(1))
         assert (await found())[f"documents {own.target}.v1"][0] == "error"
         gone = Settings(kafka=KafkaSettings(bootstrap="127.0.0.1:9", username="me", password=SECRET))  # type: ignore[arg-type]
-        assert await look_at_topics(gone) == []
+        (finding,) = await look_at_topics(gone)
+        assert finding.level == "error" and "can't be reached" in finding.found and SECRET not in finding.found
 
     async def test_nothing_is_sent_when_it_is_not_allowed(self, lab: Lab) -> None:
         sink = await lab.prepared()

@@ -1,18 +1,21 @@
-"""One projection with three sinks on the real stack: Elasticsearch, Postgres read by SQL, and Redis."""
+"""One projection with four sinks on the real stack: Elasticsearch, Postgres read by SQL, Redis, and Kafka."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from random import Random
 from typing import Any
 
 import psycopg
 import pytest
+from aiokafka import AIOKafkaProducer
 from redis import Redis
 
 from pipeline.demo import truth
+from tests.support import topics
 from tests.support.project import Project, until
 from tests.support.web import expected
 
@@ -24,7 +27,8 @@ def shop(new_project: Callable[[str], Project]) -> Iterator[Project]:
     project = new_project("it_sinks")
     project.create(
         orders=150,
-        also=f'postgres("crm.orders", indexes=["customer.id"]), redis("{project.name}:orders", lookups=["status", "customer.id"], ttl=86400)',
+        also=f'postgres("crm.orders", indexes=["customer.id"]), redis("{project.name}:orders", lookups=["status", "customer.id"], ttl=86400),'
+        f' kafka("{project.name}.orders", partitions=3)',
     )
     project.start_worker()
     yield project
@@ -36,6 +40,16 @@ def in_postgres(shop: Project) -> dict[str, Any]:
 
 def in_redis(shop: Project) -> dict[str, Any]:
     return dict(truth.in_redis(shop.endpoints.redis, f"{shop.name}:orders"))
+
+
+def in_kafka(shop: Project) -> dict[str, Any]:
+    return dict(asyncio.run(topics.documents(f"{shop.name}.orders", bootstrap_servers=shop.endpoints.kafka)))
+
+
+async def damage(topic: str, kafka: str, documents: Iterable[tuple[str, bytes | None]]) -> None:
+    async with AIOKafkaProducer(bootstrap_servers=kafka) as producer:
+        for id, document in documents:
+            await producer.send_and_wait(topic, document, id.encode(), headers=[("revision", b"1")])
 
 
 def looked_up(shop: Project) -> dict[str, set[str]]:
@@ -53,14 +67,14 @@ def written(shop: Project, lsn: int) -> None:
 
     def passed() -> bool:
         sinks = shop.status()["sinks"]
-        return len(sinks) == 3 and all(s["watermark"].get(shop.name, {}).get("lsn", -1) >= lsn for s in sinks)
+        return len(sinks) == 4 and all(s["watermark"].get(shop.name, {}).get("lsn", -1) >= lsn for s in sinks)
 
     until(passed, 90, f"all sinks at {lsn}: {shop.status()}\n{shop.log()}")
 
 
 def assert_equal(shop: Project) -> None:
     shop.assert_equal()
-    assert in_postgres(shop) == in_redis(shop) == expected(shop)
+    assert in_postgres(shop) == in_redis(shop) == in_kafka(shop) == expected(shop)
     sets: dict[str, set[str]] = {}
     for id, order in expected(shop).items():
         for name in (f"status:{order['status']}", f"customer.id:{order['customer']['id']}"):
@@ -117,7 +131,7 @@ def test_an_absent_sink_holds_up_the_others_in_nothing(shop: Project) -> None:
     lsn = shop.sql("UPDATE shop.orders SET status = 'not all' WHERE id % 2 = 0")
     shop.wait_for(lsn)
     shop.assert_equal()
-    until(lambda: in_redis(shop) == expected(shop), 30, "Redis has them, too")
+    until(lambda: in_redis(shop) == in_kafka(shop) == expected(shop), 30, "Redis and Kafka have them, too")
 
     def named() -> bool:
         state = shop.status()["sinks"][1]
@@ -136,20 +150,23 @@ def test_verify_compares_all_and_explain_tells_of_all(shop: Project) -> None:
     story = json.loads(shop.cdc("explain", f"{shop.name}-orders", "20", "-o", "json").stdout)
     assert [(s["sink"], s["equal"]) for s in story["sinks"]] == [
         (f"elasticsearch:{shop.name}-orders-v1", True), (f"postgres:{table}", True),
-        (f"redis:{shop.name}:orders:v1", True),
+        (f"redis:{shop.name}:orders:v1", True), (f"kafka:{shop.name}.orders.v1", True),
     ]  # fmt: skip
     shop.cdc("verify", f"{shop.name}-orders", "--all")
     shop.sql(f"UPDATE {table} SET document = jsonb_set(document, '{{status}}', '\"wrong\"') WHERE _id = '20'")
     done = shop.cdc("verify", f"{shop.name}-orders", "--all", "-o", "json", check=False)
-    assert done.returncode == 3 and [s["different"] for s in json.loads(done.stdout)["sinks"]] == [0, 1, 0]
+    assert done.returncode == 3 and [s["different"] for s in json.loads(done.stdout)["sinks"]] == [0, 1, 0, 0]
     key = f"{shop.name}:orders:v1:20"
     with Redis.from_url(shop.endpoints.redis) as db:
         db.set(key, '{"id":20}')
         db.pexpireat(f"{shop.name}:orders:v1:21", 1)
+    # somebody else's producer: nothing but verify finds it
+    wrong = ("22", b'{"id": 22}'), ("23", None), ("none", b'{"id": 0}')
+    asyncio.run(damage(f"{shop.name}.orders.v1", shop.endpoints.kafka, wrong))
     done = shop.cdc("verify", f"{shop.name}-orders", "--all", "-o", "json", check=False)
     sinks = json.loads(done.stdout)["sinks"]
-    assert done.returncode == 3 and [s["different"] for s in sinks] == [0, 1, 1]
-    assert [(s["missing"], s["ended"]) for s in sinks] == [(0, 0), (0, 0), (0, 1)]
+    assert done.returncode == 3 and [s["different"] for s in sinks] == [0, 1, 1, 1]
+    assert [(s["missing"], s["ended"]) for s in sinks] == [(0, 0), (0, 0), (0, 1), (1, 0)]
     shop.cdc("verify", f"{shop.name}-orders", "--all", "--repair")
     story = json.loads(shop.cdc("explain", f"{shop.name}-orders", "21", "-o", "json").stdout)
     assert story["sinks"][2]["equal"] is None and "has ended" in story["sinks"][2]["error"]
@@ -161,24 +178,32 @@ def test_the_table_and_the_keys_are_shown_before_anything_runs(shop: Project) ->
     shown = shop.cdc("preview", f"{shop.name}-orders", "--as", "ddl").stdout
     assert 'CREATE TABLE IF NOT EXISTS "crm"."orders_v1"' in shown and 'VIEW "crm"."orders"' in shown
     assert "'{customer,id}'" in shown
-    assert f"{shop.name}:orders:v1:" in shown
+    assert f"{shop.name}:orders:v1:" in shown and f"{shop.name}.orders.v1 of this version (3 partitions" in shown
 
 
 def test_a_rebuild_moves_all_sinks_readers_and_a_rollback_moves_them_back(shop: Project) -> None:
     shop.stop_workers()
     shop.start_run()
     name = f"{shop.name}-orders"
+
+    def followed() -> dict[str, str]:
+        told = asyncio.run(topics.live(f"{shop.name}.orders", bootstrap_servers=shop.endpoints.kafka))
+        assert set(told.pop("ends")) == {"0", "1", "2"}
+        return told
+
     shop.cdc("rebuild", name, "--from", "mirror")
     written(shop, truth.position(shop.dsn))
     assert_equal(shop)
     with psycopg.connect(shop.dsn) as db, Redis.from_url(shop.endpoints.redis, decode_responses=True) as keys:
         seen = "SELECT pg_get_viewdef('crm.orders'::regclass)"
         assert keys.get(f"{shop.name}:orders") == f"{shop.name}:orders:v1.2:"
+        assert followed() == {"topic": f"{shop.name}.orders.v1.2", "version": f"{shop.name}-orders-v1.2"}
         assert "orders_v1_2" in db.execute(seen.encode()).fetchone()[0]  # type: ignore[index]
         db.commit()
         shop.cdc("rollback", name, "--yes")
         assert "orders_v1_2" not in db.execute(seen.encode()).fetchone()[0]  # type: ignore[index]
         assert keys.get(f"{shop.name}:orders") == f"{shop.name}:orders:v1:"
+        assert followed() == {"topic": f"{shop.name}.orders.v1", "version": f"{shop.name}-orders-v1"}
     shop.wait_for(shop.sql("UPDATE shop.orders SET status = 'after' WHERE id = 30"))
     written(shop, truth.position(shop.dsn))
     assert_equal(shop)
