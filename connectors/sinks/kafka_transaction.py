@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Any, Final
@@ -100,9 +101,15 @@ class Producer:
             if any(part.error and not part.too_large for part in together):
                 break
         well = not any(part.error and not part.too_large for part in parts)
-        for _ in ("to be ended", "ended: readers have it"):
-            await self._ask(EndTxnRequest(self._name, self._id, self._epoch, well), lambda answer: [answer.error_code])
+        await self._end(well)
+        with suppress(Replaced):  # whoever that is waits for it too
+            await self._end(well)
         return well
+
+    async def _end(self, commit: bool) -> None:
+        """Decided with the first answer; the second comes when readers have it."""
+        request = EndTxnRequest(self._name, self._id, self._epoch, commit)
+        await self._ask(request, lambda answer: [answer.error_code])
 
     async def _produce(self, topic: str, leaders: Mapping[int, int], parts: Iterable[Part]) -> None:
         """One part of each partition at most."""

@@ -341,9 +341,11 @@ class TestKafkaSink(SinkContract):
             await other.prepare()
         async with own.admin() as admin:
             await admin.create_partitions({f"{own.target}.v1": NewPartitions(4)})
-        for attempt in (put(sink, "1", 1), sink.claim("a", 0)):
+            while len((await admin.describe_topics([f"{own.target}.v1"]))[0]["partitions"]) < 4:
+                await asyncio.sleep(0.02)
+        for attempt in (lambda: put(sink, "1", 1), lambda: sink.claim("a", 0)):
             with pytest.raises(SinkError, match=r"4 partitions, and was made with 3.*cdc rebuild"):
-                await attempt
+                await attempt()
 
     async def test_doctor_names_topics_from_which_documents_go(self, lab: Lab, own: KafkaServer) -> None:
         for version in (1, 2):
