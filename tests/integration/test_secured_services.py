@@ -11,15 +11,30 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
+from connectors.sinks.kafka import KafkaSink
 from connectors.sources.notices import end_offsets
 from pipeline.addresses import KafkaAddress
+from pipeline.authoring.documents import Document
+from pipeline.authoring.projection import kafka
+from pipeline.authoring.shape import shape_of
 from pipeline.demo import truth
-from pipeline.errors import SourceUnavailable
+from pipeline.errors import SinkError, SourceUnavailable
+from pipeline.ports import APPLIED, Stored, Write
 from pipeline.reports.doctor import _redis as look_at_redis
 from pipeline.settings import Endpoints, KafkaSettings, RedisSettings, Settings
 from tests.support.project import Project
 from tests.support.proxy import proxied
-from tests.support.secured import AUTHORITY, PASSWORD, TLS, USER, Secured, postgres_with_tls, secured, server_context
+from tests.support.secured import (
+    AUTHORITY,
+    PASSWORD,
+    TLS,
+    USER,
+    WRITER,
+    Secured,
+    postgres_with_tls,
+    secured,
+    server_context,
+)
 
 pytestmark = pytest.mark.stack
 
@@ -27,6 +42,10 @@ T = TypeVar("T")
 CLIENT = TLS / "client.pem"
 READER, READS = "cdc_reader", "nobody reads this"
 """A role with no more rights than a connector needs, and its password."""
+
+
+class Plain(Document, source="shop.plain"):
+    id: int
 
 
 @pytest.fixture(scope="module")
@@ -138,6 +157,40 @@ def test_who_is_not_let_into_kafka_is_told_why(services: Secured, wrong: dict[st
     with pytest.raises(SourceUnavailable, match=said) as refused:
         _run(end_offsets(_kafka(**{**right, **wrong}), "cdc-connect-config"))
     assert "guessed" not in str(refused.value)
+
+
+async def _documents(address: KafkaAddress, name: str) -> None:
+    """All that a sink does in Kafka."""
+    target = kafka(name, partitions=2)
+    own = Settings(kafka=KafkaSettings())
+    opened = [
+        KafkaSink(
+            kafka=address, target=name, projection=f"documents-v{version}", shape=shape_of(Plain),
+            options=target.options, settings=own.kafka,
+        )
+        for version in (1, 2)
+    ]  # fmt: skip
+    first, second = opened
+    try:
+        for sink in opened:
+            await sink.prepare()
+            epoch = (await sink.claim("a", 0)).epoch
+            assert await sink.write([Write("1", 1, '{"id": 1}')], epoch) == [APPLIED]
+            await sink.switch()
+        assert [page async for page in first.scan()] == [{"1": Stored(1, {"id": 1})}] and await second.count() == 1
+    finally:
+        for sink in opened:
+            await sink.drop()
+            await sink.close()
+
+
+def test_a_user_with_the_rights_of_the_guide_writes_documents_to_kafka_and_nobody_else_s(services: Secured) -> None:
+    options = {"ca": AUTHORITY, "username": WRITER, "password": PASSWORD}
+    address = _kafka(bootstrap=services.passwords, **options)
+    _run(_documents(address, "it_sec.documents"))
+    with pytest.raises(SinkError, match=r"not allowed|did not make") as refused:
+        _run(_documents(address, "other.documents"))
+    assert PASSWORD not in str(refused.value)
 
 
 @pytest.mark.parametrize(

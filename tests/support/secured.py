@@ -24,6 +24,13 @@ from tests.support.project import REPOSITORY, until
 TLS = REPOSITORY / "tests/fixtures/tls"
 AUTHORITY = TLS / "authority.pem"
 USER, PASSWORD = "cdc", "not-to-be-seen"
+WRITER = "writer"
+"""A user of Kafka's, with the same password, who may do what a sink does and nothing else."""
+KAFKA_RIGHTS = {
+    "--topic=it_sec": ("Create", "Describe", "DescribeConfigs", "Read", "Write", "Delete"),
+    "--transactional-id=cdc-it_sec": ("Describe", "Write"),
+}
+"""As docs/guides/kafka.md says."""
 REDIS_RIGHTS = "~it_sec* ~cdc:it_sec* +@read +@write +@scripting +@connection +info"
 """As docs/guides/redis.md says."""
 _MODULE = "org.apache.kafka.common.security"
@@ -70,6 +77,7 @@ def secured(folder: Path, source_dsn: str) -> Iterator[Secured]:
         processes.spawn(_redis(site), site.user, site.log(redis.NAME), site.pidfile(redis.NAME))
         _start(site, kafka.NAME, _with_user(site), "server.properties", _kafka(site, found))
         until(lambda: kafka.answers(site), 60, "Kafka is up")
+        _give_rights(site)
         _start(site, connect.NAME, connect.prepare(site), "connect.properties", _connect(site, found))
         until(lambda: _serves(found.connect), 90, "Connect is up")
         yield found
@@ -106,6 +114,8 @@ def _kafka(site: Site, found: Secured) -> dict[str, object]:
         "ssl.truststore.type": "PEM",
         "ssl.truststore.location": _copied(site, kafka.NAME, "authority.pem"),
         "listener.name.certificates.ssl.client.auth": "required",
+        "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+        "super.users": f"User:ANONYMOUS;User:{USER};User:CN=client",
         "sasl.enabled.mechanisms": "PLAIN,SCRAM-SHA-256,SCRAM-SHA-512",
         "listener.name.passwords.plain.sasl.jaas.config": f'{_MODULE}.plain.PlainLoginModule required user_{USER}="{PASSWORD}";',
         "listener.name.passwords.scram-sha-256.sasl.jaas.config": scram,
@@ -118,10 +128,20 @@ def _with_user(site: Site) -> Command:
     command, folder = kafka.prepare(site), site.directory(kafka.NAME)
     shutil.rmtree(folder / "data")
     logins = [f"SCRAM-SHA-{bits}=[name={USER},password={PASSWORD}]" for bits in (256, 512)]
+    logins.append(f"SCRAM-SHA-512=[name={WRITER},password={PASSWORD}]")
     tool = ["kafka.tools.StorageTool", "format", "-t", "A" * 22, "-c", str(folder / "server.properties")]
     argv = kafka_java(folder, "256m", *tool, *(part for user in logins for part in ("--add-scram", user)))
     processes.run(Command(argv, cwd=folder), site.user, "Kafka's format")
     return command
+
+
+def _give_rights(site: Site) -> None:
+    folder = site.directory(kafka.NAME)
+    for what, operations in KAFKA_RIGHTS.items():
+        rights = [f"--allow-principal=User:{WRITER}", *(f"--operation={operation}" for operation in operations)]
+        tool = ["org.apache.kafka.tools.AclCommand", "--bootstrap-server", kafka.address(site), "--add", *rights]
+        argv = kafka_java(folder, "256m", *tool, what, "--resource-pattern-type=prefixed")
+        processes.run(Command(argv, cwd=folder), site.user, "Kafka's rights")
 
 
 def _connect(site: Site, found: Secured) -> dict[str, object]:
