@@ -1,4 +1,4 @@
-"""The Postgres sink: one table for each projection version, read through a view."""
+"""The Postgres sink: one table for each projection version, and one for each list that has its own, read through views."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import psycopg
 from psycopg.types.json import Jsonb
 
 from connectors.sinks.postgres_client import DOCUMENT, PASSING, Connection, Connections, words
-from connectors.sinks.postgres_tables import CREATE_STAGING, KEEP_STAGING_PLAIN, SEEN, STAGING, Tables
+from connectors.sinks.postgres_columns import quoted
+from connectors.sinks.postgres_layout import FOUND, VIEWS, Layout, ListTable, of_target
+from connectors.sinks.postgres_tables import SEEN, STAGING, Tables, view_ddl
 from pipeline.authoring.shape import Shape
 from pipeline.errors import NotAllowed, SinkError
 from pipeline.ports import APPLIED, STALE, Outcome, Rejected, SinkRecord, Stored, Throttled, Write, always
@@ -45,7 +47,7 @@ class PostgresSink:
     ) -> None:
         self._tables, self._slots = Tables(target, projection, shape, options), asyncio.Semaphore(in_flight)
         self._key = self._tables.table_name
-        self._writers = Connections(dsn, self.name, timeout=request_timeout, setup=(CREATE_STAGING, KEEP_STAGING_PLAIN))
+        self._writers = Connections(dsn, self.name, timeout=request_timeout, setup=self._tables.staging)
         self._others = Connections(dsn, self.name, timeout=request_timeout)
 
     @property
@@ -67,20 +69,23 @@ class PostgresSink:
                 )
             if not there:
                 await self._run(db, own.create_schema)
+            found = await self._layout(db)
+            if not found.columns:
+                # without the documents their items are of no use
+                await self._drop_lists(db, found)
+                await self._free(db, own.layout, [child.table_name for child in own.children])
+            else:
+                self._fits(found)
             for statement in own.ddl():
                 await self._run(db, statement)
-            query = "SELECT attname FROM pg_attribute WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped"
-            other = {name for (name,) in await self._run(db, query, (own.table,))} ^ own.column_names()
-            if other:
-                raise SinkError(
-                    f"{self.name}: the table has other columns than the projection ({', '.join(sorted(other))}): raise the "
-                    "projection's version and rebuild."
-                )
+            await self._free(db, own.layout, [])
+            self._fits(await self._layout(db))
 
     async def claim(self, owner: str, at_least: int) -> SinkRecord:
         own = self._tables
         async with self._others.use() as db, self._others.transaction(db):
             await self._check(db)
+            self._fits(await self._layout(db))
             # waits for the writes that are under way: each holds the row until it is through
             (found,) = await self._run(
                 db,
@@ -138,8 +143,9 @@ class PostgresSink:
         return [found.get(position, STALE) for position in range(len(writes))]
 
     async def read(self, ids: Sequence[str]) -> Mapping[str, Stored]:
-        query = f"SELECT _id, _revision, document FROM {self._tables.table} WHERE _id = ANY(%s) AND NOT _deleted"
         async with self._others.use() as db:
+            whole = (await self._layout(db)).document()
+            query = f"SELECT _id, _revision, {whole} FROM {self._tables.table} t WHERE _id = ANY(%s) AND NOT _deleted"
             found = await self._run(db, query, ([stored_id(id) for id in ids],))
         return {plain_id(id): Stored(revision, document) for id, revision, document in found}
 
@@ -147,12 +153,12 @@ class PostgresSink:
         return ()
 
     async def scan(self, *, documents: bool = True) -> AsyncIterator[Mapping[str, Stored]]:
-        shown = "document" if documents else "'{}'::jsonb"
-        query = f"SELECT _id, _revision, {shown} FROM {self._tables.table} WHERE NOT _deleted"
         fetch = f"FETCH {PAGE if documents else IDS} FROM cdc_scan"
         async with self._others.use() as db, self._others.transaction(db):
             # whoever scans may take his time from page to page
             await self._run(db, "SET LOCAL idle_in_transaction_session_timeout = 0")
+            shown = (await self._layout(db)).document() if documents else "'{}'::jsonb"
+            query = f"SELECT _id, _revision, {shown} FROM {self._tables.table} t WHERE NOT _deleted"
             await self._run(db, f"DECLARE cdc_scan CURSOR FOR {query}")
             while page := await self._run(db, fetch):
                 yield {plain_id(id): Stored(revision, document) for id, revision, document in page}
@@ -170,26 +176,20 @@ class PostgresSink:
         async with self._others.use() as db, self._others.transaction(db):
             await self._check(db)
             await self._run(db, f"SELECT pg_advisory_xact_lock({PREPARING})")
-            try:
-                async with self._others.transaction(db):
-                    await self._run(db, own.view_ddl(replace=True))
-                return
-            except psycopg.errors.InvalidTableDefinition:
-                pass  # the other version has other columns
-            granted = await self._run(
-                db,
-                "SELECT format('GRANT %%s ON %%s TO %%s', privilege_type, c.oid::regclass, CASE grantee WHEN 0 THEN 'PUBLIC'"
-                " ELSE grantee::regrole::text END) FROM pg_class c, aclexplode(c.relacl) WHERE c.oid = %s::regclass",
-                (own.view,),
-            )
-            for (statement,) in [(f"DROP VIEW {own.view}",), (own.view_ddl(replace=False),), *granted]:
-                await self._run(db, statement)
+            found = await self._layout(db)
+            await self._free(db, found, [])
+            shown = dict(found.views())
+            for name in sorted(set(await self._list_views(db)) - set(shown)):
+                await self._run(db, f"DROP VIEW {quoted(own.schema, name)}")
+            for name, select in shown.items():
+                await self._show(db, name, select)
 
     async def drop(self) -> None:
         own = self._tables
         async with self._others.use() as db, self._others.transaction(db):
             if self._key in await self._seen(db):
                 await self._run(db, f"DROP VIEW {own.view}")
+            await self._drop_lists(db, await self._layout(db))
             await self._run(db, f"DROP TABLE IF EXISTS {own.table}")
             ((there,),) = await self._run(db, "SELECT to_regclass(%s) IS NOT NULL", (own.checkpoints,))
             if there:
@@ -229,7 +229,12 @@ class PostgresSink:
             return await self._insert(db, epoch, 0, end), bad
 
     async def _insert(self, db: Connection, epoch: int, start: int, end: int) -> list[str]:
-        return [id for (id,) in await self._run(db, self._tables.insert(), (epoch, start, end))]
+        parameters = {"epoch": epoch, "start": start, "end": end}
+        ids = [id for (id,) in await self._run(db, self._tables.insert(), parameters)]
+        if ids:
+            for statement in self._tables.replace():
+                await self._run(db, statement, (ids,))
+        return ids
 
     async def _insert_alone(
         self, db: Connection, epoch: int, start: int, end: int, bad: dict[int, Outcome]
@@ -250,7 +255,9 @@ class PostgresSink:
             *await self._insert_alone(db, epoch, half, end, bad),
         ]
 
-    async def _run(self, db: Connection, query: str, parameters: Sequence[Any] | None = None) -> list[tuple[Any, ...]]:
+    async def _run(
+        self, db: Connection, query: str, parameters: Sequence[Any] | Mapping[str, Any] | None = None
+    ) -> list[tuple[Any, ...]]:
         return await self._others.run(db, query, parameters)
 
     async def _check(self, db: Connection) -> None:
@@ -261,6 +268,74 @@ class PostgresSink:
         """The table that readers see through the view."""
         found = await self._run(db, SEEN, (self._tables.view,))
         return [name for (name,) in found]
+
+    async def _layout(self, db: Connection) -> Layout:
+        """The version's tables as they are."""
+        wanted = self._tables.layout
+        return wanted.found(await self._run(db, FOUND, wanted.names))
+
+    def _fits(self, found: Layout) -> None:
+        """Raises SinkError where another code made the tables."""
+        wanted, again = self._tables.layout, "raise the projection's version and rebuild."
+        ours, theirs = ({own.name: own for own in one.lists} for one in (wanted, found))
+        if set(ours) != set(theirs):
+            raise SinkError(
+                f"{self.name}: the lists in tables of their own are {', '.join(theirs) or 'none'}, and the projection's"
+                f" children are {', '.join(ours) or 'none'}: {again}"
+            )
+        pairs: list[tuple[Layout | ListTable, Layout | ListTable]] = [(ours[name], theirs[name]) for name in ours]
+        for own, there in ((wanted, found), *pairs):
+            if other := set(own.columns) ^ set(there.columns):
+                raise SinkError(
+                    f"{self.name}: the table {there.table_name} has other columns than the projection"
+                    f" ({', '.join(sorted(other))}): {again}"
+                )
+
+    async def _free(self, db: Connection, layout: Layout, tables: Sequence[str]) -> None:
+        """Raises SinkError where these tables, or the views of the lists, would take the name of what is not ours."""
+        names = {*tables, *(layout.list_view(own.name) for own in layout.lists)} - set(await self._list_views(db))
+        query = (
+            "SELECT relname FROM pg_class WHERE relnamespace = to_regnamespace(quote_ident(%s)) AND relname = ANY(%s)"
+        )
+        for (name,) in await self._run(db, query, (layout.schema, sorted(names))):
+            raise SinkError(
+                f"{self.name}: {layout.schema}.{name} is there already and is no list of this read model: drop it or call"
+                " it otherwise, or the target."
+            )
+
+    async def _list_views(self, db: Connection) -> dict[str, str]:
+        """The views of the target's lists, and the table of each."""
+        wanted = self._tables.layout
+        found = await self._run(db, VIEWS, wanted.names | {"marker": of_target(wanted.view_name)})
+        return {str(view): str(table) for view, table in found}
+
+    async def _drop_lists(self, db: Connection, layout: Layout) -> None:
+        views = {table: view for view, table in (await self._list_views(db)).items()}
+        for own in layout.lists:
+            if own.table_name in views:
+                await self._run(db, f"DROP VIEW {quoted(layout.schema, views[own.table_name])}")
+            await self._run(db, f"DROP TABLE {quoted(layout.schema, own.table_name)}")
+
+    async def _show(self, db: Connection, name: str, select: str) -> None:
+        """Point a view at the version, whatever columns it has; who may read it stays, and a new one whoever may read the documents."""
+        schema, view = self._tables.schema, quoted(self._tables.schema, name)
+        ((there,),) = await self._run(db, "SELECT to_regclass(%s) IS NOT NULL", (view,))
+        try:
+            async with self._others.transaction(db):
+                await self._run(db, view_ddl(schema, name, select))
+            if there:
+                return
+            statements = []
+        except psycopg.errors.InvalidTableDefinition:  # the other version has other columns
+            statements = [f"DROP VIEW {view}", view_ddl(schema, name, select, replace=False)]
+        granted = await self._run(
+            db,
+            "SELECT format('GRANT %%s ON %%s TO %%s', privilege_type, %s::text, CASE grantee WHEN 0 THEN 'PUBLIC'"
+            " ELSE grantee::regrole::text END) FROM pg_class c, aclexplode(c.relacl) WHERE c.oid = to_regclass(%s)",
+            (view, view if there else self._tables.view),
+        )
+        for statement in (*statements, *(grant for (grant,) in granted)):
+            await self._run(db, statement)
 
 
 def encode(writes: Sequence[Write]) -> tuple[list[bytes], dict[int, Outcome]]:

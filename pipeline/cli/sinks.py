@@ -8,7 +8,7 @@ from connectors.sinks import SINKS
 from connectors.sinks.elasticsearch_mapping import mapping
 from connectors.sinks.kafka_topics import NAME as TOPIC
 from connectors.sinks.kafka_topics import described as topics
-from connectors.sinks.postgres_tables import ddl
+from connectors.sinks.postgres_tables import ddl, list_views
 from connectors.sinks.redis_keys import NAME, described
 from pipeline.operations.sinks import SinkRules
 
@@ -24,6 +24,7 @@ RULES = {kind: SinkRules() for kind in SINKS} | {
         name=_TABLE,
         name_rule="write schema.table or table: small letters, digits, _ and (in the table) -, no digit first, at most 46 of the table",
         ddl=ddl,
+        also=list_views,
     ),
     "redis": SinkRules(
         name=NAME,

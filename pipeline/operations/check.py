@@ -81,7 +81,7 @@ def check(
                 check_level(checked, level, catalog.tables[level.table])
         check_root_key(checked, shape.source)
         findings += checked.findings
-    findings += _clashes(projections)
+    findings += _clashes(projections, sinks)
     return CheckReport(
         projections=tuple(sorted(p.name for p in projections)),
         catalog="source" if source else "lock",
@@ -154,12 +154,13 @@ def _rules(withheld: Mapping[str, Sequence[str]], catalog: Catalog) -> Iterator[
                 yield Problem("UnknownColumn", str(error), "cdc.toml", 1, f"{kind}.withheld")
 
 
-def _clashes(projections: Sequence[Projection[Any]]) -> Iterator[Finding]:
+def _clashes(projections: Sequence[Projection[Any]], sinks: Mapping[str, SinkRules]) -> Iterator[Finding]:
     """Two projections that would write the same target, or name one as the other's index."""
     taken: dict[tuple[str, str], Projection[Any]] = {}
     for projection in sorted(projections, key=lambda p: (p.file, p.line)):
         for target in projection.to:
-            for name in (target.name, projection.id):
+            names = sinks[target.kind].names(target) if target.kind in sinks else (target.name,)
+            for name in (*names, projection.id):
                 other = taken.setdefault((target.kind, name), projection)
                 if other is not projection:
                     clash = Checked(projection, Catalog())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from pipeline.errors import DefinitionError
 
 Mapper = Callable[[Shape, Mapping[str, object]], Mapping[str, Any]]
 Writer = Callable[[Target, str, Shape], str]
+Namer = Callable[[Target], Collection[str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,12 @@ class SinkRules:
     name_rule: str = "it is empty"
     ddl: Writer | None = None
     """The SQL that makes the table, or comments of SQL, of the target, the projection's id and the shape."""
+    also: Namer | None = None
+    """Names beside its own that readers see a target by."""
+
+    def names(self, target: Target) -> tuple[str, ...]:
+        """All names that no other target may have."""
+        return (target.name, *(self.also(target) if self.also is not None else ()))
 
     def complaints(self, target: Target, shape: Shape, id: str) -> Iterator[str]:
         """What is wrong with a target of the projection `id`, `orders-v3`."""

@@ -4,82 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 import uuid
 from collections.abc import AsyncIterator
-from typing import Any
 
 import psycopg
 import pytest
+from postgres_lab import PostgresServer
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from sink_contract import SECRET, SHAPE, Lab, Order, Server, SinkContract, delete, put, text
 
 from connectors.sinks import open_sink
 from connectors.sinks.postgres import PostgresSink, encode
 from pipeline.authoring.projection import Projection, postgres
-from pipeline.authoring.shape import Shape
 from pipeline.errors import DefinitionError, NotAllowed, SettingsError, SinkError, SinkUnavailable
 from pipeline.ports import APPLIED, STALE, Rejected, Sink, Throttled, Write
 from pipeline.settings import Endpoints, PostgresSettings, Settings
 from tests.support.proxy import proxied
 
 pytestmark = pytest.mark.stack
-FULL = (
-    "CREATE FUNCTION {schema}.full() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
-    " RAISE EXCEPTION 'could not extend file: No space left on device' USING ERRCODE = 'disk_full'; END $$"
-)
-
-
-class PostgresServer:
-    """The sinks' database, and a view `<schema>.orders` of which each test has its own."""
-
-    def __init__(self, dsn: str, schema: str) -> None:
-        self.dsn, self.schema, self.timeout = dsn, schema, 10.0
-
-    def open(
-        self, projection: str, *, shape: Shape = SHAPE, bulk_bytes: int = 0, dsn: str = "", **options: object
-    ) -> PostgresSink:
-        return PostgresSink(
-            dsn=dsn or self.dsn, target=f"{self.schema}.orders", projection=projection, shape=shape,
-            options=options, request_timeout=self.timeout,
-        )  # fmt: skip
-
-    def unreachable(self, projection: str) -> PostgresSink:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        return self.open(projection, dsn=f"postgresql://me:{SECRET}@127.0.0.1:{port}/none")
-
-    async def ask(self, *statements: str) -> list[Any]:
-        async with await psycopg.AsyncConnection.connect(self.dsn, autocommit=True) as db:
-            for statement in statements:
-                cursor = await db.execute(statement.encode())
-            return await cursor.fetchall() if cursor.description else []
-
-    def table(self, projection: str) -> str:
-        return f"{self.schema}.orders_{projection.rpartition('-')[2]}"
-
-    async def lose(self, projection: str) -> None:
-        await self.ask(f"DROP TABLE {self.table(projection)} CASCADE")
-
-    async def block(self, projection: str, on: bool) -> None:
-        if on:
-            await self.ask(
-                FULL.format(schema=self.schema),
-                f"CREATE TRIGGER is_full BEFORE INSERT ON {self.table(projection)} EXECUTE FUNCTION {self.schema}.full()",
-            )
-        else:
-            await self.ask(f"DROP FUNCTION {self.schema}.full CASCADE")
-
-    async def visible(self) -> str | None:
-        try:
-            found = await self.ask(f"SELECT document ->> 'note' FROM {self.schema}.orders WHERE _id = 'which'")
-        except psycopg.errors.UndefinedTable:
-            return None
-        return found[0][0] if found else None
-
-    async def close(self) -> None:
-        await self.ask(f"DROP SCHEMA IF EXISTS {self.schema} CASCADE")
 
 
 class TestPostgresSink(SinkContract):
@@ -289,7 +231,7 @@ def test_what_is_no_uri_is_said_without_showing_it() -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"shards": 1}, "no option shards; known are columns, indexes"),
+        ({"shards": 1}, "no option shards; known are children, columns, indexes"),
         ({"columns": "yes"}, "neither True nor False"),
         ({"indexes": "note"}, "no list of fields"),
         ({"indexes": ["nothing"]}, "Order has no field nothing; it has id, total"),

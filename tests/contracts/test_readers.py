@@ -14,7 +14,7 @@ from uuid import UUID
 import pytest
 
 from connectors.sinks import open_reader, open_sink
-from pipeline.authoring.documents import Document, Text
+from pipeline.authoring.documents import Document, Text, many, one
 from pipeline.authoring.leaves import leaves
 from pipeline.authoring.projection import Projection, Target, elasticsearch, postgres
 from pipeline.authoring.shape import shape_of
@@ -24,6 +24,21 @@ from pipeline.settings import ElasticsearchSettings, Endpoints, PostgresSettings
 from pipeline.web.asking import LISTING, asked, measured
 
 pytestmark = pytest.mark.stack
+
+
+class Maker(Document, source="shop.makers"):
+    id: int
+    name: str
+
+
+class Part(Document, source="shop.parts", key=("thing_id", "n")):
+    n: int
+    price: Decimal | None
+    name: str | None
+    about: Annotated[str | None, Text()]
+    made: date | None
+    marks: tuple[str, ...] | None
+    maker: Maker | None = one(via="maker_id")
 
 
 class Thing(Document, source="shop.things"):
@@ -40,6 +55,7 @@ class Thing(Document, source="shop.things"):
     extra: dict[str, Any] | None
     tags: tuple[str, ...] | None
     numbers: tuple[int, ...] | None
+    parts: tuple[Part, ...] = many(by="thing_id")
 
 
 SHAPE = shape_of(Thing)
@@ -47,14 +63,18 @@ NAMES = [field.name for field in SHAPE.fields]
 ONE, TWO = "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11", "b0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11"
 DOCUMENTS = {
     1: f"""{{"id":1,"amount":"1.10","ratio":0.5,"flag":true,"note":"a","essay":"Quick brown","at":"2024-01-01T00:05:00.123456Z",
-        "day":"2024-02-29","clock":"04:05:06","uid":"{ONE}","extra":{{"n":1e400,"m":9007199254740993}},"tags":["x","y"],"numbers":[1,2]}}""",
+        "day":"2024-02-29","clock":"04:05:06","uid":"{ONE}","extra":{{"n":1e400,"m":9007199254740993}},"tags":["x","y"],"numbers":[1,2],"parts":[
+        {{"n":1,"price":"2.50","name":"bolt","about":"purple","made":"2024-02-29","marks":["p","q"],"maker":{{"id":7,"name":"acme"}}}},
+        {{"n":2,"price":null,"name":null,"about":null,"made":null,"marks":null,"maker":null}}]}}""",
     2: f"""{{"id":2,"amount":"-5","ratio":2.0,"flag":false,"note":"b,c","essay":"brown fox","at":"2024-06-01T00:00:00Z",
-        "day":"2024-03-01","clock":"23:00:00","uid":"{TWO}","extra":{{}},"tags":["y"],"numbers":[]}}""",
+        "day":"2024-03-01","clock":"23:00:00","uid":"{TWO}","extra":{{}},"tags":["y"],"numbers":[],"parts":[
+        {{"n":1,"price":"-3","name":"b,c","about":"yellow","made":"2025-01-01","marks":[],"maker":{{"id":8,"name":"acme"}}}}]}}""",
     3: json.dumps(dict.fromkeys(NAMES) | {"id": 3}),
     4: """{"id":4,"amount":"NaN","ratio":"Infinity","flag":null,"note":"","essay":"","at":"infinity","day":"-infinity","clock":null,
-        "uid":null,"extra":null,"tags":[],"numbers":[9223372036854775807]}""",
+        "uid":null,"extra":null,"tags":[],"numbers":[9223372036854775807],"parts":[
+        {"n":3,"price":"NaN","name":"","about":"","made":"infinity","marks":["q"],"maker":null}]}""",
     5: """{"id":5,"amount":"100000000000000000000.5","ratio":-1e300,"flag":null,"note":"é\\u2028'\\"%s","essay":null,"at":null,
-        "day":"+10000-01-01","clock":null,"uid":null,"extra":null,"tags":["z"],"numbers":null}""",
+        "day":"+10000-01-01","clock":null,"uid":null,"extra":null,"tags":["z"],"numbers":null,"parts":[]}""",
 }  # fmt: skip
 FOUND: list[tuple[list[tuple[str, str]], set[int]]] = [
     ([], {1, 2, 3, 4, 5}),
@@ -86,6 +106,26 @@ FOUND: list[tuple[list[tuple[str, str]], set[int]]] = [
     ([("numbers.gte", "2")], {1, 4}),
     ([("numbers", "9223372036854775807")], {4}),
     ([("numbers.null", "false")], {1, 4}),
+    ([("parts.n", "1")], {1, 2}),
+    ([("parts.n.gt", "1")], {1, 4}),
+    ([("parts.price", "2.5")], {1}),
+    ([("parts.price.gt", "-10")], {1, 2}),
+    ([("parts.name.in", "bolt,zz")], {1}),
+    ([("parts.name", "b,c"), ("parts.name", "")], {2, 4}),
+    ([("parts.name.gte", "b,d")], {1}),
+    ([("parts.name.null", "true")], {3, 5}),
+    ([("parts.maker.id.null", "false")], {1, 2}),
+    ([("parts.made.lt", "2024-12-31")], {1}),
+    ([("parts.made.gt", "2024-12-31")], {2}),
+    ([("parts.marks", "q")], {1, 4}),
+    ([("parts.marks.gt", "p")], {1, 4}),
+    ([("parts.marks.null", "true")], {2, 3, 5}),
+    ([("parts.maker.id", "7")], {1}),
+    ([("parts.maker.id.gte", "7")], {1, 2}),
+    ([("parts.maker.name", "acme")], {1, 2}),
+    ([("parts.n", "1"), ("tags", "x")], {1}),
+    ([("q", "Purple")], {1}),
+    ([("q", "yellow brown")], {2}),
 ]
 
 
@@ -102,13 +142,17 @@ class Place:
     documents: set[int]
 
 
-@pytest.fixture(params=["elasticsearch", "postgres", "columns"])
+@pytest.fixture(params=["elasticsearch", "postgres", "columns", "children", "both"])
 async def place(request: pytest.FixtureRequest, stack: Endpoints, database: str) -> AsyncIterator[Place]:
     name = f"readers-{uuid.uuid4().hex[:8]}"
     targets: dict[str, Target] = {
         "elasticsearch": elasticsearch(name, replicas=0),
         "postgres": postgres(f"r.{name}", indexes=["note", "tags"]),
         "columns": postgres(f"r.{name}", columns=True),
+        "children": postgres(
+            f"r.{name}", children=["tags", "numbers", "parts"], indexes=["tags", "parts.name", "parts.maker.id"]
+        ),
+        "both": postgres(f"r.{name}", columns=True, children=["parts", "tags"]),
     }
     target = targets[request.param]
     settings = Settings(
@@ -124,7 +168,7 @@ async def place(request: pytest.FixtureRequest, stack: Endpoints, database: str)
         await sink.prepare()
         await sink.claim("me", 0)
         # what a typed column can't hold is not there
-        wanted = {1, 2, 3, 4} if request.param == "columns" else set(DOCUMENTS)
+        wanted = {1, 2, 3, 4} if "columns" in target.options else set(DOCUMENTS)
         writes = [Write(str(n), 1 << 40 | n, " ".join(DOCUMENTS[n].split("\n"))) for n in sorted(wanted)]
         assert set(await sink.write([*writes, Write("9", 1 << 40, None)], 1)) == {APPLIED}
         await sink.switch()
@@ -186,6 +230,9 @@ async def test_values_are_counted(place: Place) -> None:
     assert await counted("uid") == {ONE: 1, TWO: 1, None: 2 + five}
     assert (await counted("day"))["2024-02-29"] == 1
     assert (await counted("numbers"))[2] == 1
+    assert await counted("parts.maker.name") == {"acme": 2, None: 2 + five}
+    assert await counted("parts.marks") == {"q": 2, "p": 1, None: 2 + five}
+    assert await counted("parts.n") == {1: 2, 2: 1, 3: 1, None: 1 + five}
 
 
 async def test_values_are_added_and_compared(place: Place) -> None:

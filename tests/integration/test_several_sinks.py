@@ -27,7 +27,7 @@ def shop(new_project: Callable[[str], Project]) -> Iterator[Project]:
     project = new_project("it_sinks")
     project.create(
         orders=150,
-        also=f'postgres("crm.orders", indexes=["customer.id"]), redis("{project.name}:orders", lookups=["status", "customer.id"], ttl=86400),'
+        also=f'postgres("crm.orders", children=["lines"], indexes=["customer.id", "lines.quantity"]), redis("{project.name}:orders", lookups=["status", "customer.id"], ttl=86400),'
         f' kafka("{project.name}.orders", partitions=3)',
     )
     project.start_worker()
@@ -35,7 +35,13 @@ def shop(new_project: Callable[[str], Project]) -> Iterator[Project]:
 
 
 def in_postgres(shop: Project) -> dict[str, Any]:
-    return dict(truth.in_postgres(shop.dsn, "crm.orders"))
+    """The documents, and the lines from the table that they have to themselves, as one statement sees both."""
+    query = (
+        "SELECT _id, document, (SELECT json_agg(_item ORDER BY _position) FROM crm.orders_lines l WHERE l._id = o._id)"
+        " FROM crm.orders o"
+    )
+    with psycopg.connect(shop.dsn) as db:
+        return {id: document | ({"lines": lines} if lines else {}) for id, document, lines in db.execute(query)}
 
 
 def in_redis(shop: Project) -> dict[str, Any]:
@@ -154,8 +160,12 @@ def test_verify_compares_all_and_explain_tells_of_all(shop: Project) -> None:
     ]  # fmt: skip
     shop.cdc("verify", f"{shop.name}-orders", "--all")
     shop.sql(f"UPDATE {table} SET document = jsonb_set(document, '{{status}}', '\"wrong\"') WHERE _id = '20'")
+    shop.sql(
+        "UPDATE crm.orders_lines_v1 SET _item = '{}' WHERE _id = '22'",
+        "DELETE FROM crm.orders_lines_v1 WHERE _id = '23'",
+    )
     done = shop.cdc("verify", f"{shop.name}-orders", "--all", "-o", "json", check=False)
-    assert done.returncode == 3 and [s["different"] for s in json.loads(done.stdout)["sinks"]] == [0, 1, 0, 0]
+    assert done.returncode == 3 and [s["different"] for s in json.loads(done.stdout)["sinks"]] == [0, 3, 0, 0]
     key = f"{shop.name}:orders:v1:20"
     with Redis.from_url(shop.endpoints.redis) as db:
         db.set(key, '{"id":20}')
@@ -165,7 +175,7 @@ def test_verify_compares_all_and_explain_tells_of_all(shop: Project) -> None:
     asyncio.run(damage(f"{shop.name}.orders.v1", shop.endpoints.kafka, wrong))
     done = shop.cdc("verify", f"{shop.name}-orders", "--all", "-o", "json", check=False)
     sinks = json.loads(done.stdout)["sinks"]
-    assert done.returncode == 3 and [s["different"] for s in sinks] == [0, 1, 1, 1]
+    assert done.returncode == 3 and [s["different"] for s in sinks] == [0, 3, 1, 1]
     assert [(s["missing"], s["ended"]) for s in sinks] == [(0, 0), (0, 0), (0, 1), (1, 0)]
     shop.cdc("verify", f"{shop.name}-orders", "--all", "--repair")
     story = json.loads(shop.cdc("explain", f"{shop.name}-orders", "21", "-o", "json").stdout)
@@ -178,6 +188,8 @@ def test_the_table_and_the_keys_are_shown_before_anything_runs(shop: Project) ->
     shown = shop.cdc("preview", f"{shop.name}-orders", "--as", "ddl").stdout
     assert 'CREATE TABLE IF NOT EXISTS "crm"."orders_v1"' in shown and 'VIEW "crm"."orders"' in shown
     assert "'{customer,id}'" in shown
+    assert 'CREATE TABLE IF NOT EXISTS "crm"."orders_lines_v1"' in shown and 'VIEW "crm"."orders_lines"' in shown
+    assert '"quantity" bigint' in shown and 'ON "crm"."orders_lines_v1" ("quantity")' in shown
     assert f"{shop.name}:orders:v1:" in shown and f"{shop.name}.orders.v1 of this version (3 partitions" in shown
 
 

@@ -346,6 +346,16 @@ def test_two_projections_can_not_write_one_index(checked: Checked) -> None:
     assert seen(report) == [("DuplicateTarget", "other")]
 
 
+def test_a_list_with_a_table_of_its_own_takes_its_name_from_other_targets(checked: Checked) -> None:
+    head = f"from pipeline import postgres\n{GOOD}"
+    lines = head.replace('elasticsearch("orders")', 'postgres("crm.orders", children=["lines"])')
+    other = head.replace('elasticsearch("orders")', 'postgres("crm.orders_lines")')
+
+    assert seen(checked(one=other, two=lines)) == [("DuplicateTarget", "orders")]
+    assert seen(checked(one=other, two=lines.replace('"crm.orders"', '"desk.orders"'))) == []
+    assert seen(checked(two=lines.replace('"lines"]', '"parts"]'))) == [("BadTarget", "orders")]
+
+
 def test_an_unknown_sink_is_named_with_the_known_ones(checked: Checked, tmp_path: Path) -> None:
     checked(orders=GOOD)
     (orders,) = discover(tmp_path / "projections")
