@@ -11,7 +11,7 @@ from psycopg.types.json import Jsonb
 
 from connectors.sinks.postgres_client import DOCUMENT, PASSING, Connection, Connections, words
 from connectors.sinks.postgres_columns import quoted
-from connectors.sinks.postgres_layout import FOUND, VIEWS, Layout, ListTable, of_target
+from connectors.sinks.postgres_layout import FOUND, VIEWS, Layout, of_target
 from connectors.sinks.postgres_tables import SEEN, STAGING, Tables, view_ddl
 from pipeline.authoring.shape import Shape
 from pipeline.errors import NotAllowed, SinkError
@@ -22,6 +22,7 @@ PAGE = 500
 # Ids alone are small.
 IDS = 5000
 RECORD = "epoch, owner, offsets, watermark, state"
+AGAIN = "raise the projection's version and rebuild."
 # Marks an id that Postgres can't keep as text.
 ODD = "\x01hex:"
 COPY = f"COPY {STAGING} FROM STDIN"
@@ -75,17 +76,18 @@ class PostgresSink:
                 await self._drop_lists(db, found)
                 await self._free(db, own.layout, [child.table_name for child in own.children])
             else:
-                self._fits(found)
+                self._same_lists(found)
+                self._same_columns(found)
             for statement in own.ddl():
                 await self._run(db, statement)
             await self._free(db, own.layout, [])
-            self._fits(await self._layout(db))
+            self._same_columns(await self._layout(db))
 
     async def claim(self, owner: str, at_least: int) -> SinkRecord:
         own = self._tables
         async with self._others.use() as db, self._others.transaction(db):
             await self._check(db)
-            self._fits(await self._layout(db))
+            self._same_lists(await self._layout(db))
             # waits for the writes that are under way: each holds the row until it is through
             (found,) = await self._run(
                 db,
@@ -274,21 +276,22 @@ class PostgresSink:
         wanted = self._tables.layout
         return wanted.found(await self._run(db, FOUND, wanted.names))
 
-    def _fits(self, found: Layout) -> None:
-        """Raises SinkError where another code made the tables."""
-        wanted, again = self._tables.layout, "raise the projection's version and rebuild."
-        ours, theirs = ({own.name: own for own in one.lists} for one in (wanted, found))
+    def _same_lists(self, found: Layout) -> None:
+        """Raises SinkError where the version was made with other lists in tables of their own."""
+        ours, theirs = ([own.name for own in one.lists] for one in (self._tables.layout, found))
         if set(ours) != set(theirs):
             raise SinkError(
                 f"{self.name}: the lists in tables of their own are {', '.join(theirs) or 'none'}, and the projection's"
-                f" children are {', '.join(ours) or 'none'}: {again}"
+                f" children are {', '.join(ours) or 'none'}: {AGAIN}"
             )
-        pairs: list[tuple[Layout | ListTable, Layout | ListTable]] = [(ours[name], theirs[name]) for name in ours]
-        for own, there in ((wanted, found), *pairs):
-            if other := set(own.columns) ^ set(there.columns):
+
+    def _same_columns(self, found: Layout) -> None:
+        """Raises SinkError where the version was made with other columns; its lists are the same."""
+        wanted = self._tables.layout.tables()
+        for name, columns in found.tables().items():
+            if other := set(columns) ^ set(wanted[name]):
                 raise SinkError(
-                    f"{self.name}: the table {there.table_name} has other columns than the projection"
-                    f" ({', '.join(sorted(other))}): {again}"
+                    f"{self.name}: the table {name} has other columns than the projection ({', '.join(sorted(other))}): {AGAIN}"
                 )
 
     async def _free(self, db: Connection, layout: Layout, tables: Sequence[str]) -> None:

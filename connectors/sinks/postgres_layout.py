@@ -74,6 +74,10 @@ class Layout:
         lists = (ListTable(own, name, tuple(columns)) for name, own, columns in rows if name != self.table_name)
         return Layout(self.schema, self.view_name, self.table_name, columns, tuple(lists))
 
+    def tables(self) -> dict[str, tuple[str, ...]]:
+        """All tables with their columns."""
+        return {self.table_name: self.columns, **{own.table_name: own.columns for own in self.lists}}
+
     def list_view(self, name: str) -> str:
         return f"{self.view_name}_{name}"
 

@@ -30,6 +30,7 @@ def postgres(table: str, **options: object) -> Target:
     """Documents go to the table behind the view `table`, `crm.customers` (schema `read_models` where it names none).
 
     `columns=True`: a typed column for each field beside the document. `indexes=["email", "customer.id"]`: fields to index.
+    `children=["lines"]`: lists whose items are rows of a table of their own, behind the view `crm.customers_lines`.
     """
     return Target("postgres", table, options)
 
