@@ -11,7 +11,7 @@ from psycopg.types.json import Jsonb
 
 from connectors.sinks.postgres_client import DOCUMENT, PASSING, Connection, Connections, words
 from connectors.sinks.postgres_columns import quoted
-from connectors.sinks.postgres_layout import FOUND, VIEWS, Layout, of_target
+from connectors.sinks.postgres_layout import ASIDE, FOUND, VIEWS, Layout
 from connectors.sinks.postgres_tables import SEEN, STAGING, Tables, view_ddl
 from pipeline.authoring.shape import Shape
 from pipeline.errors import NotAllowed, SinkError
@@ -181,8 +181,11 @@ class PostgresSink:
             found = await self._layout(db)
             await self._free(db, found, [])
             shown = dict(found.views())
-            for name in sorted(set(await self._list_views(db)) - set(shown)):
-                await self._run(db, f"DROP VIEW {quoted(own.schema, name)}")
+            for name in await self._list_views(db):
+                plain = name.removesuffix(ASIDE)
+                wanted = plain if plain in shown else plain + ASIDE
+                if name != wanted:
+                    await self._run(db, f"ALTER VIEW {quoted(own.schema, name)} RENAME TO {quoted(wanted)}")
             for name, select in shown.items():
                 await self._show(db, name, select)
 
@@ -307,9 +310,8 @@ class PostgresSink:
             )
 
     async def _list_views(self, db: Connection) -> dict[str, str]:
-        """The views of the target's lists, and the table of each."""
-        wanted = self._tables.layout
-        found = await self._run(db, VIEWS, wanted.names | {"marker": of_target(wanted.view_name)})
+        """The views of the target's lists, those put aside too, and the table of each."""
+        found = await self._run(db, VIEWS, self._tables.layout.of_target)
         return {str(view): str(table) for view, table in found}
 
     async def _drop_lists(self, db: Connection, layout: Layout) -> None:

@@ -12,6 +12,9 @@ from connectors.sinks.postgres_columns import literal, quoted
 OWN = ("_id", "document", "_revision", "_epoch", "_deleted")
 ITEM = ("_id", "_position", "_item")
 
+# Behind the name of a list's view while readers see a version without that list: so who may read it is known when one has it again.
+ASIDE = "-aside"
+
 FOUND = (
     "SELECT c.relname, substr(d.description, length(%(marker)s) + 1),"
     " ARRAY(SELECT attname::text FROM pg_attribute WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped ORDER BY attnum)"
@@ -26,9 +29,9 @@ VIEWS = (
     " JOIN pg_depend d ON d.refobjid = t.oid AND d.refclassid = 'pg_class'::regclass AND d.classid = 'pg_rewrite'::regclass"
     " JOIN pg_rewrite r ON r.oid = d.objid JOIN pg_class v ON v.oid = r.ev_class AND v.relnamespace = t.relnamespace"
     " WHERE t.relnamespace = to_regnamespace(quote_ident(%(schema)s)) AND starts_with(m.description, %(marker)s)"
-    " AND v.relname = %(view)s || '_' || split_part(m.description, ': ', 2)"
+    " AND regexp_replace(v.relname, %(aside)s || '$', '') = %(view)s || '_' || split_part(m.description, ': ', 2)"
 )
-"""The views of a target's lists, whatever version they show, and the table of each."""
+"""The views of a target's lists, those put aside too, and the table of each, whatever version it is of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +55,23 @@ class Layout:
 
     @property
     def names(self) -> dict[str, str]:
-        """What `FOUND` and `VIEWS` are asked with."""
-        return {"schema": self.schema, "table": self.table_name, "marker": self.marker, "view": self.view_name}
+        """What `FOUND` is asked with."""
+        return {"schema": self.schema, "table": self.table_name, "marker": self.marker}
+
+    @property
+    def of_target(self) -> dict[str, str]:
+        """What `VIEWS` is asked with."""
+        return {"schema": self.schema, "view": self.view_name, "marker": self._of_target, "aside": ASIDE}
+
+    @property
+    def _of_target(self) -> str:
+        """How the comments on the tables of all lists of the target begin."""
+        return f"cdc list of {self.view_name} in "
 
     @property
     def marker(self) -> str:
         """The comments on the tables of this version's lists, up to the list's name."""
-        return f"{of_target(self.view_name)}{self.table_name}: "
+        return f"{self._of_target}{self.table_name}: "
 
     @property
     def table(self) -> str:
@@ -97,11 +110,6 @@ class Layout:
             for own in self.lists
         )
         return f"(t.document{''.join(lists)})"
-
-
-def of_target(view_name: str) -> str:
-    """How the comments on the tables of all lists of a target begin."""
-    return f"cdc list of {view_name} in "
 
 
 def _select(first: Sequence[str], then: Sequence[str]) -> str:

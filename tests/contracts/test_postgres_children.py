@@ -294,6 +294,17 @@ class TestPostgresSinkWithChildren(SinkContract):
                 await sink.switch()
                 assert await own.ask(may) == [(True,)]
                 assert await own.ask(f"SELECT id FROM {view}") == [(1,)]
+            # nor does one without the list in between change it
+            without = own.open(lab.projection(3), children=[])
+            lab.opened.append(without)
+            await without.prepare()
+            for sink in (new, old):
+                await without.switch()
+                await without.switch()
+                assert await own.ask(f"SELECT to_regclass('{view}')") == [(None,)]
+                await sink.switch()
+                assert await own.ask(may) == [(True,)]
+                assert await own.ask(f"SELECT id FROM {view}") == [(1,)]
         finally:
             await own.ask(f"DROP OWNED BY {role}", f"DROP ROLE {role}")
 
@@ -394,7 +405,14 @@ class TestPostgresSinkWithChildren(SinkContract):
             f"SELECT relname FROM pg_class WHERE relnamespace = '{own.schema}'::regnamespace AND relkind IN ('r', 'v')"
         )
         await first.switch()
+        without = own.open(lab.projection(3), children=[])
+        lab.opened.append(without)
+        await without.prepare()
+        await second.switch()
+        await without.switch()
         await second.drop()
+        await first.switch()
+        await without.drop()
         assert {name for (name,) in await own.ask(left)} == {
             "orders", "orders_v1", "orders_lines", "orders_lines_v1", "cdc_checkpoints",
         }  # fmt: skip
