@@ -102,12 +102,13 @@ class Producer:
                 break
         well = not any(part.error and not part.too_large for part in parts)
         await self._end(well)
-        with suppress(Replaced):  # whoever that is waits for it too
-            await self._end(well)
+        if well:
+            with suppress(Replaced):  # whoever that is waits for it too
+                await self._end(well)
         return well
 
     async def _end(self, commit: bool) -> None:
-        """Decided with the first answer; the second comes when readers have it."""
+        """Decided with the first answer; a second one comes when readers have it."""
         request = EndTxnRequest(self._name, self._id, self._epoch, commit)
         await self._ask(request, lambda answer: [answer.error_code])
 

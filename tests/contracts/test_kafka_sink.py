@@ -26,13 +26,13 @@ from sink_contract import SECRET, SHAPE, Lab, Order, Server, SinkContract, delet
 from connectors.sinks import open_sink
 from connectors.sinks.kafka import KafkaSink
 from connectors.sinks.kafka_client import Client
-from connectors.sinks.kafka_transaction import Message, Part, Producer
+from connectors.sinks.kafka_transaction import Message, Part, Producer, _bounded, parts
 from pipeline.addresses import KafkaAddress
 from pipeline.authoring.projection import kafka, projection
 from pipeline.authoring.shape import Shape
 from pipeline.errors import DefinitionError, NotAllowed, SinkError, SinkUnavailable, TargetMissing
 from pipeline.metadata import make_topics
-from pipeline.ports import APPLIED, STALE, Rejected, Sink, Write
+from pipeline.ports import APPLIED, STALE, Rejected, Sink, Throttled, Write
 from pipeline.reports.doctor import _documents_in_kafka as look_at_topics
 from pipeline.settings import KafkaSettings, Settings
 from pipeline.stack import stack as local_stack
@@ -245,6 +245,18 @@ class TestKafkaSink(SinkContract):
         assert sorted(await sink.read(["1", "2", "3"])) == ["1", "3"]
         assert await put(sink, "2", 2) == APPLIED
 
+    async def test_what_kafka_refuses_for_no_fault_of_a_document_waits(self, lab: Lab, own: KafkaServer) -> None:
+        sink = await lab.prepared()
+        assert await put(sink, "1", 1, note="taken") == APPLIED
+        # records that are a millisecond old; no server of several, of which some are away, is needed to see one refuse
+        await own.tell(f"{own.target}.v1", message_timestamp_before_max_ms="0")
+        for sequence in range(2, 20):
+            outcomes = await sink.write([Write("1", sequence << 40, text(note="not taken")), Write("2", 1, None)], 0)
+            if outcomes != [APPLIED, APPLIED]:  # within the same millisecond
+                break
+        for outcome in outcomes:
+            assert isinstance(outcome, Throttled) and "InvalidTimestamp" in outcome.reason and outcome.retry_after > 0
+
     @pytest.mark.edge_case(51)
     async def test_who_follows_as_the_guide_says_is_where_readers_are(self, lab: Lab, own: KafkaServer) -> None:
         guide = Path(__file__).parents[2] / "docs/guides/kafka.md"
@@ -385,6 +397,15 @@ class TestKafkaSink(SinkContract):
                 assert time.monotonic() - start < 4
         own.timeout = 10.0
         assert await put(lab.sink(), "1", 3) == APPLIED
+
+
+def test_a_large_write_is_many_requests_of_bounded_size() -> None:
+    messages = {number: [Message(b"%d" % n, b"x" * (n * 1000)) for n in range(1000)] for number in (3, 5)}
+    sent = parts(messages, 900_000)
+    assert all(part.size <= 900_000 or len(part.messages) == 1 for part in sent) and len(sent) < 1400
+    assert {p: [m for part in sent if part.partition == p for m in part.messages] for p in messages} == messages
+    many = parts({number: [Message(b"1", b"x" * 3_000_000)] for number in range(50)}, 900_000)
+    assert [len(request) for request in _bounded(many)] == [2] * 25
 
 
 def test_a_target_is_opened_with_the_settings() -> None:
