@@ -189,12 +189,13 @@ def test_a_reader_that_comes_and_goes_has_every_document_as_the_source_has_it(sh
 
 
 def test_from_now_on_only_what_changes_comes_and_of_it_the_fields_asked_for(shop: Project, url: str) -> None:
+    ids = list(expected(shop))[:3]
     with Follower(path(shop, url), begin="now&fields=id,status") as reader:
         until(lambda: reader.connections, 20, "a connection")
-        for n in range(3):
-            shop.sql(f"UPDATE shop.orders SET status = 'now {n}' WHERE id = {20 + n}")
-        until(lambda: reader.events >= 3, 30, f"three changes {reader}\n{shop.log()}")
-    assert reader.documents == {str(20 + n): {"id": 20 + n, "status": f"now {n}"} for n in range(3)}
+        for n, id in enumerate(ids):
+            shop.sql(f"UPDATE shop.orders SET status = 'now {n}' WHERE id = {id}")
+        until(lambda: reader.events >= 3, 30, f"three changes {reader}")
+    assert reader.documents == {id: {"id": int(id), "status": f"now {n}"} for n, id in enumerate(ids)}
 
 
 def refused(shop: Project, url: str, query: str = "", name: str = "orders", **headers: str) -> tuple[int, str]:
@@ -252,7 +253,7 @@ def test_as_many_as_are_allowed_are_open_and_they_end_with_the_process(shop: Pro
         until(lambda: one.connections and two.connections, 20, "two connections")
         assert refused(shop, url) == (503, "too-many-feeds")
         two.away = True
-        shop.sql("UPDATE shop.orders SET status = 'hang up' WHERE id = 31")
+        shop.sql("UPDATE shop.orders SET status = 'hang up'")
         until(lambda: refused(shop, url)[0] == 200, 20, "room for another")
         process.terminate()
         assert process.wait(20) in (0, -signal.SIGTERM)
@@ -281,19 +282,20 @@ async def test_the_client_follows_and_connects_again_where_it_stood(shop: Projec
                     assert told.id == str(told.document.id)
                     found[told.id] = told.document.status
             everything.close()
-        shop.wait_for(shop.sql("UPDATE shop.orders SET status = 'while away' WHERE id = 40"))
+        one, two = map(int, list(expected(shop))[:2])
+        shop.wait_for(shop.sql(f"UPDATE shop.orders SET status = 'while away' WHERE id = {one}"))
         async with AsyncClient(url) as client:
             following = client.follow(Status, place)
             told = await anext(following)
-            assert isinstance(told, Changed) and told.document == Status(id=40, status="while away")
+            assert isinstance(told, Changed) and told.document == Status(id=one, status="while away")
             # the process ends, and another one is there at the same address
             process.terminate()
             process.wait(20)
-            shop.sql("UPDATE shop.orders SET status = 'another' WHERE id = 41")
+            shop.sql(f"UPDATE shop.orders SET status = 'another' WHERE id = {two}")
             process, _ = start_web(shop, "--open", "--port", url.rpartition(":")[2])
             async with asyncio.timeout(60):
                 told = await anext(following)
-            assert isinstance(told, Changed) and told.document == Status(id=41, status="another")
+            assert isinstance(told, Changed) and told.document == Status(id=two, status="another")
             await following.aclose()
             with pytest.raises(ReadFailed, match=r"410.*no place in a feed"):
                 await anext(client.follow(Status, "nonsense"))
