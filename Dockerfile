@@ -11,7 +11,7 @@ COPY pipeline pipeline
 COPY connectors connectors
 COPY projections projections
 RUN sed -e 's/ \\$//' -e '/^ *--hash/d' requirements.lock > /tmp/constraints.txt \
-    && pip install --no-cache-dir --constraint /tmp/constraints.txt --editable ".[web,redis,otel,snapshots]" \
+    && pip install --no-cache-dir --constraint /tmp/constraints.txt --editable ".[web,redis,mariadb,otel,snapshots]" \
     && rm /tmp/constraints.txt
 
 USER cdc

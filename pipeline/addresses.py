@@ -8,6 +8,7 @@ import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import unquote, urlsplit
 
 from pydantic import BeforeValidator, SecretStr
 
@@ -127,4 +128,39 @@ class ConnectAddress(_Login):
         return options if self.tls is None else options | {"verify": self.tls}
 
 
-__all__ = ["ConnectAddress", "KafkaAddress", "Secret", "tls_context"]
+@dataclass(frozen=True, slots=True)
+class MariadbAddress:
+    """A MariaDB server and a database of it; as text without user and password."""
+
+    host: str
+    port: int
+    database: str
+    user: str
+    password: SecretStr
+
+    @staticmethod
+    def is_one(uri: str) -> bool:
+        return uri.startswith("mariadb://")
+
+    @classmethod
+    def of(cls, uri: str) -> MariadbAddress:
+        """Read `mariadb://user:password@host:3306/database`; raises SettingsError, without the password."""
+        try:
+            parts = urlsplit(uri)
+            found = cls(
+                unquote(parts.hostname or "localhost"), parts.port or 3306, unquote(parts.path.strip("/")),
+                unquote(parts.username or "root"), SecretStr(unquote(parts.password or "")),
+            )  # fmt: skip
+        except ValueError:
+            found = None
+        if found is None or parts.scheme != "mariadb" or parts.query or not found.database:
+            raise SettingsError(
+                "The address of a MariaDB source is mariadb://user:password@host:3306/database: set its dsn again."
+            )
+        return found
+
+    def __str__(self) -> str:
+        return f"{self.database} at {self.host}:{self.port}"
+
+
+__all__ = ["ConnectAddress", "KafkaAddress", "MariadbAddress", "Secret", "tls_context"]

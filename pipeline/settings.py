@@ -31,6 +31,8 @@ class Endpoints(BaseModel):
     """A libpq URI of a superuser on the database `shop`, `postgresql://postgres:…@127.0.0.1:5432/shop`."""
     redis: str
     """`redis://127.0.0.1:6379/0`."""
+    mariadb: str | None = None
+    """`mariadb://root:…@127.0.0.1:3306/shop`; None in a stack without MariaDB."""
 
 
 class _Section(BaseModel):
@@ -276,6 +278,8 @@ class Settings(BaseSettings):
         if not name:
             return self.source.dsn.get_secret_value() if self.source.dsn else self._local("postgres", "source.dsn")
         own = self.sources.get(name)
+        if (own is None or own.dsn is None) and (local := self._local_source(name)):
+            return local
         if own is None or own.dsn is None:
             known = ", ".join(sorted(self.sources)) or "none"
             raise SettingsError(
@@ -287,8 +291,13 @@ class Settings(BaseSettings):
     def has_source(self, name: str = "") -> bool:
         """Whether a source has an address here; the local stack is that of `[source]`."""
         if name:
-            return name in self.sources
+            return name in self.sources or bool(self._local_source(name))
         return self.source.dsn is not None or self.endpoints() is not None
+
+    def _local_source(self, name: str) -> str | None:
+        """The local stack's MariaDB is the source of that name."""
+        up = self.endpoints() if name == "mariadb" else None
+        return None if up is None else up.mariadb
 
     def _local(self, service: str, key: str) -> str:
         up = self.endpoints()

@@ -50,6 +50,14 @@ def stack(stack_settings: Settings) -> Endpoints:
     return endpoints
 
 
+@pytest.fixture(scope="session")
+def mariadb(stack_settings: Settings) -> str:
+    """The superuser's address of the stack's MariaDB, which is started for the first test that wants it."""
+    found = local_stack.up(stack_settings, also=["mariadb"]).mariadb
+    assert found is not None
+    return found
+
+
 @pytest.fixture(scope="module")
 def new_project(
     stack: Endpoints, stack_settings: Settings, tmp_path_factory: pytest.TempPathFactory

@@ -15,11 +15,17 @@ app = typer.Typer(name="stack", help="The local stack: real services, without Do
 
 
 @app.command()
-def up(output: As = None) -> None:
+def up(
+    also: Annotated[
+        list[str] | None,
+        typer.Option("--with", metavar="SERVICE", help="A part that not every stack has: mariadb.", show_default=False),
+    ] = None,
+    output: As = None,
+) -> None:
     """Start the stack, wait until every service answers, and print where they are."""
     settings = load_settings()
     begun = time.monotonic()
-    stack.up(settings, err())
+    stack.up(settings, err(), also=also or ())
     err().print(f"The stack is up ({time.monotonic() - begun:.0f} s).")
     _print(stack.status(settings), output)
 
@@ -45,7 +51,7 @@ def down(
 @app.command()
 def logs(
     service: Annotated[
-        str, typer.Argument(metavar="SERVICE", help="postgres, kafka, connect, elasticsearch or redis.")
+        str, typer.Argument(metavar="SERVICE", help="postgres, kafka, connect, elasticsearch, redis or mariadb.")
     ],
     lines: Annotated[int, typer.Option("-n", "--lines", min=1, help="How many of the last lines.")] = 50,
 ) -> None:

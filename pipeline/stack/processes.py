@@ -35,13 +35,13 @@ def environment(extra: dict[str, str], home: Path) -> dict[str, str]:
     return {"PATH": os.environ.get("PATH", os.defpath), "LANG": "C.UTF-8", "HOME": str(home), **extra}
 
 
-def run(command: Command, user: users.User | None, what: str) -> None:
-    """Run a tool of a service to its end."""
+def run(command: Command, user: users.User | None, what: str, told: bytes = b"") -> None:
+    """Run a tool of a service to its end; `told` is what it reads."""
     done = subprocess.run(
         command.argv,
         cwd=command.cwd,
         env=environment(command.env, command.cwd),
-        stdin=subprocess.DEVNULL,
+        input=told,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         check=False,

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit, urlunsplit
 from psycopg.conninfo import conninfo_to_dict
 
 from pipeline.settings import Settings
-from pipeline.stack import artefacts, connect, elasticsearch, kafka, postgres, redis
+from pipeline.stack import artefacts, connect, elasticsearch, kafka, mariadb, postgres, redis
 from pipeline.stack.processes import Command
 from pipeline.stack.site import Site
 
@@ -28,6 +28,8 @@ class Service:
     stop: signal.Signals = signal.SIGTERM
     patience: float = 120.0
     """Seconds until a start counts as failed."""
+    asked_for: bool = False
+    """It is a part of the stack only where somebody has asked for it, and from then on."""
 
     @property
     def version(self) -> str:
@@ -43,27 +45,35 @@ SERVICES = {
         Service("connect", connect.prepare, connect.answers, connect.address, needs="kafka"),
         Service("elasticsearch", elasticsearch.prepare, elasticsearch.answers, elasticsearch.address),
         Service("redis", redis.prepare, redis.answers, redis.address),
+        Service("mariadb", mariadb.prepare, mariadb.answers, mariadb.address, asked_for=True),
     )
 }
 
 
 def given(settings: Settings) -> dict[str, str]:
     """The addresses that the settings name: the stack does not start those services."""
-    dsn, url = settings.source.dsn, settings.redis.url
+    dsn, url, second = settings.source.dsn, settings.redis.url, settings.sources.get(mariadb.NAME)
     named = {
         "postgres": dsn.get_secret_value() if dsn else None,
         "kafka": settings.kafka.bootstrap,
         "connect": settings.connect.url,
         "elasticsearch": settings.elasticsearch.url,
         "redis": url.get_secret_value() if url else None,
+        "mariadb": second.dsn.get_secret_value() if second and second.dsn else None,
     }
     return {name: address for name, address in named.items() if address}
 
 
-def local(settings: Settings) -> list[Service]:
+def parts(site: Site) -> dict[str, Service]:
+    """The services of this stack, wherever they are."""
+    elsewhere = given(site.settings)
+    return {n: service for n, service in SERVICES.items() if not service.asked_for or n in elsewhere or site.has(n)}
+
+
+def local(site: Site) -> list[Service]:
     """The services that the stack starts."""
-    elsewhere = given(settings)
-    return [service for name, service in SERVICES.items() if name not in elsewhere]
+    elsewhere = given(site.settings)
+    return [service for name, service in parts(site).items() if name not in elsewhere]
 
 
 def masked(address: str) -> str:

@@ -72,9 +72,13 @@ class Site:
         except FileNotFoundError:
             return {}
 
-    def postgres_password(self) -> str:
+    def has(self, service: str) -> bool:
+        """Whether the service was ever started here."""
+        return (self.home / service).is_dir()
+
+    def password(self, service: str) -> str:
         """The superuser's password, made at random once."""
-        path = self.root / "postgres.password"
+        path = self.root / f"{service}.password"
         if not path.exists():
             write_atomically(path, secrets.token_urlsafe(24))
         return path.read_text("utf-8")

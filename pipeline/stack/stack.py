@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from functools import partial
@@ -17,10 +17,10 @@ from rich.console import Console
 
 from pipeline.errors import StackError
 from pipeline.settings import Endpoints, Settings
-from pipeline.stack import processes
+from pipeline.stack import artefacts, processes
 from pipeline.stack.fetch import fetch
 from pipeline.stack.files import exclusive, write_atomically
-from pipeline.stack.services import SERVICES, Service, given, local, masked
+from pipeline.stack.services import SERVICES, Service, given, local, masked, parts
 from pipeline.stack.site import Site, is_free, make_site, open_site
 
 
@@ -45,15 +45,23 @@ class _Given(Exception):
     """Starting was given up."""
 
 
-def up(settings: Settings, progress: Console | None = None) -> Endpoints:
-    """Start what is not running, wait until all of it answers, and say where; narrates to `progress`."""
+def up(settings: Settings, progress: Console | None = None, *, also: Sequence[str] = ()) -> Endpoints:
+    """Start what is not running, wait until all of it answers, and say where; narrates to `progress`.
+
+    `also` asks for services that are not in every stack; from then on they are in this one, until it is erased.
+    """
+    asked = [_service(settings, name).name for name in also]
     with _os_errors(), _site_lock(settings, progress) as site:
+        new = [name for name in asked if not site.has(name)]
         endpoints = _endpoints(site)
-        if settings.endpoints() == endpoints and all(_is_up(site, service) for service in local(settings)):
+        if not new and settings.endpoints() == endpoints and all(_is_up(site, service) for service in local(site)):
             return endpoints
         site.endpoints.unlink(missing_ok=True)
-        fetch(progress)
-        _Start(site, progress).all(local(settings))
+        fetch(progress, () if new or site.has("mariadb") else artefacts.OF_MARIADB)
+        for name in new:
+            site.directory(name)
+            processes.stop(site.pidfile("connect"))  # it finds its plugins as it starts
+        _Start(site, progress).all(local(site))
         endpoints = _endpoints(site)
         write_atomically(site.endpoints, endpoints.model_dump_json(indent=2) + "\n")
         return endpoints
@@ -64,7 +72,7 @@ def status(settings: Settings) -> StackStatus:
     site = open_site(settings)
     elsewhere = given(settings)
     with ThreadPoolExecutor(len(SERVICES)) as pool:
-        found = list(pool.map(lambda service: _status(site, service, elsewhere), SERVICES.values()))
+        found = list(pool.map(lambda service: _status(site, service, elsewhere), parts(site).values()))
     ready = site.endpoints.exists() and all(one.state in ("up", "given") for one in found)
     return StackStatus(state_dir=str(site.root.parent), ready=ready, services=found)
 
@@ -183,7 +191,7 @@ def _stop_all(site: Site, names: list[str]) -> None:
 
 def _endpoints(site: Site) -> Endpoints:
     elsewhere = given(site.settings)
-    return Endpoints(**{name: elsewhere.get(name) or service.address(site) for name, service in SERVICES.items()})
+    return Endpoints(**{name: elsewhere.get(name) or service.address(site) for name, service in parts(site).items()})
 
 
 def _is_up(site: Site, service: Service) -> bool:

@@ -44,13 +44,16 @@ def fake(name: str, argv: list[str], answers: Callable[[Site], bool], **values: 
     return Service(name, lambda at: Command(argv, cwd=at.home), answers, lambda _: f"http://{name}", **values)
 
 
-def use(monkeypatch: pytest.MonkeyPatch, *fakes: Service) -> None:
+def use(monkeypatch: pytest.MonkeyPatch, *fakes: Service) -> list[tuple[str, ...]]:
+    """Only these are to be started; what was fetched is in the answer."""
+    fetched: list[tuple[str, ...]] = []
     for one in fakes:
         monkeypatch.setitem(services.SERVICES, one.name, one)
     others = {name: f"http://{name}" for name in services.SERVICES if name not in {one.name for one in fakes}}
     for module in (stack, services):
         monkeypatch.setattr(module, "given", lambda _: others)
-    monkeypatch.setattr(stack, "fetch", lambda _: None)
+    monkeypatch.setattr(stack, "fetch", lambda _, without: fetched.append(without))
+    return fetched
 
 
 def test_docker_compose_has_the_same_services_and_versions() -> None:
@@ -62,13 +65,23 @@ def test_docker_compose_has_the_same_services_and_versions() -> None:
 def test_docker_compose_opens_ports_on_this_machine_only() -> None:
     composed = yaml.safe_load((ROOT / "docker-compose.yml").read_text("utf-8"))["services"]
     ports = [port for service in composed.values() for port in service.get("ports", ())]
-    assert len(ports) == 5
+    assert len(ports) == 6
     assert all(port.startswith("127.0.0.1:") for port in ports)
+
+
+def test_docker_compose_starts_only_what_is_asked_for_by_a_profile_of_its_name() -> None:
+    composed = yaml.safe_load((ROOT / "docker-compose.yml").read_text("utf-8"))["services"]
+    asked_for = {name for name, service in services.SERVICES.items() if service.asked_for}
+    assert {name: service["profiles"] for name, service in composed.items() if "profiles" in service} == {
+        name: [name] for name in asked_for
+    }
+    command = composed["mariadb"]["command"]
+    assert {"--binlog-format=ROW", "--binlog-row-image=FULL", "--gtid-strict-mode=ON", "--server-id=1"} <= set(command)
 
 
 def test_the_lock_has_a_hash_of_every_file_and_no_host() -> None:
     locked = artefacts.locked()
-    wanted = {*artefacts.KAFKA_ROOTS, artefacts.LOGGING, artefacts.DEBEZIUM_FILE, artefacts.ELASTICSEARCH_FILE}
+    wanted = {*artefacts.KAFKA_ROOTS, artefacts.LOGGING, *artefacts.SINGLE_FILES}
     wanted |= {artefacts.postgres_file(flavour) for flavour in artefacts.POSTGRES_PLATFORMS.values()}
     assert wanted <= set(locked)
     assert all(len(digest) == 64 for digest in locked.values())
@@ -218,6 +231,28 @@ def test_a_service_that_ends_later_is_started_again_by_the_next_up(
     assert not place.root.exists()
 
 
+def has_said_ready(name: str) -> Callable[[Site], bool]:
+    return lambda at: "ready" in processes.tail(at.log(name))
+
+
+def test_mariadb_is_started_only_where_it_is_asked_for_and_from_then_on(
+    settings: Settings, place: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    second = fake("mariadb", SLEEPER, has_said_ready("mariadb"), asked_for=True)
+    fetched = use(monkeypatch, second, fake("connect", SLEEPER, has_said_ready("connect")))
+    assert stack.up(settings).mariadb is None
+    assert [one.name for one in stack.status(settings).services if one.state == "up"] == ["connect"]
+    plain = processes.running(place.pidfile("connect"))
+    assert stack.up(settings, also=["mariadb"]).mariadb == "http://mariadb"
+    assert processes.running(place.pidfile("connect")) not in (None, plain), "it finds its plugins as it starts"
+    assert stack.down(settings) == ["connect", "mariadb"]
+    assert stack.up(settings).mariadb == "http://mariadb"
+    assert fetched == [artefacts.OF_MARIADB, (), ()]
+    stack.down(settings, erase=True)
+    assert stack.up(settings).mariadb is None
+    stack.down(settings, erase=True)
+
+
 def test_a_program_that_is_missing_is_named(settings: Settings, place: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     use(monkeypatch, fake("kafka", [str(place.home / "nothing")], lambda _: False))
     with pytest.raises(StackError, match="kafka can't be started"):
@@ -235,7 +270,7 @@ def test_services_given_by_address_are_not_started(
         "redis": {"url": "redis://me:secret@there:6379/0"},
     }
     settings = Settings(state_dir=settings.state_dir, **given)  # type: ignore[arg-type]
-    monkeypatch.setattr(stack, "fetch", lambda _: None)
+    monkeypatch.setattr(stack, "fetch", lambda *_: None)
     endpoints = stack.up(settings)
     assert endpoints.kafka == "there:9092"
     assert endpoints.postgres == "postgresql://me:secret@there/shop"
@@ -265,7 +300,9 @@ def test_a_stack_that_was_never_up_is_down_and_nothing_is_made(settings: Setting
 
 
 def test_an_unknown_service_is_refused(settings: Settings) -> None:
-    with pytest.raises(StackError, match="no service cassandra: it has postgres, kafka, connect, elasticsearch, redis"):
+    with pytest.raises(
+        StackError, match="no service cassandra: it has postgres, kafka, connect, elasticsearch, redis, mariadb"
+    ):
         stack.logs(settings, "cassandra")
 
 
