@@ -8,7 +8,7 @@ import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from pydantic import BeforeValidator, SecretStr
 
@@ -161,6 +161,14 @@ class MariadbAddress:
 
     def __str__(self) -> str:
         return f"{self.database} at {self.host}:{self.port}"
+
+    @property
+    def uri(self) -> str:
+        """It has the password: never print it."""
+        password = quote(self.password.get_secret_value(), safe="")
+        return (
+            f"mariadb://{quote(self.user, safe='')}:{password}@{self.host}:{self.port}/{quote(self.database, safe='')}"
+        )
 
 
 __all__ = ["ConnectAddress", "KafkaAddress", "MariadbAddress", "Secret", "tls_context"]

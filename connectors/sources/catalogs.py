@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from connectors.sources.debezium import ConnectorDefinition
-from connectors.sources.postgres import read_catalog
+from connectors.sources.kinds import read_catalog
 from pipeline.authoring.catalog import Catalog, Table
 from pipeline.settings import Settings
 
@@ -15,8 +15,11 @@ def read_catalogs(
 ) -> Catalog:
     """The tables of all sources. Where two have one of the same name, it is that which a connector captures."""
     captured = {table: definition.source for definition in definitions.values() for table in definition.tables}
+    asked = dict.fromkeys(names(settings) or [""])
+    # the local stack's MariaDB needs no setting
+    asked |= dict.fromkeys(d.source for d in definitions.values() if settings.has_source(d.source))
     found: dict[str, Table] = {}
-    for source in names(settings) or [""]:
+    for source in asked:
         for name, table in read_catalog(settings.source_dsn(source), schemas=schemas).tables.items():
             if name not in found or captured.get(name) == source:
                 found[name] = table

@@ -5,13 +5,18 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping, Set
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from zlib import crc32
 
 from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
+from connectors.sources.mariadb_config import TYPES as OF_MARIADB
+from connectors.sources.mariadb_config import mariadb_config
+from pipeline.addresses import MariadbAddress
 from pipeline.errors import DefinitionError, SettingsError
 from pipeline.settings import Settings
 
@@ -46,15 +51,17 @@ EVENTS = {
     "value.converter": "org.apache.kafka.connect.json.JsonConverter",
     "value.converter.schemas.enable": "false",
 }
+SPELLED = "other spellings of values are refused one by one, or taken for other values"
 RELIED_ON = {
-    **dict.fromkeys(TYPES, "other spellings of values are refused one by one, or taken for other values"),
     "provide.transaction.metadata": "without it no transaction is seen whole",
     "skipped.operations": "rows that the source no longer has would stay",
     "key.converter": "only JSON is read, with schemas or without",
     "value.converter": "only JSON is read, with schemas or without",
     "topic.transaction": "no transaction's end would be found",
 }
-"""What `extra` may not say otherwise, and why: nothing would be read, or less than there is."""
+"""What `extra` may not say otherwise, beside the types, and why: nothing would be read, or less than there is."""
+FOREIGN = {"mariadb": ("slot", "publication", "signal_table"), "postgres": ("server_id", "history_bootstrap")}
+"""What only the other kind of source has."""
 RESHAPING = re.compile(r"ExtractNewRecordState|Router|Filter|Flatten|HoistField|ExtractField|ValueToKey")
 """Transforms after which a record is elsewhere, gone, or no longer the envelope that orders rows and transactions."""
 THROUGHPUT = {
@@ -110,7 +117,7 @@ class ConnectorDefinition(_Section):
     """One Debezium connector."""
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_-]*$")
-    kind: Literal["postgres"] = "postgres"
+    kind: Literal["postgres", "mariadb"] = "postgres"
     tables: tuple[TableName, ...] = Field(min_length=1)
     """`schema.table`; their changes are captured."""
     source: str = Field(default="", pattern=r"^([a-z][a-z0-9]*)?$")
@@ -125,6 +132,10 @@ class ConnectorDefinition(_Section):
     signal_table: OwnTable = "cdc.signals"
     heartbeat_table: OwnTable = "cdc.heartbeat"
     heartbeat_ms: int = Field(default=1000, ge=100)
+    server_id: int = Field(default=0, ge=0, le=(1 << 32) - 1)
+    """MariaDB: by which number it registers as a replica, unlike all others; made of its name unless given."""
+    history_bootstrap: str = ""
+    """MariaDB: Kafka as Connect sees it, for its history of the tables' definitions; kafka.bootstrap unless given."""
     slot: PgName = ""
     publication: PgName = ""
     snapshot: Snapshot = Snapshot()
@@ -137,8 +148,12 @@ class ConnectorDefinition(_Section):
     def _defaults(cls, data: Any) -> Any:
         if not isinstance(data, Mapping) or not isinstance(data.get("name"), str):
             return data
+        kind = str(data.get("kind", "postgres"))
+        if found := [name for name in FOREIGN.get(kind, ()) if name in data]:
+            raise ValueError(f"{', '.join(found)}: a connector of kind {kind} has none")
         own = "cdc_" + re.sub(r"[^a-z0-9_]", "_", data["name"])
-        return {"topic_prefix": data["name"], "slot": own, "publication": own, **data}
+        number = 1_000_000_000 + crc32(data["name"].encode()) % 1_000_000_000
+        return {"topic_prefix": data["name"], "slot": own, "publication": own, "server_id": number, **data}
 
     @field_validator("tables")
     @classmethod
@@ -157,9 +172,10 @@ class ConnectorDefinition(_Section):
 
     @field_validator("extra")
     @classmethod
-    def _readable(cls, extra: dict[str, str | int | bool]) -> dict[str, str | int | bool]:
-        own = {**TYPES, **EVENTS}
-        for key, why in RELIED_ON.items():
+    def _readable(cls, extra: dict[str, str | int | bool], info: ValidationInfo) -> dict[str, str | int | bool]:
+        types = OF_MARIADB if info.data.get("kind") == "mariadb" else TYPES
+        own = {**types, **EVENTS}
+        for key, why in {**dict.fromkeys(types, SPELLED), **RELIED_ON}.items():
             if key in extra and _property(extra[key]) != own[key]:
                 raise ValueError(f"{key} must stay {own[key]!r}, for {why}: leave it out")
         if "topic.prefix" in extra:
@@ -174,8 +190,8 @@ class ConnectorDefinition(_Section):
 
     @property
     def captured(self) -> tuple[str, ...]:
-        """All tables in the stream: the author's, then the heartbeat table and the signal table."""
-        return (*self.tables, self.heartbeat_table, self.signal_table)
+        """All tables in the stream: the author's, then the heartbeat table and the signal table (Postgres)."""
+        return (*self.tables, self.heartbeat_table, *((self.signal_table,) if self.kind == "postgres" else ()))
 
     @property
     def transaction_topic(self) -> str:
@@ -196,18 +212,31 @@ class ConnectorDefinition(_Section):
 
     def dsn(self, source_dsn: str) -> str:
         """The settings' source DSN, pointed at this definition's database (its user is the connector's own)."""
-        own = self.database.model_dump(include={"host", "port", "dbname"}, exclude_none=True)
-        return make_conninfo(source_dsn, **own)
+        if MariadbAddress.is_one(source_dsn) != (self.kind == "mariadb"):
+            raise SettingsError(
+                f"Connector {self.name} is of kind {self.kind}, and the dsn of its source is not: set `kind`, or `source`,"
+                " in its definition."
+            )
+        own = self.database
+        if self.kind == "mariadb":
+            at = MariadbAddress.of(source_dsn)
+            return replace(
+                at, host=own.host or at.host, port=own.port or at.port, database=own.dbname or at.database
+            ).uri
+        return make_conninfo(source_dsn, **own.model_dump(include={"host", "port", "dbname"}, exclude_none=True))
 
     def dsn_in(self, settings: Settings) -> str:
         """The DSN of the database that it reads, in these settings. It has the password: never print it."""
         return self.dsn(settings.source_dsn(self.source))
 
-    def config(self, source_dsn: str, password: str | None = None) -> dict[str, str]:
+    def config(self, source_dsn: str, password: str | None = None, kafka: str = "") -> dict[str, str]:
         """The connector's full configuration.
 
         `password` is the reference to use where the definition has none (`${file:…:source.password}`).
+        `kafka`: its bootstrap servers, for a connector that keeps the history of its tables there.
         """
+        if self.kind == "mariadb":
+            return mariadb_config(self, self.dsn(source_dsn), self.reference(password), kafka)
         return {
             "connector.class": CONNECTOR_CLASS,
             "tasks.max": "1",
@@ -221,10 +250,16 @@ class ConnectorDefinition(_Section):
             "publication.name": self.publication,
             "publication.autocreate.mode": "filtered",
             "publish.via.partition.root": "true",
-            "table.include.list": ",".join(map(re.escape, self.captured)),
-            **self._snapshot(),
             **self._signals(),
             **TYPES,
+            **self.common(),
+        }
+
+    def common(self) -> dict[str, str]:
+        """What connectors of every kind are told; `extra` comes last."""
+        return {
+            "table.include.list": ",".join(map(re.escape, self.captured)),
+            **self._snapshot(),
             **EVENTS,
             **self._topics(),
             **THROUGHPUT,
@@ -234,14 +269,19 @@ class ConnectorDefinition(_Section):
             **{key: _property(value) for key, value in self.extra.items()},
         }
 
-    def _database(self, source_dsn: str, password: str | None) -> dict[str, str]:
-        source, own = _parse(source_dsn), self.database
+    def reference(self, password: str | None) -> str | None:
+        """What stands for the password in the configuration; raises SettingsError where that is the password."""
+        own = self.database
         reference = own.password or (f"${{env:{own.password_env}}}" if own.password_env else password)
         if reference is not None and not reference.startswith("${"):
             raise SettingsError(
                 f"The password of connector {self.name} must be a reference (${{file:…}}, ${{env:…}}):"
                 " set database.password_env in its definition."
             )
+        return reference
+
+    def _database(self, source_dsn: str, password: str | None) -> dict[str, str]:
+        source, own, reference = _parse(source_dsn), self.database, self.reference(password)
         config = {
             "database.hostname": own.host or source.get("host") or "localhost",
             "database.port": str(own.port or source.get("port") or 5432),
@@ -259,7 +299,6 @@ class ConnectorDefinition(_Section):
             "snapshot.mode": self.snapshot.mode,
             "snapshot.max.threads": str(self.snapshot.threads),
             "snapshot.fetch.size": str(self.snapshot.fetch_size),
-            "incremental.snapshot.chunk.size": str(self.snapshot.chunk_size),
         }
 
     def _signals(self) -> dict[str, str]:
@@ -268,6 +307,7 @@ class ConnectorDefinition(_Section):
             "signal.data.collection": self.signal_table,
             # a window's row is deleted at its end, so that the signal table stays empty
             "incremental.snapshot.watermarking.strategy": "insert_delete",
+            "incremental.snapshot.chunk.size": str(self.snapshot.chunk_size),
             "notification.enabled.channels": "sink",
             "notification.sink.topic.name": self.notification_topic,
             "heartbeat.interval.ms": str(self.heartbeat_ms),
@@ -276,7 +316,7 @@ class ConnectorDefinition(_Section):
 
     def _topics(self) -> dict[str, str]:
         """Compaction is nowhere: it drops what a replay needs and refuses the keyless truncate."""
-        own = (self.topic(self.heartbeat_table), self.topic(self.signal_table), self.notification_topic)
+        own = (*(self.topic(table) for table in self.captured[len(self.tables) :]), self.notification_topic)
         single = (self.transaction_topic, *own)
         return {
             "topic.heartbeat.prefix": HEARTBEAT_TOPICS,
@@ -325,7 +365,7 @@ def load_definitions(folder: Path) -> dict[str, ConnectorDefinition]:
     for path in sorted(folder.glob("*.toml")):
         new = load_definition(path)
         for other in found.values():
-            for field in ("name", "topic_prefix", "slot"):
+            for field in ("name", "topic_prefix", "slot", "server_id"):
                 if getattr(new, field) == getattr(other, field):
                     raise SettingsError(f"{path} has the {field} of connector {other.name}: each needs its own.")
         found[new.name] = new

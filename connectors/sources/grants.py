@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from psycopg import sql
 
 from connectors.sources.debezium import ConnectorDefinition
+from connectors.sources.mariadb_config import OWN_TABLE, RIGHTS, quoted
 from connectors.sources.postgres import OWN_TABLES
 
 
@@ -15,6 +16,8 @@ def grants(definition: ConnectorDefinition, user: str, database: str) -> str:
 
     The user gets no rights on other tables, and may not make publications: the connector's is made here.
     """
+    if definition.kind == "mariadb":
+        return "\n".join(_mariadb_lines(definition, user))
     return "\n".join(
         line if isinstance(line, str) else line.as_string(None) + ";" for line in _lines(definition, user, database)
     )
@@ -50,6 +53,21 @@ def _lines(definition: ConnectorDefinition, user: str, database: str) -> Iterato
         " THEN CREATE PUBLICATION {publication} WITH (publish_via_partition_root = true); END IF; END $$"
     ).format(name=sql.Literal(definition.publication), publication=publication)
     yield sql.SQL("ALTER PUBLICATION {} SET TABLE {}").format(publication, captured)
+
+
+def _mariadb_lines(definition: ConnectorDefinition, user: str) -> Iterator[str]:
+    account = "'" + user.replace("\\", "\\\\").replace("'", "\\'") + "'@'%'"
+    own = quoted(definition.heartbeat_table)
+    yield f"-- What the connector {definition.name} needs. Its password: ALTER USER {account} IDENTIFIED BY '…';"
+    yield f"CREATE USER IF NOT EXISTS {account};"
+    yield f"GRANT {', '.join(RIGHTS)} ON *.* TO {account};"
+    yield "-- its own table, the heartbeat"
+    yield f"CREATE DATABASE IF NOT EXISTS {quoted(definition.heartbeat_table.partition('.')[0])};"
+    yield f"CREATE TABLE IF NOT EXISTS {own} ({OWN_TABLE});"
+    yield "-- what it reads, and what it writes"
+    for table in definition.tables:
+        yield f"GRANT SELECT ON {quoted(table)} TO {account};"
+    yield f"GRANT SELECT, INSERT, UPDATE, DELETE ON {own} TO {account};"
 
 
 __all__ = ["grants"]

@@ -9,11 +9,13 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from connectors.sources import logs, postgres
+from connectors.sources import kinds, logs, postgres
 from connectors.sources.connect import Connect, ConnectorStatus, connect
 from connectors.sources.debezium import SECRET, ConnectorDefinition
+from connectors.sources.mariadb_config import UNPARSED, history_topic
+from connectors.sources.retention import forget_topic
 from pipeline.addresses import ConnectAddress, KafkaAddress
-from pipeline.authoring.catalog import Catalog, Table
+from pipeline.authoring.catalog import UNREADABLE, Catalog, Table
 from pipeline.errors import ConnectorFailed, NoPrimaryKey, NoReplicaIdentity, SourceUnavailable, UnknownTable
 
 Outcome = Literal["created", "updated", "unchanged"]
@@ -67,10 +69,15 @@ class ConnectorDeleted(_Report):
 
 
 async def plan(
-    definition: ConnectorDefinition, *, connect_at: ConnectAddress, source_dsn: str, password: str | None = None
+    definition: ConnectorDefinition,
+    *,
+    connect_at: ConnectAddress,
+    source_dsn: str,
+    password: str | None = None,
+    kafka: KafkaAddress | None = None,
 ) -> ConnectorPlan:
     """The difference between the definition and what Connect runs; changes nothing."""
-    wanted = definition.config(source_dsn, password)
+    wanted = definition.config(source_dsn, password, str(kafka or ""))
     async with connect(connect_at) as client:
         now = await client.config(definition.name)
         return _plan(definition.name, now, logs.labelled(wanted, logs.log_of(now).label))
@@ -91,24 +98,19 @@ async def apply(
     `source_dsn` is a user who may create the schema `cdc`; `password` the reference Connect resolves (never printed).
     Raises ConnectorFailed with the reason, UnknownTable, NoPrimaryKey or NoReplicaIdentity before anything is changed.
     """
-    wanted, dsn = definition.config(source_dsn, password), definition.dsn(source_dsn)
+    wanted, dsn = definition.config(source_dsn, password, str(kafka or "")), definition.dsn(source_dsn)
     async with connect(connect_at) as client:
         now = await client.config(definition.name)
-        catalog = await asyncio.to_thread(postgres.read_catalog, dsn, tables=definition.tables)
+        catalog = await asyncio.to_thread(kinds.read_catalog, dsn, tables=definition.tables)
         check_tables(definition, catalog)
-        await _check_rights(definition, wanted["database.user"], dsn)
-        created = await asyncio.to_thread(
-            postgres.prepare,
-            dsn,
-            heartbeat_table=definition.heartbeat_table,
-            signal_table=definition.signal_table,
-            user=definition.database.user,
-        )
+        _check_added(definition, now)
+        await asyncio.to_thread(kinds.check_server, definition, wanted["database.user"], dsn)
+        created = await asyncio.to_thread(kinds.prepare, definition, dsn)
         before = await client.status(definition.name)
         try:
             wanted = await logs.resolved(client, definition, now, wanted, dsn, kafka)
         except ConnectorFailed as error:
-            raise ConnectorFailed(postgres.scrubbed(str(error), dsn)) from None
+            raise ConnectorFailed(kinds.scrubbed(str(error), dsn)) from None
         planned = _plan(definition.name, now, wanted)
         if planned.outcome != "unchanged":
             await _put(client, definition.name, wanted, dsn)
@@ -129,14 +131,20 @@ async def apply(
 
 
 def check_tables(definition: ConnectorDefinition, catalog: Catalog) -> None:
-    """Every table is there and can be followed: publishing one that can't makes the application's UPDATEs fail."""
+    """Every table is there and can be followed: publishing one that can't makes the application's UPDATEs fail.
+
+    In MariaDB none of them may have a column whose type stops the connector.
+    """
     for name in definition.tables:
         table = catalog.tables.get(name)
         if table is None:
             raise UnknownTable(
                 f"Connector {definition.name}: the source has no table {name}; create it, or take it out of `tables`."
             )
-        _check_identity(definition.name, table)
+        if definition.kind == "mariadb":
+            _check_parsed(definition.name, table)
+        else:
+            _check_identity(definition.name, table)
 
 
 def warnings(catalog: Catalog) -> tuple[str, ...]:
@@ -190,8 +198,10 @@ async def delete(
     connect_at: ConnectAddress,
     definition: ConnectorDefinition | None = None,
     source_dsn: str | None = None,
+    kafka: KafkaAddress | None = None,
 ) -> ConnectorDeleted:
-    """Remove the connector; given its definition and the source, its slot and publication too.
+    """Remove the connector; given its definition and the source, its slot and publication too, or (MariaDB) its position
+    and its history of the tables in `kafka`.
 
     A slot that is kept makes the source keep its log.
     """
@@ -205,6 +215,10 @@ async def delete(
     if definition is None or source_dsn is None:
         return ConnectorDeleted(name=name, connector=existed)
     dsn = definition.dsn(source_dsn)
+    if definition.kind == "mariadb":
+        if kafka is not None:
+            await forget_topic(kafka, history_topic(definition))
+        return ConnectorDeleted(name=name, connector=existed)
     return ConnectorDeleted(
         name=name,
         connector=existed,
@@ -234,6 +248,21 @@ def _added(definition: ConnectorDefinition, now: Mapping[str, str] | None) -> tu
     return tuple(table for table in definition.tables if table not in had)
 
 
+def _check_parsed(connector: str, table: Table) -> None:
+    stopping = [c for c in table.columns if c.base == UNREADABLE and c.type.partition("(")[0] in UNPARSED]
+    if stopping:
+        said = ", ".join(f"{column.name} ({column.type})" for column in stopping)
+        raise ConnectorFailed(
+            f"Connector {connector}: {table.name} has {said}, which Debezium's MariaDB connector can't parse, and would"
+            " stop at: store it as VARBINARY or VARCHAR, or take the table out of `tables`."
+        )
+    if not table.primary_key:
+        raise NoPrimaryKey(
+            f"Connector {connector}: {table.name} has no primary key, so its rows can't be told apart;"
+            f" give it one: ALTER TABLE {table.name} ADD PRIMARY KEY (…);"
+        )
+
+
 def _check_identity(connector: str, table: Table) -> None:
     if table.replica_identity == "nothing":
         raise NoReplicaIdentity(
@@ -252,12 +281,12 @@ def _check_identity(connector: str, table: Table) -> None:
         )
 
 
-async def _check_rights(definition: ConnectorDefinition, user: str, dsn: str) -> None:
-    if hidden := await asyncio.to_thread(postgres.unreadable, dsn, user, definition.tables):
-        schemas = ", ".join(sorted({table.partition(".")[0] for table in hidden}))
+def _check_added(definition: ConnectorDefinition, now: Mapping[str, str] | None) -> None:
+    """A running MariaDB connector knows the definitions of the tables that it began with, and fails on others."""
+    if definition.kind == "mariadb" and now is not None and (added := _added(definition, now)):
         raise ConnectorFailed(
-            f"Connector {definition.name}: the user {user} may not read {', '.join(hidden)};"
-            f" run: GRANT USAGE ON SCHEMA {schemas} TO {user}; GRANT SELECT ON {', '.join(hidden)} TO {user};"
+            f"Connector {definition.name} does not capture {', '.join(added)} yet, and one of MariaDB learns tables at its"
+            f" beginning only: run `cdc connector apply {definition.name} --anew`."
         )
 
 
@@ -265,7 +294,7 @@ async def _put(client: Connect, name: str, config: Mapping[str, str], dsn: str) 
     try:
         await client.put(name, config)
     except ConnectorFailed as error:
-        raise ConnectorFailed(postgres.scrubbed(str(error), dsn)) from None
+        raise ConnectorFailed(kinds.scrubbed(str(error), dsn)) from None
 
 
 async def _restart(client: Connect, name: str, *, only_failed: bool = True) -> None:
@@ -288,7 +317,7 @@ async def _settled(client: Connect, name: str, dsn: str, patience: float) -> Con
         found, now = await client.status(name), time.monotonic()
         # a status from before the restart may still say FAILED for a moment
         if found is not None and found.failed and now - started > SETTLE:
-            reason = postgres.scrubbed(found.reason or "no reason given", dsn)
+            reason = kinds.scrubbed(found.reason or "no reason given", dsn) if dsn else found.reason
             raise ConnectorFailed(
                 f"Connector {name} has failed: {reason}; when that is mended: `cdc connector apply {name}`."
             )

@@ -13,9 +13,9 @@ from connectors.sources import postgres
 from connectors.sources.connect import Connect, connect
 from connectors.sources.debezium import ConnectorDefinition
 from connectors.sources.notices import newest_commit
-from pipeline.addresses import ConnectAddress, KafkaAddress
+from pipeline.addresses import ConnectAddress, KafkaAddress, MariadbAddress
 from pipeline.errors import PositionWentBack, SlotLost, SourceUnavailable
-from pipeline.events.sourcelog import HEADER, SourceLog, parsed
+from pipeline.events.sourcelog import HEADER, Gtid, SourceLog, parsed
 
 ALIAS: Final = "cdcLog"
 LABEL: Final = f"transforms.{ALIAS}.value.literal"
@@ -30,7 +30,10 @@ FROM pg_control_system()
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """The source's log as it is now: system id, timeline, its end, and whether it has the slot and what the slot needs."""
+    """The source's log as it is now: system id, timeline, its end, and whether it has the slot and what the slot needs.
+
+    MariaDB's are the server's id, its GTID domain, and whether its binlogs have what the connector needs.
+    """
 
     system: str
     timeline: str
@@ -38,10 +41,17 @@ class Identity:
     slot: bool
 
 
-def identity(dsn: str, slot: str) -> Identity:
-    """Ask the source; raises SourceUnavailable."""
+def identity(definition: ConnectorDefinition, dsn: str, read: int | None = None) -> Identity:
+    """Ask the source; `read`: the position up to which the connector has read. Raises SourceUnavailable."""
+    if definition.kind == "mariadb":
+        from connectors.sources import mariadb
+        from connectors.sources.mariadb_client import connected
+
+        with connected(MariadbAddress.of(dsn)) as session:
+            kept = read is None or mariadb.keeps(session, read)
+            return Identity(*mariadb.server(session), mariadb.position_in(session), kept)
     with postgres.connected(dsn) as connection:
-        row: Any = connection.execute(IDENTITY, [slot]).fetchone()
+        row: Any = connection.execute(IDENTITY, [definition.slot]).fetchone()
     return Identity(row["system"], row["timeline"], int(row["position"]), row["slot"])
 
 
@@ -82,7 +92,7 @@ def problem(name: str, log: SourceLog, source: Identity, offset: int | None) -> 
     )
     if log.system and log.system != source.system:
         return PositionWentBack(
-            f"Connector {name} read another database cluster (system {log.system}, now {source.system}): it was restored"
+            f"Connector {name} read another database server (system {log.system}, now {source.system}): it was restored"
             f" or upgraded, and positions begin anew. Run {again}"
         )
     if offset is not None and source.position < offset:
@@ -101,8 +111,10 @@ def problem(name: str, log: SourceLog, source: Identity, offset: int | None) -> 
 async def offset(client: Connect, name: str) -> int | None:
     """The position that Connect remembers for a connector it knows; None where it has read nothing."""
     found = await client.request("GET", f"/connectors/{name}/offsets", missing_ok=True)
-    known = [entry["offset"].get("lsn") for entry in (found or {}).get("offsets", ()) if entry.get("offset")]
-    return max((int(lsn) for lsn in known if lsn is not None), default=None)
+    known = [entry["offset"] for entry in (found or {}).get("offsets", ()) if entry.get("offset")]
+    read = [int(one["lsn"]) for one in known if one.get("lsn") is not None]
+    read += [Gtid.newest(one["gtids"]).sequence for one in known if one.get("gtids")]
+    return max(read, default=None)
 
 
 async def reached(
@@ -126,13 +138,13 @@ async def resolved(
     """The configuration with its label; a connector that Connect does not know is created, stopped, to see what is
     remembered of an earlier one of its name. Raises PositionWentBack or SlotLost."""
     name, log = definition.name, log_of(now)
-    source = await asyncio.to_thread(identity, dsn, definition.slot)
+    source = await asyncio.to_thread(identity, definition, dsn)
     fresh = begun(definition, source, fresh=True)
     if now is None:
         body = {"name": name, "config": labelled(config, fresh.label), "initial_state": "STOPPED"}
         await client.request("POST", "/connectors", json=body)
     read = await reached(client, definition, log, kafka)
-    source = await asyncio.to_thread(identity, dsn, definition.slot)  # as it is now: it went on meanwhile
+    source = await asyncio.to_thread(identity, definition, dsn, read)  # as it is now: it went on meanwhile
     wrong = problem(name, log, source, read)
     if wrong is not None:
         raise wrong

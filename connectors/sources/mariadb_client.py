@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -35,7 +35,7 @@ class Session:
         """The first row of a statement that has one."""
         return self.rows(statement, parameters)[0]
 
-    def mappings(self, statement: str, parameters: Sequence[Any] | None = None) -> list[dict[str, Any]]:
+    def mappings(self, statement: str, parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
         """The rows by the names of their columns."""
         with self._connection.cursor(pymysql.cursors.DictCursor) as cursor:
             cursor.execute(statement, parameters)
@@ -70,14 +70,9 @@ def connected(address: MariadbAddress) -> Iterator[Session]:
         connection.close()
 
 
-def quoted(name: str) -> str:
-    """A name in SQL; `database.table` as two."""
-    return ".".join("`" + part.replace("`", "``") + "`" for part in name.split("."))
-
-
 def reason(error: Exception) -> str:
     """The database's own words, which have no password."""
     return str(error.args[-1] if error.args else error).strip().rstrip(".") or type(error).__name__
 
 
-__all__ = ["Session", "connected", "quoted"]
+__all__ = ["Session", "connected"]

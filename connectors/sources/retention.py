@@ -1,4 +1,4 @@
-"""How long Kafka keeps what is in a topic now."""
+"""How long Kafka keeps what is in a topic now, and a topic that is kept no longer."""
 
 from __future__ import annotations
 
@@ -10,6 +10,19 @@ from aiokafka.errors import KafkaError
 
 from pipeline.addresses import KafkaAddress
 from pipeline.reach import unreachable
+
+
+async def forget_topic(kafka: KafkaAddress, topic: str) -> None:
+    """Delete a topic, where there is one; raises SourceUnavailable where Kafka is away."""
+    admin = AIOKafkaAdminClient(**kafka.options(), client_id="cdc-connector", request_timeout_ms=5000)
+    try:
+        await admin.start()
+        if topic in await admin.list_topics():
+            await admin.delete_topics([topic])
+    except (KafkaError, OSError) as error:
+        raise await unreachable(kafka, error) from None
+    finally:
+        await admin.close()
 
 
 async def gone_by(kafka: KafkaAddress, topic: str) -> datetime | None:

@@ -19,6 +19,7 @@ import psycopg
 from psycopg import sql
 
 from connectors.sources.debezium import ConnectorDefinition
+from connectors.sources.kinds import only_postgres
 from connectors.sources.postgres import connected, explained, read_catalog, reason
 from connectors.sources.postgres_rows import plain
 from pipeline.authoring.catalog import Column, Table
@@ -154,6 +155,9 @@ class Turn:
 @contextmanager
 def turn(definition: ConnectorDefinition, source_dsn: str) -> Iterator[Turn | None]:
     """The connector's turn; None where somebody else has it. It ends with the block, or with the process."""
+    only_postgres(
+        definition, "Reading rows again", f"cdc connector apply {definition.name} --anew reads all its tables again."
+    )
     dsn = definition.dsn(source_dsn)
     with connected(dsn, autocommit=True) as connection:
         row = connection.execute(

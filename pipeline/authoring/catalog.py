@@ -19,6 +19,10 @@ SAYS_UNCHANGED = ("text", "character varying", "bigint", "integer", "json", "jso
 NEVER_SAYS_UNCHANGED = ("bit varying", "bit", "line", "lseg", "box", "path", "polygon", "circle")
 
 
+UNREADABLE = "unreadable"
+"""The base of a type whose values can't be taken from the events."""
+
+
 class _Entry(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -28,7 +32,7 @@ class Column(_Entry):
 
     name: str
     type: str
-    """As Postgres writes it: `bigint`, `numeric(12,2)`, `timestamp with time zone`, `text[]`, `shop.mood`."""
+    """As the source writes it: `bigint`, `numeric(12,2)`, `timestamp with time zone`, `text[]`, `shop.mood`."""
     nullable: bool = True
     generated: bool = False
     """Computed by the source from other columns (`GENERATED ALWAYS AS`); it is not in the events."""
@@ -37,7 +41,7 @@ class Column(_Entry):
     toastable: bool = False
     """A long value may be kept out of line, and an update that leaves it alone says UNCHANGED."""
     base: str | None = None
-    """What a named type is made of: `enum`, `composite`, `range`, or a domain's base type."""
+    """What a named type is made of: `enum`, `composite`, `range`, or a domain's base type; or UNREADABLE."""
 
     @property
     def unchanged_is_null(self) -> bool:

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from pipeline.authoring.catalog import Column
+from pipeline.authoring.catalog import UNREADABLE, Column
 from pipeline.authoring.shape import FieldShape, Kind
 
 _KINDS: dict[str, tuple[Kind, ...]] = {
@@ -38,6 +38,19 @@ _KINDS: dict[str, tuple[Kind, ...]] = {
     "path": ("json",),
     "polygon": ("json",),
     "circle": ("json",),
+    # MariaDB's own names
+    "tinyint": ("int", "float"),
+    "mediumint": ("int", "float"),
+    "int": ("int", "float"),
+    "bigint unsigned": ("int",),
+    "year": ("int",),
+    "decimal": ("decimal", "text"),
+    "float": ("float",),
+    "double": ("float",),
+    "datetime": ("datetime", "text"),
+    "timestamp": ("datetime", "text"),
+    "time": ("time", "text"),
+    **dict.fromkeys(("binary", "varbinary", "tinyblob", "blob", "mediumblob", "longblob"), ("bytes", "text")),
 }
 _BYTES = ("pg_lsn", "xid8", "regclass", "jsonpath", "tsquery")
 WRITTEN: dict[Kind, str] = {
@@ -92,6 +105,8 @@ def kinds_of(column: Column) -> ColumnKinds:
         return ColumnKinds(("text",))
     if base == "composite":
         return ColumnKinds(("bytes", "text"))
+    if base == UNREADABLE:
+        return ColumnKinds(())
     if base is not None:
         return kinds_of(Column(name=column.name, type=base))
     return ColumnKinds(_kinds(name, column.type))
@@ -102,19 +117,25 @@ def _kinds(name: str, whole: str) -> tuple[Kind, ...]:
         return ("bool",) if whole in ("bit", "bit(1)") else ("bytes", "text")
     if name in _BYTES:
         return ("bytes", "text")
+    if whole == "tinyint(1)":  # MariaDB's BOOLEAN
+        return ("bool", "int")
     return _KINDS.get(name, ("text",))
 
 
 def _plain(written: str) -> str:
     """`numeric(12,2)` → `numeric`, `timestamp(3) with time zone` → `timestamp with time zone`."""
-    name = re.sub(r"\([^)]*\)", "", written)
+    name = re.sub(r"\([^)]*\)| zerofill", "", written)
+    if name.endswith(" unsigned") and name != "bigint unsigned":
+        name = name.removesuffix(" unsigned")
     return "interval" if name.startswith("interval ") else name
 
 
 # ---- in the events ----------------------------------------------------------------------------------------
 
-WireKind = Kind | Literal["timestamp", "timetz", "jsonb"]
-"""A kind, told apart further: `datetime` is in UTC and `timestamp` has no zone, `jsonb` is JSON in one line."""
+WireKind = Kind | Literal["timestamp", "timetz", "jsonb", "instant", "zoned", "flag", "unsigned", "single"]
+"""A kind, told apart further: `datetime` is in UTC and `timestamp` has no zone, `jsonb` is JSON in one line. MariaDB's:
+`instant` is a `datetime` with any number of zeros at its end, `zoned` one that may be the zero date, `flag` a number or a truth, `unsigned` an integer in base64, `single` a
+float of six digits."""
 
 PLACEHOLDER: Final = b"__debezium_unavailable_value"
 """Debezium's word for "the source did not send this column" (TOAST)."""
@@ -150,8 +171,14 @@ def wire_of(column: Column) -> Wire:
         "time with time zone": "timetz",
         "jsonb": "jsonb",
         "hstore": "jsonb",
+        "datetime": "timestamp",
+        "timestamp": "zoned" if column.nullable else "instant",
+        "bigint unsigned": "unsigned",
+        "float": "single",
     }
-    kind = kinds.get(item) or kinds_of(column).kinds[0]
+    if column.base == UNREADABLE:
+        return Wire(None, array)
+    kind = "flag" if written == "tinyint(1)" else kinds.get(item) or kinds_of(column).kinds[0]
     if not column.toastable:
         return Wire(kind, array)
     if array:
@@ -167,7 +194,11 @@ def spelling(column: Column) -> str:
     written = column.type if column.base is None or column.base in _NAMED else column.base
     kind = wire_of(column).kind
     padded = kind == "text" and _plain(written) == "character"
-    return written if padded or kind in ("decimal", "datetime", "timestamp", "timetz") else str(kind)
+    if kind in ("flag", "unsigned"):
+        return "int"
+    return (
+        written if padded or kind in ("decimal", "datetime", "timestamp", "timetz", "instant", "zoned") else str(kind)
+    )
 
 
 def declared_wire(field: FieldShape | None) -> Wire:

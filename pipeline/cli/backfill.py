@@ -13,6 +13,7 @@ import typer
 
 from connectors.sources import lifecycle, notices, signals
 from connectors.sources.debezium import ConnectorDefinition, capturing, load_definitions
+from connectors.sources.kinds import only_postgres
 from pipeline.authoring.discovery import find, live
 from pipeline.authoring.projection import Projection
 from pipeline.authoring.shape import shape_of
@@ -77,6 +78,11 @@ async def read_again(
     progress: Progress,
 ) -> BackfillReport:
     """A table's rows by its connector, in turn with others who ask it; until these readers have written them."""
+    only_postgres(
+        definition,
+        "An incremental snapshot",
+        f"cdc connector apply {definition.name} --anew reads all its tables again.",
+    )
     await _check_connector(own, definition)
 
     async def ill() -> str:

@@ -39,7 +39,7 @@ def show(name: Name) -> None:
     """The configuration that Connect gets from the definition, as JSON."""
     settings = load_settings()
     definition = _definition(settings, name)
-    config = definition.config(settings.source_dsn(definition.source), _password(settings, definition))
+    config = _config(settings, definition)
     out().print_json(data={key: lifecycle.masked(key, value) for key, value in config.items()})
 
 
@@ -51,8 +51,8 @@ def grants_(
     """The SQL that gives the connector's user what it needs in the source, and no more; changes nothing."""
     settings = load_settings()
     definition = _definition(settings, name)
-    config = definition.config(settings.source_dsn(definition.source), _password(settings, definition))
-    text = grants(definition, user or config["database.user"], config["database.dbname"])
+    config = _config(settings, definition)
+    text = grants(definition, user or config["database.user"], config.get("database.dbname", ""))
     out().print(text, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -69,13 +69,13 @@ def apply(
     """Make Connect run the definition, and wait until it does; nothing changes where it already does."""
     settings = load_settings()
     definition = _definition(settings, name)
-    password = _password(settings, definition)
+    password, kafka = _password(settings, definition), reports.kafka(settings)
     url, dsn = settings.connect_address(), settings.source_dsn(definition.source)
     if anew:
         if not _go(f"begin connector {name} anew, by a new slot and a new snapshot of all its tables", dry_run, yes):
             return
-        asyncio.run(lifecycle.delete(name, connect_at=url, definition=definition, source_dsn=dsn))
-    plan = asyncio.run(lifecycle.plan(definition, connect_at=url, source_dsn=dsn, password=password))
+        asyncio.run(lifecycle.delete(name, connect_at=url, definition=definition, source_dsn=dsn, kafka=kafka))
+    plan = asyncio.run(lifecycle.plan(definition, connect_at=url, source_dsn=dsn, password=password, kafka=kafka))
     if dry_run or (plan.outcome == "updated" and not yes):
         _print_plan(plan, output, asking=not dry_run)
     if dry_run:
@@ -83,11 +83,7 @@ def apply(
     if plan.outcome == "updated":
         confirm(f"Change connector {name}?", yes)
     with err().status(f"Applying connector {name} …"):
-        done = asyncio.run(
-            lifecycle.apply(
-                definition, connect_at=url, source_dsn=dsn, password=password, kafka=reports.kafka(settings)
-            )
-        )
+        done = asyncio.run(lifecycle.apply(definition, connect_at=url, source_dsn=dsn, password=password, kafka=kafka))
     _print_applied(done, output)
 
 
@@ -150,9 +146,8 @@ def delete(
         return
     definition = _definition(settings, name) if drop else None
     dsn = settings.source_dsn(definition.source) if definition else None
-    done = asyncio.run(
-        lifecycle.delete(name, connect_at=settings.connect_address(), definition=definition, source_dsn=dsn)
-    )
+    at, kafka = settings.connect_address(), reports.kafka(settings)
+    done = asyncio.run(lifecycle.delete(name, connect_at=at, definition=definition, source_dsn=dsn, kafka=kafka))
     removed = [part for part in ("connector", "slot", "publication") if getattr(done, part)]
     out().print(f"{name} deleted: {', '.join(removed)}" if removed else f"{name}: there was nothing to delete")
 
@@ -160,6 +155,11 @@ def delete(
 def _definition(settings: Settings, name: str) -> ConnectorDefinition:
     defined = load_definitions(settings.connectors)
     return defined[name] if name in defined else load_definition(settings.connectors / f"{name}.toml")
+
+
+def _config(settings: Settings, definition: ConnectorDefinition) -> dict[str, str]:
+    kafka = str(reports.kafka(settings) or "")
+    return definition.config(settings.source_dsn(definition.source), _password(settings, definition), kafka)
 
 
 def _password(settings: Settings, definition: ConnectorDefinition) -> str | None:

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from connectors.sinks import open_sink
-from connectors.sources import notices, postgres
-from connectors.sources.postgres_rows import open_rows
+from connectors.sources import kinds, notices
+from connectors.sources.kinds import open_rows
 from connectors.sources.retention import gone_by
 from pipeline.authoring import builds
 from pipeline.authoring.catalog import Catalog
@@ -41,7 +41,7 @@ def erase(
     own = load_settings()
     definition = captured_by(own, table)
     dsn = definition.dsn_in(own)
-    catalog = postgres.read_catalog(dsn, tables=[table])
+    catalog = kinds.read_catalog(dsn, tables=[table])
     parts = _parts(catalog, table, key)
     if _there(dsn, catalog, table, parts):
         raise OperationError(
@@ -83,7 +83,7 @@ async def _erase(
     return await operation.erase(
         own, readers, table, parts,
         sinks=partial(_sinks, own), connector=definition.name,
-        position=partial(asyncio.to_thread, postgres.position, definition.dsn_in(own)),
+        position=partial(asyncio.to_thread, kinds.position, definition.dsn_in(own)),
         ends=partial(notices.end_offsets, kafka), topics={topic: await gone_by(kafka, topic)}, topic=topic,
         patience=patience, dry=dry,
     )  # fmt: skip

@@ -9,7 +9,7 @@ import typer
 
 from connectors.sources.catalogs import names, read_catalogs
 from connectors.sources.debezium import load_definitions
-from connectors.sources.postgres import read_catalog
+from connectors.sources.kinds import read_catalog
 from pipeline.authoring.catalog import Catalog, Table
 from pipeline.authoring.discovery import look
 from pipeline.cli.output import As, as_json, err, load_settings, out, print_json

@@ -9,8 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from connectors.sources.debezium import capturing, load_definitions
-from connectors.sources.postgres import read_catalog
-from connectors.sources.postgres_rows import open_rows
+from connectors.sources.kinds import open_rows, read_catalog
 from pipeline.authoring.aggregate_shape import AggregateShape
 from pipeline.authoring.discovery import find
 from pipeline.authoring.projection import Projection

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from connectors.sinks import open_sink
-from connectors.sources import notices, postgres
+from connectors.sources import kinds, notices
 from connectors.sources.debezium import ConnectorDefinition
 from pipeline.authoring import builds
 from pipeline.authoring.discovery import find
@@ -115,7 +115,7 @@ def _hands(own: Settings, code: Projection[Any]) -> Iterator[Hands]:
             connector=wired.definition.name,
             sinks=partial(_sinks, own),
             verify=lambda new: verified(own, new, options, bar),
-            position=partial(asyncio.to_thread, postgres.position, dsn),
+            position=partial(asyncio.to_thread, kinds.position, dsn),
             missing_log=lambda: missing_log(own.kafka_address(), topics),
             reading=lambda new: _reading(own, wired.definition, topics, bar),
             say=lambda text: err().print(text),
@@ -135,7 +135,7 @@ def _reading(own: Settings, definition: ConnectorDefinition, topics: list[str], 
     return Reading(
         connector=definition.name, ends=lambda: ends_of(kafka, definition, topics), topic=definition.topic,
         table_ends=partial(notices.end_offsets, kafka), read=read,
-        position=partial(asyncio.to_thread, postgres.position, definition.dsn_in(own)), say=lambda text: err().print(text),
+        position=partial(asyncio.to_thread, kinds.position, definition.dsn_in(own)), say=lambda text: err().print(text),
     )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from connectors.sources.catalogs import read_catalogs
 from connectors.sources.debezium import load_definitions
-from connectors.sources.postgres import read_catalog
+from connectors.sources.kinds import read_catalog
 from pipeline.authoring import catalog as catalogs
 from pipeline.authoring.catalog import Catalog
 from pipeline.cli.output import As, Format, as_json, err, load_settings, out

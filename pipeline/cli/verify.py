@@ -15,9 +15,8 @@ from typing import Annotated, Any
 import typer
 
 from connectors.sinks import open_sink
-from connectors.sources import logs, postgres
-from connectors.sources.postgres_documents import PostgresDocuments, readable
-from connectors.sources.postgres_rows import open_rows
+from connectors.sources import kinds, logs
+from connectors.sources.kinds import open_rows
 from pipeline.authoring.aggregate_shape import AggregateShape
 from pipeline.authoring.catalog import Catalog
 from pipeline.authoring.discovery import find
@@ -88,7 +87,9 @@ def verify(
 
 def wait(
     name: Name,
-    position: Annotated[str | None, typer.Option("--lsn", help="A place in the source's log, 0/16B3748.")] = None,
+    position: Annotated[
+        str | None, typer.Option("--lsn", help="A place in the source's log, 0/16B3748; a GTID, 0-1-42.")
+    ] = None,
     txid: Annotated[int | None, typer.Option("--txid", help="A transaction, as pg_current_xact_id() told it.")] = None,
     now: Annotated[bool, typer.Option("--now", help="All that has committed by now.")] = False,
     searchable: Annotated[
@@ -104,7 +105,7 @@ def wait(
         raise OperationError("Say what to wait for: one of --lsn, --txid and --now.")
     definition = definition_of(own, projection)
     dsn = definition.dsn_in(own) if position is None else ""
-    wanted = _position(position) if position is not None else postgres.position(dsn, txid)
+    wanted = _position(position) if position is not None else kinds.position(dsn, txid)
     found = asyncio.run(_wait(own, projection, definition.name, wanted, timeout, searchable))
     if as_json(output):
         print_json(found)
@@ -139,9 +140,11 @@ async def _source_log(own: Settings, connector: str) -> str | None:
 
 
 def _position(text: str) -> int:
-    if re.fullmatch(r"[0-9]+|[0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8}", text):
+    if re.fullmatch(r"[0-9]+|[0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8}|[0-9]+-[0-9]+-[0-9]+", text):
         return position_of(text)
-    raise OperationError(f"{text!r} is no place in a log: write 0/16B3748, or the number that events have.")
+    raise OperationError(
+        f"{text!r} is no place in a log: write 0/16B3748, 0-1-42 (MariaDB), or the number that events have."
+    )
 
 
 def _parts(sample: str) -> int:
@@ -166,14 +169,14 @@ async def verified(
     options = replace(options, log=await _source_log(own, options.connector))
     definition = definition_of(own, projection)
     dsn = definition.dsn_in(own)
-    catalog = await asyncio.to_thread(postgres.read_catalog, dsn, tables=sorted(shape.columns()))
+    catalog = await asyncio.to_thread(kinds.read_catalog, dsn, tables=sorted(shape.columns()))
     unreadable = frozenset(
         f"{table.name}.{column.name}"
         for table in catalog.tables.values()
         for column in table.columns
-        if not readable(column)
+        if not kinds.readable(dsn, column)
     )
-    rows = PostgresDocuments(dsn, shape.source, catalog, patience=options.patience)
+    rows = kinds.documents(dsn, shape.source, catalog, patience=options.patience)
     found: list[SinkVerified] = []
     with ExitStack() as stack:
         expectation: Expectation | GroupExpectation

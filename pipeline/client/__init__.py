@@ -6,8 +6,8 @@
 `after` is a token of something that was written: run `TXID` inside the writing transaction, or `LSN` after its commit.
 """
 
-from pipeline.client.asks import LSN, TXID, Page, Totals
+from pipeline.client.asks import GTID, LSN, TXID, Page, Totals
 from pipeline.client.clients import AsyncClient, Client
 from pipeline.client.events import Changed, Version
 
-__all__ = ["LSN", "TXID", "AsyncClient", "Changed", "Client", "Page", "Totals", "Version"]
+__all__ = ["GTID", "LSN", "TXID", "AsyncClient", "Changed", "Client", "Page", "Totals", "Version"]

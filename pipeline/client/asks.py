@@ -16,6 +16,8 @@ from pipeline.errors import NotThereYet, ReadFailed
 
 TXID: Final = "SELECT 'txid:' || pg_current_xact_id()"
 """SQL of the token, within the transaction that writes."""
+GTID: Final = "SELECT CONCAT('gtid:', @@last_gtid)"
+"""MariaDB, in the session that wrote, after its commit."""
 LSN: Final = "SELECT 'lsn:' || pg_current_wal_insert_lsn()"
 """SQL of the token, after the commit."""
 AGAIN: Final = frozenset({429, 502, 503})

@@ -79,7 +79,7 @@ class _Compiler:
         if field.repeated or wire.array or field.kind in ("json", "float", "int"):
             return f"coalesce({column}, 'null')"
         if field.kind == "bool":
-            return f"(CASE {column} WHEN 1 THEN 'true' WHEN 0 THEN 'false' ELSE 'null' END)"
+            return f"(CASE WHEN {column} IS NULL THEN 'null' WHEN {column} THEN 'true' ELSE 'false' END)"
         if field.kind == "text":
             return f"json_quote({column})"
         return f"coalesce('\"' || {column} || '\"', 'null')"

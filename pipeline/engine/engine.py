@@ -11,19 +11,19 @@ from pipeline.engine.apply import Applier
 from pipeline.engine.columns import Missing, SeenColumns
 from pipeline.engine.dirty import Reader, Settling, Taken
 from pipeline.engine.folding import Folding
-from pipeline.engine.inputs import Inputs, Progress, Record, alone
+from pipeline.engine.inputs import Inputs, Progress, Record, decoded
 from pipeline.engine.layout import Layout
 from pipeline.engine.marks import Marks
 from pipeline.engine.mirror import UNKNOWN, Mirror
 from pipeline.engine.ownership import Ownership
 from pipeline.engine.refresh import Refreshing
-from pipeline.engine.sourcelog import SourceLogs, bare, in_log
+from pipeline.engine.sourcelog import SourceLogs, bare
 from pipeline.engine.sql import value
 from pipeline.engine.staging import Staging
 from pipeline.engine.sweep import Beginnings
 from pipeline.engine.transactions import REMEMBERED, Gate, Released
 from pipeline.errors import DecodeError
-from pipeline.events.envelope import Boundary, Event, TableDecoder, dead_letter, decode_boundary
+from pipeline.events.envelope import Boundary, Event, TableDecoder, decode_boundary
 from pipeline.ports import Outcome
 
 FANOUT_CHUNK: Final = 2000
@@ -87,6 +87,7 @@ class Engine:
         boundary = next((p for p in stored if p.rpartition("/")[0] == self.inputs.boundaries), None)
         offsets = {p: n for p, n in stored.items() if p != boundary}
         self.staging.restore(self.gate, offsets, stored.get(boundary or "", 0))
+        self.gate.begun = self._begun = json.loads(self.mirror.get("begun") or '["", []]')
         self.loaded = self.marks.loaded = bool(self.mirror.get("loaded"))
         self.applier.marking.held = self.mirror.get("hold") or None
         found = self.mirror.get("catching_up")
@@ -127,7 +128,8 @@ class Engine:
             self.gate.boundary_next = records[-1][0] + 1
             self._boundary_partition = partition
             return
-        events = self._decoded(self.decoders[topic], records, log)
+        events, tombstones = decoded(self.decoders[topic], records, self.logs.known[log], self.consistency == "row")
+        self._tombstones += tombstones
         if events:
             self.columns.look(events)
             self._look_for_snapshot(events)
@@ -140,29 +142,6 @@ class Engine:
         except DecodeError as error:
             self._bad_boundaries.append((partition, offset, data, str(error)))
             return Boundary(status="?", id="")
-
-    def _decoded(self, decoder: TableDecoder, records: Sequence[Record], log: int) -> list[Event]:
-        decode, by_row = decoder.decode, self.consistency == "row"
-        events: list[Event] = []
-        txid = own = ""
-        for offset, key, data in records:
-            try:
-                event = decode(key, data)
-                event.offset = offset
-            except DecodeError as error:
-                event = dead_letter(decoder.number, offset, key, data, error)
-            if data is None and not (by_row and alone(event, events)):
-                self._tombstones += 1
-                continue
-            event.log = log
-            if (block := event.transaction) is not None:
-                # only the part before the colon is the same from event to event
-                found = block.id.partition(":")[0]
-                if found != txid:
-                    txid, own = found, in_log(found, log)
-                block.id = own
-            events.append(event)
-        return events
 
     def _look_for_snapshot(self, events: Sequence[Event]) -> None:
         """Snapshot rows: catch up until the connector says which is the last, or streams again."""
@@ -257,6 +236,9 @@ class Engine:
         progress = Progress()
         with self.mirror.checkpoint() as seq:
             self._apply(released, seq, progress)
+            if released.torn:
+                # its END counts a part of it only: what else there is of it lies before a cut made now
+                self.wants_cut, self.catching_up, self.gate.by_row = True, self.catching_up or {}, True
             if self.gate.log > self.beginnings.log:
                 self._new_log(seq)
             progress.newest_ms = max(progress.newest_ms, *(end.ts_ms for end in released.ends), 0)
@@ -290,6 +272,9 @@ class Engine:
         self.mirror.set_offsets(offsets)
         self.columns.save()
         self.staging.save(self.gate, released, seq)
+        if self.gate.begun != self._begun:
+            self._begun = self.gate.begun
+            self.mirror.set("begun", json.dumps(self._begun))
         if self.catching_up is not None:
             state = {
                 "cut": self.catching_up,

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from pipeline.events.envelope import Event
+from pipeline.engine.sourcelog import in_log
+from pipeline.errors import DecodeError, PositionWentBack
+from pipeline.events.envelope import Event, TableDecoder, dead_letter, placed
+from pipeline.events.sourcelog import Gtid, SourceLog
 
 Record = tuple[int, bytes | None, bytes | None]
 """Offset, key and value of one Kafka record."""
@@ -30,6 +33,44 @@ class Progress:
     newest_ms: int = 0
     """Source time of the newest event applied, in ms since 1970."""
     offsets: dict[str, int] = field(default_factory=dict)
+
+
+def decoded(decoder: TableDecoder, records: Sequence[Record], log: SourceLog, by_row: bool) -> tuple[list[Event], int]:
+    """The events of one partition and source log, in order; and how many tombstones said nothing new."""
+    decode, number, tombstones = decoder.decode, log.number, 0
+    events: list[Event] = []
+    txid = own = ""
+    for offset, key, data in records:
+        try:
+            event = decode(key, data)
+            event.offset = offset
+            if event.source.gtid is not None:
+                placed(event)
+        except DecodeError as error:
+            event = dead_letter(decoder.number, offset, key, data, error)
+        if data is None and not (by_row and alone(event, events)):
+            tombstones += 1
+            continue
+        event.log = number
+        if (block := event.transaction) is not None:
+            # only the part before the colon is the same from event to event
+            found = block.id.partition(":")[0]
+            if found != txid:
+                txid, own = found, in_log(found, number)
+                if event.source.gtid is not None:
+                    _check_domain(event.source.gtid, log)
+            block.id = own
+        events.append(event)
+    return events, tombstones
+
+
+def _check_domain(gtid: str, log: SourceLog) -> None:
+    """Positions are those of one GTID domain, which the connector's label names."""
+    if log.number and log.timeline != str(Gtid.of(gtid).domain):
+        raise PositionWentBack(
+            f"The source wrote {gtid} in another GTID domain than {log.timeline}, which its connector reads: the order of"
+            " two is not known. Have all write in one (gtid_domain_id), and run `cdc connector apply NAME --anew`."
+        )
 
 
 def alone(event: Event, before: Sequence[Event]) -> bool:

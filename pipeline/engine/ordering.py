@@ -61,7 +61,10 @@ _FUNCTIONS: Final[dict[str, Callable[[Any], Any]]] = {
 _OF_KIND: Final[dict[WireKind, str]] = {
     "decimal": "by_number",
     "float": "by_number",
+    "single": "by_number",
     "datetime": "by_moment",
+    "instant": "by_moment",
+    "zoned": "by_moment",
     "timestamp": "by_moment",
     "date": "by_moment",
     "interval": "by_period",

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from pipeline.engine.open import End, Open
-from pipeline.engine.sourcelog import in_log
+from pipeline.engine.sourcelog import bare, in_log
 from pipeline.events.envelope import Boundary, Event, commit_order
 
 REMEMBERED: Final = 50_000
@@ -53,6 +53,8 @@ class Released:
     """Repeats of released transactions: their staged rows go unread."""
     incomplete: int = 0
     repeated: int = 0
+    torn: bool = False
+    """The connector was killed amid one of them, and its END counts what came after that."""
 
 
 class Gate:
@@ -81,6 +83,8 @@ class Gate:
         self._recent: OrderedDict[str, int] = OrderedDict()
         self._repeated = 0
         self._any_given_up = False
+        self.begun: list[Any] = ["", []]
+        """The transaction whose BEGIN came last, without an END yet; and those with GTIDs that had two."""
 
     # ---- in -----------------------------------------------------------------------------------------------
 
@@ -134,8 +138,13 @@ class Gate:
         at.txid, at.current = txid, self.opens.get(txid)
         if at.current is None:
             commit = commit_order(event.source) or event.source.lsn or 0
-            if not self._released(txid, commit, event.log):
+            released = self._released(txid, commit, event.log)
+            if not released:
                 at.current = self.opens[txid] = Open(commit=commit, log=event.log)
+            elif event.source.gtid is not None:
+                # its END may have counted less than there is: the mirror's rows judge what comes after it
+                at.current = self.opens[txid] = Open(commit=commit, log=event.log, given_up=True)
+                self._any_given_up = True
         at.order = at.current.last.get(name, 0) if at.current is not None else 0
 
     @staticmethod
@@ -157,8 +166,12 @@ class Gate:
         return log < self.log or txid in self._recent or (log == self.log and lsn <= self.forgotten)
 
     def add_boundary(self, boundary: Boundary, offset: int, connector: str = "", log: int = 0) -> None:
-        """A BEGIN (which says nothing we need) or an END."""
+        """A BEGIN or an END."""
         self.boundary_next = offset + 1
+        if boundary.has_gtid:
+            begun, torn = self.begun
+            again = boundary.status == "BEGIN" and begun == boundary.id
+            self.begun = [boundary.id if boundary.status == "BEGIN" else "", [*torn, boundary.id] if again else torn]
         if boundary.status != "END":
             return
         expected = sum(c.event_count for c in boundary.data_collections or () if self._ours(c.data_collection))
@@ -201,6 +214,8 @@ class Gate:
                 if (known.seen if known else 0) < end.expected or (limit and events >= limit):
                     break
                 events += end.expected
+                if (of := bare(end.txid)) in self.begun[1]:
+                    out.torn, self.begun = True, [self.begun[0], [other for other in self.begun[1] if other != of]]
                 out.ends.append(end)
                 out.going.add(end.txid)
                 self._remember(end.txid, end.lsn)
@@ -282,6 +297,8 @@ class Gate:
     def _drop(self, txid: str, out: Released) -> None:
         """A repeated END: what waits of its transaction, not known as a repeat until now, goes."""
         known = self.opens.get(txid)
+        if known is not None and known.given_up and known.expected is None:
+            known.expected = 0  # it was released before: what is left of it goes now, and no more is waited for
         if known is None or known.given_up or txid in out.going:
             return
         out.dropped.add(txid)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final, cast
 
 import msgspec
@@ -10,8 +11,11 @@ from msgspec import Raw, Struct
 
 from pipeline.authoring.column_types import PLACEHOLDER, Wire
 from pipeline.errors import DecodeError, MalformedEnvelope, UnsupportedValue
+from pipeline.events.sourcelog import Gtid
 from pipeline.events.values import converter, field_type, row_reader
 
+ROW_BITS: Final = 24
+"""Of a place in a transaction: more rows than one event of a binlog has."""
 _SIGNS: Final = (
     PLACEHOLDER,
     b"X19kZWJleml1bV91bmF2YWlsYWJsZV92YWx1ZQ",
@@ -41,7 +45,14 @@ class Source(Struct, gc=False):
     sequence: str | None = None
     txId: int | str | None = None
     lsn: int | None = None
+    """The position; of MariaDB's events the sequence of their GTID (`placed`)."""
     ts_ms: int = 0
+    gtid: str | None = None
+    """MariaDB's transaction, `0-1-42`; null in a snapshot."""
+    pos: int = 0
+    """Where in the binlog file the event is that has the row."""
+    row: int | None = None
+    """Which row of that event it is."""
 
 
 class TransactionBlock(Struct, gc=False):
@@ -90,6 +101,24 @@ def commit_order(source: Source) -> int:
     if sequence is None or sequence[1:2] != '"':
         return 0
     return int(sequence[2 : sequence.index('"', 2)])
+
+
+def placed(event: Event) -> None:
+    """Give an event of MariaDB's the place that it has in the binlog; raises MalformedEnvelope.
+
+    Its `total_order` is none: a connector that is killed amid a transaction counts the rest of it from 1 again. The
+    truncate is DDL, a transaction of its own that gets no END: it goes without.
+    """
+    source, block = event.source, event.transaction
+    try:
+        source.lsn = Gtid.of(source.gtid or "").sequence
+    except ValueError:
+        raise MalformedEnvelope(f"{source.gtid!r} is no GTID.") from None
+    if event.op == "t":
+        event.transaction = None
+    elif block is not None:
+        # a key that changes is a delete and a create of one row
+        block.total_order = (source.pos << ROW_BITS | (source.row or 0)) << 1 | (event.op == "c")
 
 
 class TableDecoder:
@@ -231,26 +260,32 @@ _loose: Final = msgspec.json.Decoder(LooseEnvelope).decode
 _UPSERTS: Final = frozenset({"c", "u", "r"})
 
 
-class _OnlyTransaction(Struct):
+class _OnlyPlace(Struct):
     transaction: TransactionBlock | None = None
+    source: Source | None = None
 
 
 def dead_letter(table: int, offset: int, key: bytes | None, value: bytes | None, error: DecodeError) -> Event:
     """An undecodable record as an event, in its transaction where that can be read: it counts there."""
-    block = None
+    found = _OnlyPlace()
     try:
-        block = msgspec.json.decode(value or b"null", type=_OnlyTransaction).transaction
+        found = msgspec.json.decode(value or b"null", type=_OnlyPlace)
     except msgspec.MsgspecError:
         pass
-    return Event(
+    of_gtid = found.source if found.source is not None and found.source.gtid is not None else None
+    event = Event(
         op="!",
-        source=Source(),
-        transaction=block,
+        source=of_gtid or Source(),
+        transaction=found.transaction,
         table=table,
         offset=offset,
         error=f"{type(error).__name__}: {error}",
         raw=(key, value),
     )
+    if of_gtid is not None:
+        with suppress(DecodeError):
+            placed(event)
+    return event
 
 
 class DataCollection(Struct, gc=False):
@@ -275,8 +310,13 @@ class Boundary(Struct, gc=False):
 
     @property
     def lsn(self) -> int:
-        """The end of the commit record; only an END's is."""
-        return int(self.id.partition(":")[2] or 0)
+        """The end of the commit record, which only an END's is; or the sequence of a GTID."""
+        txid, _, lsn = self.id.partition(":")
+        return int(lsn) if lsn else Gtid.of(txid).sequence if self.has_gtid else 0
+
+    @property
+    def has_gtid(self) -> bool:
+        return self.id.count("-") == 2
 
 
 class _WrappedBoundary(Struct, gc=False):

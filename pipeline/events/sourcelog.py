@@ -44,8 +44,30 @@ def parsed(label: str) -> SourceLog:
     return SourceLog(int(found[2]), found[3], found[4], found[1] == "s")
 
 
+@dataclass(frozen=True, slots=True)
+class Gtid:
+    """MariaDB's id of a transaction, `0-1-42`; in one domain its sequence is the order of the commits."""
+
+    domain: int
+    server: int
+    sequence: int
+
+    @classmethod
+    def of(cls, text: str) -> Gtid:
+        """Raises ValueError for what is none."""
+        domain, server, sequence = text.strip().split("-")
+        return cls(int(domain), int(server), int(sequence))
+
+    @classmethod
+    def newest(cls, text: str) -> Gtid:
+        """Of a list of them, one a domain, the one that is furthest."""
+        return max(map(cls.of, text.split(",")), key=lambda gtid: gtid.sequence)
+
+
 def position_of(text: str) -> int:
-    """A place in the log as events have it, or as Postgres writes it: `0/16B3748`."""
+    """A place in the log as events have it, as Postgres writes it, `0/16B3748`, or MariaDB, `0-1-42`."""
+    if "-" in text:
+        return Gtid.of(text).sequence
     high, slash, low = text.partition("/")
     return (int(high, 16) << 32) + int(low, 16) if slash else int(text)
 

@@ -6,6 +6,7 @@ arrays. Spelled as Postgres does: `NaN`, `Infinity`, `infinity`; without a `Z` w
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Callable, Iterable
 from typing import Annotated, Any, Final
@@ -37,9 +38,15 @@ _encode: Final = msgspec.json.Encoder().encode
 
 def field_type(wire: Wire) -> Any:
     """The type by which msgspec reads a column's value."""
-    if wire.array or wire.kind in ("float", "json", "jsonb"):
+    if wire.array or wire.kind in ("float", "single", "json", "jsonb"):
         return Raw
-    types: dict[WireKind | None, Any] = {"int": _INT | None, "bool": bool | None, None: _INT | str | bool | None}
+    types: dict[WireKind | None, Any] = {
+        "int": _INT | None,
+        "bool": bool | None,
+        "flag": _INT | bool | None,
+        "unsigned": _INT | str | None,
+        None: _INT | str | bool | None,
+    }
     return types.get(wire.kind, str | None)
 
 
@@ -102,6 +109,25 @@ def instant(text: str) -> str:
     return text if fraction.strip("0Z") else whole + "Z"
 
 
+def zoned(text: str) -> str | None:
+    """MariaDB's TIMESTAMP begins a second after 1970: what comes from before that was its zero date, as null elsewhere."""
+    return None if text[:19] == "1970-01-01T00:00:00" else shortest(text)
+
+
+def shortest(text: str) -> str:
+    """The connector writes as many decimals as the column has, or, of a column with a default, as it needs."""
+    return text[:-1].rstrip("0").rstrip(".") + "Z" if "." in text else text
+
+
+def unsigned(value: str | int) -> int:
+    """MariaDB's BIGINT UNSIGNED; raises UnsupportedValue for what is too large for SQLite and for readers."""
+    if isinstance(value, str):
+        value = int.from_bytes(base64.b64decode(value, validate=True), "big", signed=True)
+    if not 0 <= value < 1 << 63:
+        raise UnsupportedValue(f"{value} is beyond 9223372036854775807")
+    return value
+
+
 def time(text: str) -> str:
     return text.removesuffix("Z")
 
@@ -145,6 +171,12 @@ def _float(raw: Raw) -> str | None:
     return None if token == b"null" else token.decode()
 
 
+def _single(raw: Raw) -> str | None:
+    """MariaDB shows six digits of a FLOAT, to a snapshot too, and its log has all of them."""
+    token = bytes(raw)
+    return None if token == b"null" else repr(float(f"{float(token):.6g}"))
+
+
 def _array(item: Converter | None, holds_json: bool) -> Converter:
     def convert(raw: Raw) -> str | None:
         token = bytes(raw)
@@ -163,6 +195,10 @@ def _array(item: Converter | None, holds_json: bool) -> Converter:
 _SCALARS: Final[dict[WireKind, Converter]] = {
     "decimal": decimal,
     "float": _float,
+    "single": _single,
+    "unsigned": unsigned,
+    "instant": shortest,
+    "zoned": zoned,
     "datetime": instant,
     "timestamp": timestamp,
     "date": date,

@@ -17,6 +17,7 @@ from pipeline.authoring.withheld import taken
 from pipeline.errors import UnknownColumn, UnknownTable
 from pipeline.operations.check_shapes import check_level, check_root_key
 from pipeline.operations.findings import Checked, Finding, sort_key, split
+from pipeline.operations.layouts import unreadable
 from pipeline.operations.sinks import SinkRules
 
 NAME = re.compile(r"^[a-z][a-z0-9_-]{0,99}$")
@@ -74,6 +75,13 @@ def check(
         _targets(checked, shape, sinks)
         _withheld(checked, shape, withheld)
         _tables(checked, shape, lock)
+        for table, column in unreadable(shape, catalog):
+            checked.add(
+                "UnsupportedType",
+                f"{table}.{column.name} is {column.type}, and its events do not have it right; leave it out, or store it in"
+                " another type (docs/concepts/types.md).",
+                next(level for level in shape.walk() if level.table == table),
+            )
         if connectors is not None:
             _captured(checked, shape, connectors)
         for level in dict.fromkeys(shape.shown()):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
-from pipeline.authoring.catalog import Table
+from pipeline.authoring.catalog import UNREADABLE, Table
 from pipeline.authoring.column_types import kinds_of, spelling
 from pipeline.authoring.documents import Constant
 from pipeline.authoring.shape import FieldShape, Kind, RelationShape, Shape
@@ -61,6 +61,8 @@ def _field(checked: Checked, shape: Shape, table: Table, own: FieldShape, name: 
         return
     column = table.column(name)
     allowed = kinds_of(column)
+    if column.base == UNREADABLE:
+        return  # said of the table
     if not allowed.allows(own.kind, own.repeated) or (own.model and "json" not in allowed.kinds):
         item = own.model.__name__ if own.model else own.kind
         declared = f"a list of {item}" if own.repeated else item

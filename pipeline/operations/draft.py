@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from pipeline.authoring.catalog import Column, Table
+from pipeline.authoring.catalog import UNREADABLE, Column, Table
 from pipeline.authoring.column_types import kinds_of
 from pipeline.authoring.documents import Document
 from pipeline.authoring.shape import Kind
@@ -95,7 +95,9 @@ def _test_text(table: Table, name: str, package: str) -> str:
     columns = [column for column in table.columns if not column.generated]
     samples = {column.name: _sample(column) for column in columns}
     given = [_argument(column.name, samples[column.name]) for column in columns]
-    asserts = [f"    assert {_compared(column, samples[column.name])}" for column in columns]
+    asserts = [
+        f"    assert {_compared(column, samples[column.name])}" for column in columns if column.base != UNREADABLE
+    ]
     key = ", ".join(samples[part] for part in table.primary_key)
     document = _class_name(name)
     return TEST.format(
@@ -114,6 +116,8 @@ def _test_text(table: Table, name: str, package: str) -> str:
 
 def _sample(column: Column) -> str:
     kinds = kinds_of(column)
+    if column.base == UNREADABLE:
+        return _SAMPLES["text"]
     if kinds.repeated:
         return f"[{_item(kinds.kinds[0], column.type.removesuffix('[]'))}]"
     return _item(kinds.kinds[0], column.base or column.type)
@@ -121,7 +125,7 @@ def _sample(column: Column) -> str:
 
 def _item(kind: Kind, type: str) -> str:
     if kind in ("datetime", "time"):
-        zoned = type.endswith("with time zone")
+        zoned = type.endswith("with time zone") or type.partition("(")[0] == "timestamp"  # MariaDB's
         moment = "datetime(2026, 1, 1, 12, 0" if kind == "datetime" else "time(12, 0"
         return moment + (", tzinfo=UTC)" if zoned else ")")
     if size := re.fullmatch(r"character\((\d+)\)", type):
@@ -156,7 +160,7 @@ def _isorted(word: str) -> tuple[int, str]:
 
 def projection_text(table: Table, name: str) -> str:
     """A flat projection of a table as an author would write it."""
-    columns = [column for column in table.columns if not column.generated]
+    columns = [column for column in table.columns if not column.generated and column.base != UNREADABLE]
     annotations = [kinds_of(column).annotation(nullable=column.nullable) for column in columns]
     lines = [_field(column, annotation) for column, annotation in zip(columns, annotations, strict=True)]
     renamed = any("= column(" in line for line in lines)

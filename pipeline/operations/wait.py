@@ -18,6 +18,7 @@ from pipeline.ports import SinkRecord
 BEAT = 0.1
 _TOKEN: Final = re.compile(
     r"txid:(\d{1,19})|lsn:(\d{1,19}|[0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8})(?:@([0-9]{1,20}/[0-9]{1,10}))?"
+    r"|gtid:(\d{1,10}-\d{1,10}-\d{1,19})"
 )
 
 
@@ -34,15 +35,17 @@ class Token:
 
 
 def token_of(text: str) -> Token:
-    """`txid:742`, `lsn:0/16B3748`, `lsn:0/16B3748@7412345678/1`; raises OperationError."""
+    """`txid:742`, `lsn:0/16B3748`, `lsn:0/16B3748@7412345678/1`, MariaDB's `gtid:0-1-42`; raises OperationError."""
     found = _TOKEN.fullmatch(text)
     if found is None:
         raise OperationError(
             "That is no token: write txid:742, as pg_current_xact_id() told it, or lsn:0/16B3748, as pg_current_wal_insert_lsn()"
-            " after the commit."
+            " after the commit; MariaDB's is gtid:0-1-42, as @@last_gtid after it."
         )
     if found[1]:
         return Token(txid=int(found[1]))
+    if found[4]:
+        return Token(lsn=position_of(found[4]))
     return Token(lsn=position_of(found[2]), identity=found[3] or "")
 
 

@@ -58,7 +58,7 @@ def line(
 ) -> ConnectorLine:
     """One connector's line; `away` says why Connect could not be asked."""
     slot, problem, asked = None, away, False
-    if definition is not None and (dsn := source_dsn(settings, definition)):
+    if definition is not None and definition.kind == "postgres" and (dsn := source_dsn(settings, definition)):
         try:
             slot = postgres.slot(definition.dsn(dsn), definition.slot)
             asked = True
@@ -69,7 +69,7 @@ def line(
         state=("not known" if away else "not applied") if status is None else status.state.lower(),
         tables=() if definition is None else definition.tables,
         tasks=() if status is None else tuple(task.state.lower() for task in status.tasks),
-        slot=None if definition is None else definition.slot,
+        slot=None if definition is None or definition.kind != "postgres" else definition.slot,
         slot_active=None if slot is None else slot.active,
         behind_bytes=None if slot is None else slot.behind_bytes,
         kept_bytes=None if slot is None else slot.kept_bytes,

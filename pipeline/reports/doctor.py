@@ -12,10 +12,11 @@ from pydantic import RootModel
 from connectors.sinks import elasticsearch_client as elasticsearch
 from connectors.sinks.kafka_client import Client as KafkaClient
 from connectors.sinks.kafka_topics import RECORD
-from connectors.sources import lifecycle, logs
+from connectors.sources import kinds, lifecycle, logs
 from connectors.sources.connect import connect
 from connectors.sources.debezium import ConnectorDefinition, load_definitions
-from pipeline.errors import CdcError, SettingsError, SinkError
+from pipeline.addresses import MariadbAddress
+from pipeline.errors import CdcError, SettingsError, SinkError, SourceUnavailable
 from pipeline.operations import doctor as operation
 from pipeline.operations.doctor import Finding, bad, ok, warn
 from pipeline.operations.states import states
@@ -44,7 +45,10 @@ async def _look(settings: Settings) -> list[Finding]:
         except SettingsError as error:
             found.append(bad(f"source of {name}", str(error), "see cdc config show"))
             continue
-        found += await asyncio.to_thread(operation.source, dsn, list(definition.tables), {definition.slot: name})
+        if definition.kind == "mariadb":
+            found += await asyncio.to_thread(_mariadb, definition, dsn)
+        else:
+            found += await asyncio.to_thread(operation.source, dsn, list(definition.tables), {definition.slot: name})
         topics |= {definition.topic(table): definition.retention_days for table in definition.tables}
         topics[definition.transaction_topic] = definition.retention_days
         found.append(await _connector(settings, name))
@@ -70,6 +74,21 @@ def _states(settings: Settings) -> list[Finding]:
     return [ok(subject, text or f"none yet in {settings.state.snapshots}")]
 
 
+def _mariadb(definition: ConnectorDefinition, dsn: str) -> list[Finding]:
+    """The server's variables, its tables, and what the connector's user may do."""
+    subject = f"source of {definition.name}"
+    try:
+        lifecycle.check_tables(definition, kinds.read_catalog(dsn, tables=definition.tables))
+        user = definition.database.user or MariadbAddress.of(dsn).user
+        kinds.check_server(definition, user, dsn)
+    except (SourceUnavailable, SettingsError) as error:
+        return [bad(subject, str(error), "check the dsn of its source, and that it is up")]
+    except CdcError as error:
+        said, _, fix = str(error).partition(": ")[2].partition("; ")
+        return [bad(subject, said or str(error), fix or "see docs/guides/mariadb.md")]
+    return [ok(subject, f"binlog, GTIDs and {len(definition.tables)} tables as they have to be")]
+
+
 async def _connector(settings: Settings, name: str) -> Finding:
     try:
         status = await lifecycle.status(name, connect_at=settings.connect_address())
@@ -90,7 +109,7 @@ async def _log(settings: Settings, definition: ConnectorDefinition, dsn: str) ->
             log = logs.log_of(await client.config(definition.name))
             reached = await logs.reached(client, definition, log, kafka(settings))
         # asked last: it goes on, and what was read of it before is never beyond it
-        source = await asyncio.to_thread(logs.identity, dsn, definition.slot)
+        source = await asyncio.to_thread(logs.identity, definition, dsn, reached)
     except CdcError:
         return []  # said above
     now = f"{source.system}/{source.timeline}"

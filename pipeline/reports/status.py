@@ -20,7 +20,8 @@ def status(settings: Settings, projections: Sequence[Projection[Any]], *, fail_b
     """Asks the source of each of these projections for its slot; a source that is away is said, and nothing fails."""
     report = with_builds(settings, projections, fail_behind=fail_behind)
     definitions = {d.name: d for projection in projections if (d := _definition(settings, projection)) is not None}
-    told = [_told(d, dsn) for d in definitions.values() if (dsn := source_dsn(settings, d))]
+    slots = [d for d in definitions.values() if d.kind == "postgres"]
+    told = [_told(d, dsn) for d in slots if (dsn := source_dsn(settings, d))]
     report.attention = [line for line in told if line is not None]
     return report
 

@@ -28,6 +28,7 @@ from pipeline.errors import (
     DefinitionError,
     Fenced,
     LogTruncated,
+    PositionWentBack,
     SchemaChanged,
     SettingsError,
     Transient,
@@ -238,7 +239,9 @@ class Worker:
 
     def fatal(self, error: BaseException) -> None:
         """Nobody foresaw it, or somebody else owns this now: end without a checkpoint. The mirror has what counts."""
-        code = EXIT_STOP_AND_SAY if isinstance(error, LogTruncated | SchemaChanged) else EXIT_UNFORESEEN
+        code = (
+            EXIT_STOP_AND_SAY if isinstance(error, LogTruncated | PositionWentBack | SchemaChanged) else EXIT_UNFORESEEN
+        )
         code = EXIT_FENCED if isinstance(error, Fenced) else code
         known = isinstance(error, CdcError)
         log.critical("%s: %s: %s", self.id, type(error).__name__, error, exc_info=None if known else error)

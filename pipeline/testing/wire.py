@@ -102,7 +102,7 @@ def column_of(table: str, column: Column, *, silent: bool) -> WireColumn:
     kinds, unchanged = kinds_of(column), wire_of(column).unchanged
     type = column.base if column.base and " " in column.base else column.type
     return WireColumn(
-        table, column.name, kinds.kinds[0], type.removesuffix("[]"), kinds.repeated, column.nullable, column.default,
+        table, column.name, kinds.kinds[0] if kinds.kinds else None, type.removesuffix("[]"), kinds.repeated, column.nullable, column.default,
         column.generated, unchanged[0] if unchanged else None, silent,
     )  # fmt: skip
 

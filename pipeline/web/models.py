@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
 
 from connectors.sinks import open_reader
-from connectors.sources import logs, postgres
+from connectors.sources import kinds, logs
 from connectors.sources.debezium import ConnectorDefinition
 from pipeline.authoring.aggregate_shape import AggregateShape
 from pipeline.authoring.projection import Projection
@@ -186,7 +186,7 @@ class ReadModel:
             dsn = self.definition.dsn_in(self.settings)
         except SettingsError:
             raise bad("no-source", "This API can't ask the source for a transaction: take an lsn: token.") from None
-        return await asyncio.to_thread(postgres.position, dsn, txid)
+        return await asyncio.to_thread(kinds.position, dsn, txid)
 
     async def _source_log(self) -> str | None:
         """The label of the log that the connector reads; None where Connect does not say, so positions alone count."""

@@ -59,11 +59,11 @@ HEADERS: Final = {
 }
 WAITING: Final = [
     {
-        "name": "after", "in": "query", "schema": {"type": "string", "pattern": "^(txid|lsn):.+$"},
-        "description": "Wait until the answer has this transaction: txid:742, lsn:0/16B3748, or a watermark.",
+        "name": "after", "in": "query", "schema": {"type": "string", "pattern": "^(txid|lsn|gtid):.+$"},
+        "description": "Wait until the answer has this transaction: txid:742, lsn:0/16B3748, gtid:0-1-42 (MariaDB), or a watermark.",
     },
     {
-        "name": "X-After", "in": "header", "schema": {"type": "string", "pattern": "^(txid|lsn):.+$"},
+        "name": "X-After", "in": "header", "schema": {"type": "string", "pattern": "^(txid|lsn|gtid):.+$"},
         "description": "The same.",
     },
     {

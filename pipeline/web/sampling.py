@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Final, Generic, TypeVar
 
-from connectors.sources import postgres
+from connectors.sources import kinds
 from connectors.sources.debezium import ConnectorDefinition
 from pipeline.authoring import builds
 from pipeline.authoring.projection import Projection
@@ -146,7 +146,7 @@ class Sampler:
         problem: CdcError | None = None
         for name, definition in {definition.name: definition for definition in self.definitions.values()}.items():
             try:
-                found[name] = postgres.position(definition.dsn_in(self.settings))
+                found[name] = kinds.position(definition.dsn_in(self.settings))
             except CdcError as error:  # one source that is away hides no other
                 problem = error
         if problem is not None and not found:
