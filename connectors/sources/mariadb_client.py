@@ -41,8 +41,9 @@ class Session:
             cursor.execute(statement, parameters)
             return list(cursor.fetchall())
 
-    def literal(self, value: Any) -> str:
-        return str(self._connection.literal(value))
+    def literal(self, text: str) -> str:
+        """A text as SQL has it, where no parameter may be."""
+        return f"'{pymysql.converters.escape_string(text)}'"
 
 
 @contextmanager

@@ -181,6 +181,7 @@ async def verified(
     with ExitStack() as stack:
         expectation: Expectation | GroupExpectation
         source: operation.Source
+        repairs: tuple[operation.Repair, ...]
         if isinstance(shape, AggregateShape):
             gone = stack.enter_context(gone_rows(own, projection))
             expectation = GroupExpectation(shape, catalog, unreadable, gone)
@@ -190,6 +191,8 @@ async def verified(
         else:
             expectation, source = Expectation(shape, catalog, unreadable), rows
             repairs = _repairs(own, projection, catalog, dsn)
+        if definition.kind != "postgres":
+            repairs = repairs[:1]  # rows are not read again there
         for sink in _sinks(own, projection):
             try:
                 with_repair = repairs if repair else ()

@@ -62,7 +62,8 @@ class Staging:
                 continue
             known = gate.opens.get(txid)
             if known is None:
-                known = gate.opens[txid] = Open(commit=commit_order(_event(0, data).source), log=log_of(txid))
+                source = _event(0, data).source
+                known = gate.opens[txid] = Open(commit=commit_order(source) or source.lsn or 0, log=log_of(txid))
             known.seen += 1
             known.spilled += 1
             known.last[partition] = max(number, known.last.get(partition, 0))

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from pipeline.engine.open import End, Open
+from pipeline.engine.open import End, Open, counted_on
 from pipeline.engine.sourcelog import bare, in_log
 from pipeline.events.envelope import Boundary, Event, commit_order
 
@@ -54,7 +54,7 @@ class Released:
     incomplete: int = 0
     repeated: int = 0
     torn: bool = False
-    """The connector was killed amid one of them, and its END counts what came after that."""
+    """The connector was killed amid one of them, and its END may count only what came after that."""
 
 
 class Gate:
@@ -113,8 +113,11 @@ class Gate:
         for event in events:
             block = event.transaction
             if block is not None:
-                if block.id != at.txid:
+                of_gtid = event.source.gtid is not None
+                if block.id != at.txid or (of_gtid and at.current is None):
                     self._turn(at, name, block.id, event)
+                if of_gtid:
+                    block.total_order = counted_on(at.order, block.total_order)
                 current, order = at.current, block.total_order
                 if current is None or (
                     (order <= at.order or event.op == "t") and self._is_repeat(current, event, order)
@@ -142,7 +145,7 @@ class Gate:
             if not released:
                 at.current = self.opens[txid] = Open(commit=commit, log=event.log)
             elif event.source.gtid is not None:
-                # its END may have counted less than there is: the mirror's rows judge what comes after it
+                # sent again, or its END had counted less than there is: the mirror's rows judge what comes after it
                 at.current = self.opens[txid] = Open(commit=commit, log=event.log, given_up=True)
                 self._any_given_up = True
         at.order = at.current.last.get(name, 0) if at.current is not None else 0
@@ -194,7 +197,8 @@ class Gate:
         if not self.by_row:
             self._take(out)
         for end in out.ends:
-            self._close(end.txid)
+            if not (out.torn and end.txid in self.opens and self.opens[end.txid].given_up):
+                self._close(end.txid)
         self._close_given_up()
         out.repeated, self._repeated = self._repeated, 0
         return out
@@ -215,7 +219,10 @@ class Gate:
                     break
                 events += end.expected
                 if (of := bare(end.txid)) in self.begun[1]:
-                    out.torn, self.begun = True, [self.begun[0], [other for other in self.begun[1] if other != of]]
+                    self.begun = [self.begun[0], [other for other in self.begun[1] if other != of]]
+                    self.opens.setdefault(end.txid, Open(commit=end.lsn, log=end.log)).given_up = True
+                    self.partial.discard(end.txid)
+                    out.torn = self._any_given_up = True
                 out.ends.append(end)
                 out.going.add(end.txid)
                 self._remember(end.txid, end.lsn)

@@ -14,8 +14,6 @@ from pipeline.errors import DecodeError, MalformedEnvelope, UnsupportedValue
 from pipeline.events.sourcelog import Gtid
 from pipeline.events.values import converter, field_type, row_reader
 
-ROW_BITS: Final = 24
-"""Of a place in a transaction: more rows than one event of a binlog has."""
 _SIGNS: Final = (
     PLACEHOLDER,
     b"X19kZWJleml1bV91bmF2YWlsYWJsZV92YWx1ZQ",
@@ -49,10 +47,6 @@ class Source(Struct, gc=False):
     ts_ms: int = 0
     gtid: str | None = None
     """MariaDB's transaction, `0-1-42`; null in a snapshot."""
-    pos: int = 0
-    """Where in the binlog file the event is that has the row."""
-    row: int | None = None
-    """Which row of that event it is."""
 
 
 class TransactionBlock(Struct, gc=False):
@@ -104,21 +98,16 @@ def commit_order(source: Source) -> int:
 
 
 def placed(event: Event) -> None:
-    """Give an event of MariaDB's the place that it has in the binlog; raises MalformedEnvelope.
+    """Give an event of MariaDB's the position that its GTID is; raises MalformedEnvelope.
 
-    Its `total_order` is none: a connector that is killed amid a transaction counts the rest of it from 1 again. The
-    truncate is DDL, a transaction of its own that gets no END: it goes without.
+    A truncate is DDL, a transaction of its own that gets no END: it goes without.
     """
-    source, block = event.source, event.transaction
     try:
-        source.lsn = Gtid.of(source.gtid or "").sequence
+        event.source.lsn = Gtid.of(event.source.gtid or "").sequence
     except ValueError:
-        raise MalformedEnvelope(f"{source.gtid!r} is no GTID.") from None
+        raise MalformedEnvelope(f"{event.source.gtid!r} is no GTID.") from None
     if event.op == "t":
         event.transaction = None
-    elif block is not None:
-        # a key that changes is a delete and a create of one row
-        block.total_order = (source.pos << ROW_BITS | (source.row or 0)) << 1 | (event.op == "c")
 
 
 class TableDecoder:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from decimal import Decimal
 
+import httpx
 import pytest
 
+from pipeline.client import GTID
+from pipeline.operations.wait import token_of
 from tests.support.mariadb import Database, database, define
-from tests.support.project import Project
+from tests.support.project import Project, until
 
 pytestmark = pytest.mark.stack
 
@@ -96,3 +100,103 @@ def test_the_snapshot_and_the_stream_make_documents_and_they_are_verified(shop: 
         "lines": [{"line_no": 1, "amount": "7.00", "note": None}, {"line_no": 2, "amount": "7.00", "note": "ü"}],
     }  # fmt: skip
     assert shop.verify() == {"checked": 20, "missing": 0, "extra": 0, "different": 0}
+
+
+def test_no_document_shows_half_a_transaction_and_deletes_keys_and_truncates_are_followed(shop: Shop) -> None:
+    own, project = shop.own, shop.project
+    seen: list[bool] = []
+    for n in range(30):
+        amount = n + 100
+        own.sql(
+            f"UPDATE DB.order_lines SET amount = {amount} WHERE order_id = 3",
+            f"UPDATE DB.orders SET total = {amount * 2} WHERE id = 3",
+        )
+        found = project.document(3) or {}
+        seen.append(Decimal(found["total"]) == sum(Decimal(line["amount"]) for line in found["lines"]))
+    assert all(seen)
+    own.sql("DELETE FROM DB.orders WHERE id = 4", "UPDATE DB.orders SET id = 104 WHERE id = 5")
+    shop.wait(own.sql("UPDATE DB.order_lines SET order_id = 104 WHERE order_id = 5"))
+    assert project.document(4) is None and project.document(5) is None
+    assert len((project.document(104) or {})["lines"]) == 2
+    own.sql("TRUNCATE DB.order_lines")
+    shop.wait(own.sql("INSERT INTO DB.order_lines VALUES (6, 9, 1.5, 'after it')"))
+    assert [line["line_no"] for line in (project.document(6) or {})["lines"]] == [9]
+    assert (project.document(7) or {})["lines"] == []
+    assert shop.verify() == {"checked": 19, "missing": 0, "extra": 0, "different": 0}
+    assert project.status()["released_incomplete"] == 0
+
+
+def test_verify_finds_what_differs_and_repair_mends_it_from_the_mirror(shop: Shop) -> None:
+    project = shop.project
+    shop.wait(shop.own.sql("UPDATE DB.customers SET name = 'Bo' WHERE id = 8"))
+    index = f"{project.endpoints.elasticsearch}/{project.name}-orders-v1"
+    before = httpx.get(f"{index}/_doc/8").json()
+    httpx.put(
+        f"{index}/_doc/8", params={"version": before["_version"], "version_type": "external_gte", "refresh": "true"},
+        json=before["_source"] | {"total": "0.00"},
+    ).raise_for_status()  # fmt: skip
+    assert shop.verify() == {"checked": 19, "missing": 0, "extra": 0, "different": 1}
+    project.cdc("verify", f"{project.name}-orders", "--all", "--repair")
+    assert shop.verify() == {"checked": 19, "missing": 0, "extra": 0, "different": 0}
+
+
+def test_a_token_is_the_gtid_of_what_was_written(shop: Shop) -> None:
+    with shop.own.connection() as db, db.cursor() as cursor:
+        cursor.execute(f"UPDATE {shop.own.name}.customers SET name = 'Cy' WHERE id = 9")
+        db.commit()
+        cursor.execute(GTID)
+        token = cursor.fetchone()[0]
+    place = token_of(token).lsn
+    assert place is not None
+    shop.wait(place)
+    assert (shop.project.document(9) or {})["customer"]["name"] == "Cy"
+    shop.project.cdc("wait", f"{shop.project.name}-orders", "--lsn", token.removeprefix("gtid:"))
+    shop.project.cdc("wait", f"{shop.project.name}-orders", "--now", "--timeout", "30")
+
+
+def test_what_is_not_there_for_mariadb_is_refused_by_name(shop: Shop) -> None:
+    name, project = shop.own.name, shop.project
+    for arguments, said in (
+        (("backfill", f"{name}.orders"), "Postgres sources only"),
+        (("wait", f"{project.name}-orders", "--txid", "7"), "GTID"),
+    ):
+        done = project.cdc(*arguments, check=False)
+        assert done.returncode == 1 and said in done.stderr, done.stderr
+
+
+def test_commands_know_the_second_kind_of_source(shop: Shop) -> None:
+    name, project = shop.own.name, shop.project
+    columns = json.loads(project.cdc("tables", "show", f"{name}.customers", "-o", "json").stdout)["columns"]
+    assert [column["type"] for column in columns] == ["bigint(20) unsigned", "varchar(100)", "tinyint(1)"]
+    assert json.loads(project.cdc("preview", f"{project.name}-orders", "7").stdout)["id"] == 7
+    lines = json.loads(project.cdc("connector", "list", "-o", "json").stdout)
+    assert {line["name"]: (line["state"], line["slot"]) for line in lines}[name] == ("running", None)
+    grants = project.cdc("connector", "grants", name).stdout
+    assert "REPLICATION SLAVE" in grants and f"GRANT SELECT ON `{name}`.`orders` TO 'debezium'@'%';" in grants
+    doctor = {found["subject"]: found for found in json.loads(project.cdc("doctor", "-o", "json", check=False).stdout)}
+    assert doctor[f"source of {name}"]["level"] == doctor[f"source log of {name}"]["level"] == "ok", doctor
+    assert project.cdc("status", check=False).returncode == 0
+
+
+def test_tables_are_added_by_a_new_beginning_only(shop: Shop) -> None:
+    name, project = shop.own.name, shop.project
+    file = project.folder / "connectors/debezium" / f"{name}.toml"
+    text = file.read_text()
+    file.write_text(text.replace(f'"{name}.orders"', f'"{name}.numbers", "{name}.orders"'))
+    shop.own.sql("ALTER TABLE DB.numbers ADD PRIMARY KEY (seq)")
+    try:
+        done = project.cdc("connector", "apply", name, "--yes", check=False)
+        assert done.returncode == 1 and "--anew" in done.stderr
+    finally:
+        file.write_text(text)
+
+
+def test_a_connector_that_begins_anew_brings_what_it_missed_and_takes_away_what_is_gone(shop: Shop) -> None:
+    name, own, project = shop.own.name, shop.own, shop.project
+    project.cdc("connector", "delete", name, "--drop-slot", "--yes")
+    own.sql("DELETE FROM DB.orders WHERE id = 10", "UPDATE DB.orders SET total = 1 WHERE id = 11")
+    project.cdc("connector", "apply", name, "--yes")
+    shop.wait(own.sql("UPDATE DB.orders SET total = 2 WHERE id = 12"))
+    until(lambda: project.document(10) is None, 60, "the sweep")
+    assert [(project.document(id) or {})["total"] for id in (11, 12)] == ["1.00", "2.00"]
+    assert shop.verify() == {"checked": 18, "missing": 0, "extra": 0, "different": 0}

@@ -252,10 +252,14 @@ class Project:
 
     def watermark(self, name: str = "orders") -> int:
         """The position up to which the read model says that it is complete, as stored with it."""
+        return self.watermark_of(self.name, name)
+
+    def watermark_of(self, connector: str, name: str = "orders") -> int:
+        """The same, of a connector that is not named as the project is."""
         found = httpx.get(f"{self.endpoints.elasticsearch}/cdc-checkpoints/_doc/{self.name}-{name}-v1", timeout=10)
         if found.status_code != 200:
             return -1
-        return int((found.json()["_source"].get("watermark") or {}).get(self.name, {}).get("lsn", -1))
+        return int((found.json()["_source"].get("watermark") or {}).get(connector, {}).get("lsn", -1))
 
     def wait_for(self, lsn: int, *, seconds: float = 60, name: str = "orders") -> None:
         def reached() -> bool:

@@ -60,6 +60,7 @@ class Stream:
         self.open()
         for partition, records in self.kafka.items():
             self.receive(partition, records[self.engine.next_offset(partition) :])
+        self.cut()
 
     def send(self, partition: str, value: dict[str, Any], key: Any = None) -> None:
         """A record into Kafka, not to be read yet."""
@@ -74,14 +75,14 @@ class Stream:
         self.receive(partition, self.kafka[partition][-1:])
 
     def row(
-        self, table: str, sequence: int, place: int, *, op: str = "c", counted: int = 1, domain: int = 0,
+        self, table: str, sequence: int, order: int, *, op: str = "c", domain: int = 0,
         partition: int = 0, read: bool = True, **after: Any,
     ) -> None:  # fmt: skip
-        """The row number `place` of a transaction, which the connector counts as number `counted`."""
+        """The event of a transaction that the connector counts as number `order`."""
         gtid = f"{domain}-1-{sequence}"
         event: dict[str, Any] = {
-            "op": op, "after": None if op in "dt" else after, "transaction": {"id": gtid, "total_order": counted},
-            "source": {"gtid": gtid, "pos": 1000 + place // 10, "row": place % 10, "snapshot": "false", "ts_ms": 1000},
+            "op": op, "after": None if op in "dt" else after, "transaction": {"id": gtid, "total_order": order},
+            "source": {"gtid": gtid, "pos": 1000, "row": 0, "snapshot": "false", "ts_ms": 1000},
         }  # fmt: skip
         name = f"m.shop.{table}/{partition}"
         self.send(name, event, None if op == "t" else {"id": after["id"]})
@@ -133,7 +134,7 @@ def test_a_transaction_is_applied_when_it_is_whole(stream: Stream) -> None:
     stream.row("orders", 2, 1, id=1, total=5)
     stream.end(2, orders=1, lines=1)
     assert stream.documents() == {}
-    stream.row("lines", 2, 2, counted=2, id=1, order_id=1, amount=5)
+    stream.row("lines", 2, 2, id=1, order_id=1, amount=5)
     assert stream.documents() == {1: (5, [1])}
     assert stream.engine.watermark(0) == {"m": {"lsn": 2, "txid": "0-1-2", "ts_ms": 1000, "log": LABEL}}
 
@@ -143,12 +144,12 @@ def test_what_a_connector_that_was_killed_amid_a_transaction_counts_anew_is_neit
 ) -> None:
     stream.begin(2)
     for n in range(1, 6):
-        stream.row("lines", 2, n, counted=n, id=n, order_id=1, amount=n)
+        stream.row("lines", 2, n, id=n, order_id=1, amount=n)
     # killed; its offset was after the third row, from where it goes on, counting from 1
     stream.begin(2)
     for n in range(4, 9):
-        stream.row("lines", 2, n, counted=n - 3, id=n, order_id=1, amount=n)
-    stream.row("orders", 2, 9, counted=6, id=1, total=36)
+        stream.row("lines", 2, n - 3, id=n, order_id=1, amount=n)
+    stream.row("orders", 2, 6, id=1, total=36)
     stream.end(2, orders=1, lines=5)
     stream.cut()
     assert stream.documents() == {1: (36, [1, 2, 3, 4, 5, 6, 7, 8])}
@@ -161,7 +162,7 @@ def test_an_end_that_counts_a_part_of_its_transaction_shows_none_of_it_before_th
 ) -> None:
     stream.begin(2)
     for n in (1, 2, 3):
-        stream.row("lines", 2, n, counted=n, id=n, order_id=1, amount=n)
+        stream.row("lines", 2, n, id=n, order_id=1, amount=n)
     stream.begin(2)
     if killed:
         # a checkpoint, so that the BEGINs are not read again
@@ -176,6 +177,42 @@ def test_an_end_that_counts_a_part_of_its_transaction_shows_none_of_it_before_th
     stream.read("m.shop.orders/0")
     assert stream.engine.may_flush
     assert stream.documents() == {1: (6, [1, 2, 3])}
+
+
+@pytest.mark.parametrize("catching_up", [False, True])
+@pytest.mark.parametrize("killed", [False, True])
+def test_what_is_counted_anew_comes_after_what_was_counted_before(
+    stream: Stream, killed: bool, catching_up: bool
+) -> None:
+    stream.begin(2)
+    if catching_up:
+        stream.engine.catch_up({"m.transaction/0": 100})
+    for n in (1, 2, 3):
+        stream.row("lines", 2, n, id=n, order_id=1, amount=n)
+    stream.row("lines", 2, 4, op="u", id=3, order_id=1, amount=4)
+    # killed; its offset was after the second row
+    stream.begin(2)
+    sent = [
+        ("lines", "c", {"id": 3, "order_id": 1, "amount": 3}),
+        ("lines", "u", {"id": 3, "order_id": 1, "amount": 4}),
+    ]
+    sent += [("lines", "d", {"id": 1}), ("lines", "u", {"id": 2, "order_id": 1, "amount": 9})]
+    for n, (table, op, row) in enumerate(sent, 1):
+        stream.row(table, 2, n, op=op, read=False, **row)
+    stream.end(2, lines=4)
+    if catching_up:
+        stream.engine.catch_up({})
+    stream.cut()
+    if killed:
+        stream.kill()
+    else:
+        for record in stream.kafka["m.shop.lines/0"][4:]:
+            stream.receive("m.shop.lines/0", [record])
+    stream.row("orders", 3, 1, id=1, total=13)
+    stream.end(3, orders=1)
+    assert stream.engine.may_flush
+    assert stream.documents() == {1: (13, [2, 3])}
+    assert stream.engine.mirror.row(stream.engine.layout.tables["shop.lines"], (2,))["amount"] == 9  # type: ignore[index]
 
 
 def test_repeated_transactions_change_nothing_and_are_forgotten_again(stream: Stream) -> None:
@@ -201,7 +238,7 @@ def test_a_truncate_which_has_no_end_waits_for_what_came_before_it_and_holds_up_
     stream.row("lines", 3, 1, op="t")
     stream.begin(4)
     stream.row("lines", 4, 1, id=2, order_id=1, amount=6)
-    stream.row("orders", 2, 2, counted=2, id=1, total=5)
+    stream.row("orders", 2, 2, id=1, total=5)
     stream.end(2, orders=1, lines=1)
     stream.end(4, lines=1)
     assert stream.documents() == {1: (5, [2])}
@@ -212,14 +249,14 @@ def test_a_key_that_changes_is_a_delete_and_a_create_at_one_place(stream: Stream
     stream.row("orders", 2, 1, id=1, total=5)
     stream.end(2, orders=1)
     stream.row("orders", 3, 1, op="d", id=1)
-    stream.row("orders", 3, 1, counted=2, id=2, total=5)
+    stream.row("orders", 3, 2, id=2, total=5)
     stream.end(3, orders=2)
     assert stream.documents() == {2: (5, [])}
 
 
 def test_what_can_not_be_decoded_counts_in_its_transaction(stream: Stream) -> None:
     stream.row("orders", 2, 1, id=1, total=5)
-    stream.row("orders", 2, 2, counted=2, id=2, total="no number")
+    stream.row("orders", 2, 2, id=2, total="no number")
     stream.end(2, orders=2)
     assert stream.documents() == {1: (5, [])}
 
