@@ -84,6 +84,10 @@ async def test_a_share_of_the_keys_is_read_from_the_next_version(shop: Project, 
         reads = f'projection="{name}",version="{called(name, "v1.2")}"'
         told = (await api.get("/metrics")).text
         assert f'cdc_canary_reads_total{{outcome="same",{reads}}} {2 * len(share)}.0' in told
+        shown = (await api.get(f"/projections/{name}.json")).json()["canary"]
+    assert shown == {
+        "version": called(name, "v1.2"), "share": 0.4, "reads": {"same": 2 * len(share)}, "stopped": None
+    }  # fmt: skip
 
 
 async def test_a_next_version_that_is_behind_what_was_written_is_not_read(shop: Project, name: str) -> None:
@@ -126,6 +130,7 @@ async def test_a_next_version_that_differs_answers_nothing_and_is_left(
         told = (await api.get("/metrics")).text
         assert f'cdc_canary_stopped{{projection="{name}",version="{following}"}} 1.0' in told
         assert f"{following} is read in the canary no more: it differs: 7" in caplog.text
+        assert "It is read no more: it differs: 7" in (await api.get(f"/projections/{name}")).text
 
 
 async def test_the_version_kept_for_a_rollback_is_read_by_its_name(shop: Project, name: str) -> None:

@@ -14,6 +14,8 @@ from urllib.parse import quote
 import pytest
 from fastapi import FastAPI
 
+from pipeline.authoring import builds
+from pipeline.authoring.builds import Build, Job
 from pipeline.engine.story import RowStory
 from pipeline.errors import SinkUnavailable
 from pipeline.operations.apply import ApplyReport, Step
@@ -105,6 +107,30 @@ async def test_a_projections_page_shows_its_way_its_rates_and_its_build(app: Fas
     assert twin.rates["changes"] == 25.0
     assert twin.key == ["id"]
     assert '<progress max="100" value="62"' in (await get(app, "/")).text
+
+
+async def test_a_projections_page_shows_its_canary_and_until_when_its_state_is_saved(app: FastAPI) -> None:
+    looked(app, status_of(saved_at=1_790_000_000.0))
+    settings = app.state.settings
+    settings.web.canary = 0.05
+    job = Job(target=Build(version=1, build=2), origin="mirror", why="so", started=0, phase="ready")
+    builds.update(settings, "orders", lambda now: now.having(job=job))
+    versions = app.state.versions["orders"]
+    versions.reads.update({("orders-v1.2", "same"): 41, ("orders-v1.2", "different"): 1})
+    versions.stopped["orders-v1.2"] = "it differs: 7"
+
+    page = words((await get(app, "/projections/orders")).text)
+    assert (
+        "orders-v1.2 is tried by 5 % of the keys that are read." in page
+        and "41 same, 1 different, 0 unavailable" in page
+    )
+    assert "It is read no more: it differs: 7" in page and "Its state is saved as of 2026-09-21 14:13:20 UTC" in page
+
+    settings.web.canary, versions.stopped = 1.0, {}
+    assert versions._tried(["7"]) == "orders-v1.2"
+    builds.file(settings, "orders").write_text("{")
+    versions._builds = None
+    assert versions._tried(["7"]) is None  # a file that is damaged is no reason to answer no read
 
 
 async def test_a_slot_that_is_lost_is_named_on_the_first_page_and_beside_its_connector(app: FastAPI) -> None:

@@ -22,6 +22,7 @@ from pipeline.reports.plan import plan
 from pipeline.settings import Settings
 from pipeline.web.dashboard.answers import LOOKS_AROUND, Answer, Answers
 from pipeline.web.dashboard.pages import (
+    Canary,
     DoctorPage,
     DocumentPage,
     Overview,
@@ -32,13 +33,14 @@ from pipeline.web.dashboard.pages import (
     command,
 )  # fmt: skip
 from pipeline.web.sampling import Look, Sampler
+from pipeline.web.versions import Versions
 
 
 class Dashboard:
     """Loads the pages' models: what is sampled from the sampler, all else by answers."""
 
-    def __init__(self, settings: Settings, sampler: Sampler) -> None:
-        self.settings = settings
+    def __init__(self, settings: Settings, sampler: Sampler, versions: Mapping[str, Versions]) -> None:
+        self.settings, self.versions = settings, versions
         self.sampler = sampler
         self.answers = Answers()
         self.keys = {name: _key(settings, found) for name, found in sampler.projections.items()}
@@ -74,10 +76,19 @@ class Dashboard:
         def files() -> None:
             page.rebuild = rebuild.report(self.settings, projection)
             page.verified = verified.last(self.settings, projection)
+            page.canary = self._canary(name)
 
         answer = await self.answers.ask(("projection", name), page.command, files)
         page.problem = page.problem or answer.problem
         return page
+
+    def _canary(self, name: str) -> Canary | None:
+        """Of the version that waits for its cut-over, where reads try it."""
+        share, versions = self.settings.web.canary, self.versions.get(name)
+        if not share or versions is None or (following := versions.known().get("next")) is None:
+            return None
+        reads = {outcome: n for (version, outcome), n in versions.reads.items() if version == following}
+        return Canary(version=following, share=share, reads=reads, stopped=versions.stopped.get(following))
 
     async def document(self, name: str, key: Annotated[list[str] | None, Query()] = None) -> DocumentPage:
         projection = self._projection(name)

@@ -40,6 +40,17 @@ class Overview(Page):
         return [line for p in self.status.projections for line in p.attention] + self.status.attention
 
 
+class Canary(BaseModel):
+    """The next version's share of the reads, in this process."""
+
+    version: str
+    share: float
+    reads: dict[str, int]
+    """By what it answered: same, different, unavailable."""
+    stopped: str | None = None
+    """Why it is read no more."""
+
+
 class ProjectionPage(Page):
     """One projection, from the source to its sinks. `rates` are a second, over the last looks."""
 
@@ -53,6 +64,7 @@ class ProjectionPage(Page):
     connector: ConnectorLine | None = None
     rebuild: RebuildReport | None = None
     verified: VerifyReport | None = None
+    canary: Canary | None = None
 
 
 class DocumentPage(Page):

@@ -27,7 +27,7 @@ def router(app: FastAPI) -> APIRouter:
     """Pages, health and metrics of an app that has `state.settings`, `.projections` and `.access`; they sample while it runs."""
     settings: Settings = app.state.settings
     sampler = Sampler(settings, app.state.projections)
-    dashboard, sessions = Dashboard(settings, sampler), Sessions(app.state.access)
+    dashboard, sessions = Dashboard(settings, sampler, app.state.versions), Sessions(app.state.access)
     app.state.sampler = sampler
 
     @asynccontextmanager
