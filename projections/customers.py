@@ -1,9 +1,9 @@
-"""Customer cards: one document per customer, where each reader wants it: to search, to join by SQL, to get by key."""
+"""Customer cards: one document per customer, where each reader wants it: to search, to join by SQL, to get by key, to follow."""
 
 from datetime import datetime
 from typing import Annotated
 
-from pipeline import Document, Text, column, elasticsearch, hidden, postgres, projection, redis
+from pipeline import Document, Text, column, elasticsearch, hidden, kafka, postgres, projection, redis
 
 
 class CustomerCard(Document, source="shop.customers"):
@@ -17,4 +17,7 @@ class CustomerCard(Document, source="shop.customers"):
         return self.deleted_at is None
 
 
-customers = projection(CustomerCard, to=[elasticsearch("customers"), postgres("crm.customers"), redis("crm:customers")])
+customers = projection(
+    CustomerCard,
+    to=[elasticsearch("customers"), postgres("crm.customers"), redis("crm:customers"), kafka("customer-cards")],
+)

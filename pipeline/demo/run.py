@@ -30,7 +30,7 @@ ALIASES = {
     "orders": truth.ORDERS, "customers": truth.CUSTOMERS, "sales": truth.SALES,
     "order_saga": truth.SAGAS, "tags": truth.TAGS,
 }  # fmt: skip
-IN_POSTGRES, IN_REDIS = "crm.customers", "crm:customers"
+IN_POSTGRES, IN_REDIS, IN_KAFKA = "crm.customers", "crm:customers", "customer-cards"
 """Where the customers are besides."""
 ADDRESS = re.compile(r"http://\S+:\d+/(?=\s)")
 
@@ -98,6 +98,7 @@ class Demo:
         self.say.print(f"{documents:,} documents from {rows:,} rows are in Elasticsearch after {seconds:.1f} s.")
         self.start_web()
         self.say.print(f"The dashboard is at [bold]{self.dashboard}[/bold]")
+        self.say.print(f"Follow the customers: [bold]curl -N {self.dashboard}v1/customers/changes[/bold]")
 
     def start_workers(self) -> None:
         log = self.settings.state_dir / "workers.log"
@@ -175,7 +176,11 @@ class Demo:
         found = {
             alias: truth.compare(postgres, self.up.elasticsearch, alias, query) for alias, query in ALIASES.items()
         }
-        customers = {IN_POSTGRES: truth.in_postgres(postgres, IN_POSTGRES), IN_REDIS: truth.in_redis(redis, IN_REDIS)}
+        customers = {
+            IN_POSTGRES: truth.in_postgres(postgres, IN_POSTGRES),
+            IN_REDIS: truth.in_redis(redis, IN_REDIS),
+            IN_KAFKA: truth.in_kafka(self.up.kafka, IN_KAFKA).items(),
+        }
         found |= {name: truth.difference(postgres, truth.CUSTOMERS, all_) for name, all_ in customers.items()}
         for name, one in found.items():
             for what, n in one.counts().items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from typing import Any, Final
 
 import httpx
 import psycopg
+from aiokafka import AIOKafkaConsumer
 
 ORDERS: Final = """
 SELECT o.id::text, json_build_object(
@@ -138,6 +140,30 @@ def in_redis(url: str, target: str) -> Iterator[tuple[str, dict[str, Any]]]:
         prefix = str(client.get(target))
         for key in client.scan_iter(f"{prefix}*", count=1000, _type="string"):
             yield key.removeprefix(prefix), json.loads(client.get(key))
+
+
+def in_kafka(bootstrap: str, target: str) -> dict[str, dict[str, Any]]:
+    """Every document of the version that the topic names, as a consumer reads them."""
+    return asyncio.run(_in_kafka(bootstrap, target))
+
+
+async def _in_kafka(bootstrap: str, target: str) -> dict[str, dict[str, Any]]:
+    told = (await _records(bootstrap, target))[-1]
+    last = {record.key.decode(): record.value for record in await _records(bootstrap, json.loads(told.value)["topic"])}
+    return {id: json.loads(text) for id, text in last.items() if text is not None}
+
+
+async def _records(bootstrap: str, topic: str) -> list[Any]:
+    """All that is committed of a topic, in the order of each partition."""
+    found: list[Any] = []
+    async with AIOKafkaConsumer(
+        topic, bootstrap_servers=bootstrap, isolation_level="read_committed", auto_offset_reset="earliest"
+    ) as consumer:
+        ends = await consumer.end_offsets(list(consumer.assignment()))
+        while any([await consumer.position(tp) < end for tp, end in ends.items()]):
+            for some in (await consumer.getmany(*ends, timeout_ms=100)).values():
+                found += some
+    return found
 
 
 def position(dsn: str) -> int:

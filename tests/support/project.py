@@ -44,7 +44,7 @@ def _sent_to(name: str, also: str) -> str:
     if also:
         targets = f"[{targets}, {also}]"
         text = text.replace("from pipeline import ", "from pipeline import kafka, postgres, redis, ", 1)
-    return re.sub(r"\bto=.*\)$", lambda _: f"to={targets})", text, flags=re.MULTILINE)
+    return re.sub(r"\bto=(\[.*?\]|\w+\([^()]*\))", lambda _: f"to={targets}", text, flags=re.DOTALL)
 
 
 @dataclass
