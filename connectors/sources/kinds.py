@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from connectors.sources import postgres
 from connectors.sources.debezium import ConnectorDefinition
@@ -12,7 +12,7 @@ from connectors.sources.postgres_documents import PostgresDocuments
 from connectors.sources.postgres_documents import readable as readable_in_postgres
 from connectors.sources.postgres_rows import open_rows as open_postgres_rows
 from pipeline.addresses import MariadbAddress
-from pipeline.authoring.catalog import UNREADABLE, Catalog, Column
+from pipeline.authoring.catalog import UNREADABLE, Catalog, Column, Table
 from pipeline.authoring.shape import Shape
 from pipeline.errors import ConnectorFailed, OperationError
 
@@ -59,6 +59,27 @@ def open_rows(dsn: str) -> Iterator[Rows | MariadbRows]:
     else:
         with open_postgres_rows(dsn) as found:
             yield found
+
+
+class RowsBySource:
+    """Reads each table's rows where the table is; of no common moment."""
+
+    def __init__(self) -> None:
+        self.catalog = Catalog()
+        self._readers: dict[str, Rows | MariadbRows] = {}
+
+    def add(self, catalog: Catalog, rows: Rows | MariadbRows) -> None:
+        """The tables that this reader has."""
+        self.catalog = Catalog.of([*self.catalog.tables.values(), *catalog.tables.values()])
+        self._readers |= dict.fromkeys(catalog.tables, rows)
+
+    def first(self, table: Table, columns: Sequence[str], limit: int) -> list[dict[str, Any]]:
+        return self._readers[table.name].first(table, columns, limit)
+
+    def matching(
+        self, table: Table, columns: Sequence[str], match: Sequence[str], values: Sequence[Sequence[Any]]
+    ) -> list[dict[str, Any]]:
+        return self._readers[table.name].matching(table, columns, match, values)
 
 
 def readable(dsn: str, column: Column) -> bool:

@@ -67,6 +67,8 @@ class Projection(Generic[ShapeT]):
     version: int = 1
     file: str = ""
     line: int = 0
+    across_sources: bool = False
+    """It may join tables of several databases: each row is right, and they are of no common moment."""
     build: int = 1
     """Builds of one version have the same code: each rebuild of it makes the next."""
 
@@ -77,13 +79,22 @@ class Projection(Generic[ShapeT]):
 
 
 def projection(
-    shape: type[ShapeT], *, to: Target | list[Target], name: str | None = None, version: int = 1
+    shape: type[ShapeT],
+    *,
+    to: Target | list[Target],
+    name: str | None = None,
+    version: int = 1,
+    across_sources: bool = False,
 ) -> Projection[ShapeT]:
-    """Declare a read model: documents of `shape`, kept in step in every target of `to`."""
+    """Declare a read model: documents of `shape`, kept in step in every target of `to`.
+
+    `across_sources`: its tables may be in several databases, whose transactions have no common order. Then each row is
+    applied as it comes, and a document may show half a transaction until the rest is there.
+    """
     targets = (to,) if isinstance(to, Target) else tuple(to)
     caller = inspect.stack()[1]
     own = name or _own_name(targets[0])
-    return Projection(shape, targets, own, version, file=caller.filename, line=caller.lineno)
+    return Projection(shape, targets, own, version, caller.filename, caller.lineno, across_sources)
 
 
 def _own_name(target: Target) -> str:

@@ -23,6 +23,7 @@ from pipeline.errors import OperationError
 from pipeline.operations import erase as operation
 from pipeline.operations.erase import EraseReport, Place
 from pipeline.ports import Sink
+from pipeline.runtime.wiring import definition_of
 from pipeline.settings import Settings
 
 
@@ -49,6 +50,8 @@ def erase(
         )
     readers = [build for code in discover(own.projections) for build in builds.maintained(own, code)]
     readers = [build for build in readers if table in shape_of(build.shape).columns()]
+    for build in readers:
+        definition_of(own, build)  # of one connector, or nobody knows how far it is
     if not dry_run:
         confirm(f"Erase {table} {key} from {len(readers)} read models?", yes)
     report = asyncio.run(_erase(own, readers, table, parts, timeout, dry_run))

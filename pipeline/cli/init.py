@@ -55,7 +55,7 @@ def init(
 
 def _catalog(table: str | None, source: str | None) -> Catalog:
     """The source's tables; without a source the example's, unless a table was asked for."""
-    from connectors.sources.kinds import read_catalog
+    from connectors.sources.postgres import read_catalog
 
     try:
         tables = read_catalog(source or load_settings().source_dsn()).tables.values()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
 from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
 
 from connectors.sources.debezium import capturing, load_definitions
-from connectors.sources.kinds import open_rows, read_catalog
+from connectors.sources.kinds import RowsBySource, open_rows, read_catalog
 from pipeline.authoring.aggregate_shape import AggregateShape
 from pipeline.authoring.discovery import find
 from pipeline.authoring.projection import Projection
@@ -44,10 +45,12 @@ def preview(
     if what is What.ddl:
         typer.echo(_ddl(projection), nl=False)
         return
-    dsn = own.source_dsn(_source(own, projection))
-    catalog = read_catalog(dsn, tables=sorted(shape_of(projection.shape).columns()))
-    with open_rows(dsn) as rows:
-        found = operation(projection, catalog, rows, keys=keys or (), limit=limit)
+    with ExitStack() as opened:
+        rows = RowsBySource()
+        for source, tables in _sources(own, projection).items():
+            dsn = own.source_dsn(source)
+            rows.add(read_catalog(dsn, tables=sorted(tables)), opened.enter_context(open_rows(dsn)))
+        found = operation(projection, rows.catalog, rows, keys=keys or (), limit=limit)
     _print(found)
     if isinstance(shape_of(projection.shape), AggregateShape):
         err().print(f"Counted in the first {SAMPLE:,} rows only: a worker counts all.", style="yellow")
@@ -55,10 +58,17 @@ def preview(
         raise typer.Exit(1)
 
 
-def _source(own: Settings, projection: Projection[Any]) -> str:
-    """The source of its tables: of the connector that captures them, where one does already."""
-    found = capturing(load_definitions(own.connectors), set(shape_of(projection.shape).columns()))
-    return "" if found is None else found.source
+def _sources(own: Settings, projection: Projection[Any]) -> dict[str, set[str]]:
+    """Its tables by their source: that of the connector that captures them, where one does already."""
+    tables, definitions = set(shape_of(projection.shape).columns()), load_definitions(own.connectors)
+    if not projection.across_sources:
+        found = capturing(definitions, tables)
+        return {"" if found is None else found.source: tables}
+    by: dict[str, set[str]] = {}
+    for table in tables:
+        found = capturing(definitions, {table})
+        by.setdefault("" if found is None else found.source, set()).add(table)
+    return by
 
 
 def _mappings(projection: Projection[Any]) -> dict[str, Any]:

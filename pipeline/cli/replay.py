@@ -25,7 +25,7 @@ UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 def replay(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The projection.")],
     since: Annotated[
-        str, typer.Option("--since", metavar="TIME|POSITION", help="2h, 3d, 2026-01-31T12:00, or 0/16B3748.")
+        str, typer.Option("--since", metavar="TIME|POSITION", help="2h, 3d, 2026-01-31T12:00, 0/16B3748, gtid:0-1-42.")
     ],
     dry_run: DryRun = False,
     output: As = None,
@@ -50,15 +50,17 @@ def replay(
 
 def _since(text: str) -> tuple[datetime | None, int]:
     """A time, or a place in the source's log."""
-    if re.fullmatch(r"[0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8}", text):
-        return None, position_of(text)
+    if re.fullmatch(r"[0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8}|gtid:[0-9]+-[0-9]+-[0-9]+", text):
+        return None, position_of(text.removeprefix("gtid:"))
     ago = re.fullmatch(r"(\d+)([mhd])", text)
     if ago is not None:
         return datetime.now(UTC) - timedelta(**{UNITS[ago[2]]: int(ago[1])}), 0
     try:
         return datetime.fromisoformat(text).astimezone(UTC), 0
     except ValueError:
-        raise OperationError(f"{text!r} is no time and no place: write 2h, 2026-01-31T12:00 or 0/16B3748.") from None
+        raise OperationError(
+            f"{text!r} is no time and no place: write 2h, 2026-01-31T12:00, 0/16B3748 or gtid:0-1-42."
+        ) from None
 
 
 def _print(report: ReplayReport) -> None:

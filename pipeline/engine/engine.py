@@ -51,7 +51,7 @@ class Engine:
         self.applier, self.settling, self.staging = Applier(mirror), Settling(mirror), Staging(mirror)
         self.refreshing = Refreshing(mirror, self.applier)
         self.logs = SourceLogs(mirror, inputs.connector, self.applier.read_floors)
-        self.beginnings = Beginnings(self.applier, self.logs, sweep_limit)
+        self.beginnings = Beginnings(self.applier, self.logs, sweep_limit, inputs.tables_of)
         self.columns = SeenColumns(mirror, missing_columns)
         self.marks = Marks(mirror, self.applier.marking, self.logs)
         self.folding = Folding(mirror, self.applier.marking)
@@ -62,7 +62,7 @@ class Engine:
             if (t := self.layout.tables[table]) is not None
         }
         by_row = self.consistency == "row"
-        self.gate = Gate(self.layout.tables, by_row=by_row, keep_repeats=by_row)
+        self.gate = Gate(self.layout.tables, by_row=by_row, keep_repeats=by_row, counted=bool(inputs.boundaries))
         self.catching_up: dict[str, int] | None = None
         self.wants_cut = False
         self._snapshot = False
@@ -113,20 +113,24 @@ class Engine:
         """
         if not records:
             return
-        log = self.logs.see(label) if label else 0
+        topic = partition.rpartition("/")[0]
+        log = self.logs.see(label, self.inputs.connector_of(topic)) if label else 0
         if not self.loaded and self.catching_up is None:
             # the first records ever: what was sent before them, a snapshot perhaps, may still be to come
             self.catching_up, self.gate.by_row, self.wants_cut = {}, True, True
-        topic = partition.rpartition("/")[0]
         if topic == self.inputs.boundaries:
             for offset, _, data in records:
                 if data is not None:
                     boundary = self._boundary(data, partition, offset)
                     self.gate.add_boundary(boundary, offset, self.inputs.connector, log)
-                    if self._snapshot and (log, boundary.ts_ms) > (self._snapshot_log, self._snapshot_ms):
-                        self._end_snapshot()
+                    self._streams(log, boundary.ts_ms)
             self.gate.boundary_next = records[-1][0] + 1
             self._boundary_partition = partition
+            return
+        if topic in self.inputs.heard:
+            for offset, _, data in records:
+                self._streams(log, self._boundary(data or b"{}", partition, offset).ts_ms)
+            self.gate.add(partition, (), records[-1][0] + 1)
             return
         events, tombstones = decoded(self.decoders[topic], records, self.logs.known[log], self.consistency == "row")
         self._tombstones += tombstones
@@ -162,6 +166,11 @@ class Engine:
             and last.snapshot in ("false", False)
             and (log, last.ts_ms) > (self._snapshot_log, self._snapshot_ms)
         ):
+            self._end_snapshot()
+
+    def _streams(self, log: int, ts_ms: int) -> None:
+        """The connector of this log has gone on to transactions."""
+        if self._snapshot and (log, ts_ms) > (self._snapshot_log, self._snapshot_ms):
             self._end_snapshot()
 
     def _end_snapshot(self) -> None:

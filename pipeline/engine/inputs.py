@@ -22,6 +22,17 @@ class Inputs:
     boundaries: str | None
     """The transaction topic; None where there is none (then `consistency` must be `row`)."""
     connector: str = ""
+    others: Mapping[str, str] = field(default_factory=dict)
+    """The connector of each topic that is not of that one: then there are no boundaries, for two have no common order."""
+    heard: frozenset[str] = frozenset()
+    """The transaction topics of these several: they say that a snapshot is over, and no more."""
+
+    def connector_of(self, topic: str) -> str:
+        return self.others.get(topic, self.connector)
+
+    def tables_of(self, connector: str) -> frozenset[str]:
+        """The tables that come by a connector."""
+        return frozenset(table for topic, table in self.topics.items() if self.connector_of(topic) == connector)
 
 
 @dataclass(slots=True)

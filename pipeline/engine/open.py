@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
+
+from pipeline.events.envelope import Boundary
 
 PASS: Final = 1 << 40
 """More events than a transaction has."""
@@ -60,3 +62,11 @@ def counted_on(last: int, order: int) -> int:
     sends what it had not confirmed once more, or the rest, and counts it from 1 again."""
     passes, before = divmod(last, PASS)
     return (passes + (order <= before)) * PASS + order
+
+
+def begun_after(begun: list[Any], boundary: Boundary) -> list[Any]:
+    """The transaction that has a BEGIN and no END, and those that had two BEGINs, after this BEGIN or END."""
+    last, torn = begun
+    if boundary.status != "BEGIN":
+        return ["", torn]
+    return [boundary.id, [*torn, boundary.id] if last == boundary.id else torn]

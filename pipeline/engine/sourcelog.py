@@ -36,16 +36,21 @@ class SourceLogs:
     """The logs a mirror knows; `ordinal` is a log's place among them, from 1. `moved` is told when places change."""
 
     def __init__(self, mirror: Mirror, connector: str, moved: Callable[[], None]) -> None:
-        self.mirror, self.connector, self._moved = mirror, connector, moved
+        self.mirror, self._moved = mirror, moved
         self.known: dict[int, SourceLog] = {0: SourceLog()}
         self.ordinals: dict[int, int] = {0: 1}
-        for ordinal, label in rows(mirror.db, "SELECT ordinal, identity FROM source_log ORDER BY ordinal"):
+        self.connectors: dict[int, str] = {0: connector}
+        """Whose each log is."""
+        for ordinal, of, label in rows(
+            mirror.db, "SELECT ordinal, connector, identity FROM source_log ORDER BY ordinal"
+        ):
             log = parsed(label)
-            self.known[log.number], self.ordinals[log.number] = log, ordinal
+            self.known[log.number], self.ordinals[log.number], self.connectors[log.number] = log, ordinal, of
 
-    def see(self, label: str) -> int:
-        """The number of the log that a record's label names."""
+    def see(self, label: str, connector: str) -> int:
+        """The number of the log that the label of a connector's record names."""
         log = parsed(label)
+        self.connectors.setdefault(log.number, connector)
         return self.known.setdefault(log.number, log).number
 
     def ordinal(self, number: int) -> int:
@@ -64,7 +69,8 @@ class SourceLogs:
             self._moved()
         self.ordinals[number] = found
         self.mirror.db.execute(
-            "INSERT INTO source_log VALUES(?, ?, ?, ?)", (found, self.connector, self.known[number].label, time.time())
+            "INSERT INTO source_log VALUES(?, ?, ?, ?)",
+            (found, self.connectors[number], self.known[number].label, time.time()),
         )
         return found
 
@@ -74,8 +80,9 @@ class SourceLogs:
             self.ordinal(number)
 
     def begun(self, number: int) -> int:
-        """The place of the newest log, up to this one, that began with a snapshot; 1 where none did."""
-        fresh = (n for n in self.ordinals if n <= number and self.known[n].fresh)
+        """The place of its connector's newest log, up to this one, that began with a snapshot; 1 where none did."""
+        own = self.connectors[number]
+        fresh = (n for n in self.ordinals if n <= number and self.known[n].fresh and self.connectors[n] == own)
         return self.ordinals[max(fresh, default=0)]
 
     def _make_room(self, ordinal: int) -> None:

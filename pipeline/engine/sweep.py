@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Final
 
 import apsw
@@ -37,10 +37,10 @@ def too_much(found: Counts, limit: float) -> bool:
     return any(old == every or old > max(ALWAYS, limit * every) for old, every in found.values())
 
 
-def sweep(applier: Applier, ordinal: int, seq: int, *, mark: bool) -> int:
-    """Delete the rows of all logs before this one and mark their documents; inside a checkpoint. How many rows."""
+def sweep(applier: Applier, own: Collection[str], ordinal: int, seq: int, *, mark: bool) -> int:
+    """Delete these tables' rows of all logs before this one and mark their documents; inside a checkpoint. How many rows."""
     db, swept = applier.db, 0
-    chosen = [table.number for table in applier.tables if not table.kept]
+    chosen = [table.number for table in applier.tables if not table.kept and table.name in own]
     for number in chosen:
         statements = applier.sql[number]
         db.execute(statements.clear)
@@ -74,8 +74,11 @@ class Beginnings:
     `log`: the newest log whose beginning was seen.
     """
 
-    def __init__(self, applier: Applier, logs: SourceLogs, limit: float) -> None:
+    def __init__(
+        self, applier: Applier, logs: SourceLogs, limit: float, tables: Callable[[str], Collection[str]]
+    ) -> None:
         self.applier, self.logs, self.limit, self.mirror = applier, logs, limit, applier.mirror
+        self._tables = tables
         self.log = 0
         self.settled = int(self.mirror.get("settled") or 0)
         """The newest log before which everything is swept, or held."""
@@ -97,7 +100,9 @@ class Beginnings:
         if log <= self.settled or log != self.log:
             return
         ordinal = self.logs.ordinal(log)
-        found = counts(self.mirror.db, self.mirror.layout.tables, ordinal)
+        own = self._tables(self.logs.connectors[log])
+        tables = {name: table for name, table in self.mirror.layout.tables.items() if name in own}
+        found = counts(self.mirror.db, tables, ordinal)
         if too_much(found, self.limit):
             self.mirror.set("held", hold(log, found))
         else:
@@ -115,7 +120,8 @@ class Beginnings:
         return 0 if found is None else self._sweep(found[0], seq, mark=mark)
 
     def _sweep(self, log: int, seq: int, *, mark: bool) -> int:
-        swept = sweep(self.applier, self.logs.ordinal(log), seq, mark=mark)
+        own = self._tables(self.logs.connectors[log])
+        swept = sweep(self.applier, own, self.logs.ordinal(log), seq, mark=mark)
         self.mirror.set("held", None)
         self._owe(None)
         return swept

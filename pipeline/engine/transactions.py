@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from pipeline.engine.open import End, Open, counted_on
+from pipeline.engine.open import End, Open, begun_after, counted_on
 from pipeline.engine.sourcelog import bare, in_log
 from pipeline.events.envelope import Boundary, Event, commit_order
 
@@ -61,11 +61,14 @@ class Gate:
     """Holds what is not whole. `by_row`: nothing waits, but transactions are still counted (bulk catch-up, row mode).
 
     `keep_repeats` lets repeated events through, uncounted: in row mode the mirror's rows judge them, for there a Kafka
-    tombstone is a delete, and what it took away wrongly comes back with the repeats after it.
+    tombstone is a delete, and what it took away wrongly comes back with the repeats after it. Not `counted`: no ENDs come.
     """
 
-    def __init__(self, tables: Iterable[str], *, by_row: bool = False, keep_repeats: bool = False) -> None:
+    def __init__(
+        self, tables: Iterable[str], *, by_row: bool = False, keep_repeats: bool = False, counted: bool = True
+    ):
         self.tables: Final = frozenset(tables)
+        self.counted = counted
         self.by_row, self.keep_repeats = by_row, keep_repeats
         self.partitions: dict[str, Partition] = {}
         self.opens: dict[str, Open] = {}
@@ -112,7 +115,10 @@ class Gate:
         waiting, before = at.waiting, len(at.waiting)
         for event in events:
             block = event.transaction
-            if block is not None:
+            if block is not None and not self.counted:
+                if event.source.gtid is not None:
+                    block.total_order = event.offset  # which is never counted anew
+            elif block is not None:
                 of_gtid = event.source.gtid is not None
                 if block.id != at.txid or (of_gtid and at.current is None):
                     self._turn(at, name, block.id, event)
@@ -141,8 +147,7 @@ class Gate:
         at.txid, at.current = txid, self.opens.get(txid)
         if at.current is None:
             commit = commit_order(event.source) or event.source.lsn or 0
-            released = self._released(txid, commit, event.log)
-            if not released:
+            if not self._released(txid, commit, event.log):
                 at.current = self.opens[txid] = Open(commit=commit, log=event.log)
             elif event.source.gtid is not None:
                 # sent again, or its END had counted less than there is: the mirror's rows judge what comes after it
@@ -172,9 +177,7 @@ class Gate:
         """A BEGIN or an END."""
         self.boundary_next = offset + 1
         if boundary.has_gtid:
-            begun, torn = self.begun
-            again = boundary.status == "BEGIN" and begun == boundary.id
-            self.begun = [boundary.id if boundary.status == "BEGIN" else "", [*torn, boundary.id] if again else torn]
+            self.begun = begun_after(self.begun, boundary)
         if boundary.status != "END":
             return
         expected = sum(c.event_count for c in boundary.data_collections or () if self._ours(c.data_collection))

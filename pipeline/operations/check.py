@@ -239,12 +239,20 @@ def _captured(checked: Checked, shape: Shape, connectors: Sequence[Captures]) ->
                 level,
             )
     captured = {table: found for table, found in by.items() if found}
+    if checked.projection.across_sources:
+        checked.add(
+            "AcrossSources",
+            "Its tables may be in several sources: a document shows each row as it was last, and may show half a transaction; "
+            "nothing waits for it, verifies or rebuilds it.",
+            level="hint",
+        )
+        return
     if captured and not any(set(captured) <= c.tables for c in connectors):
         places = ", ".join(f"{table} by {_listed(c.connector for c in found)}" for table, found in captured.items())
         checked.add(
             "SeveralConnectors",
-            f"Its tables are captured by several connectors, {places}; one projection reads the tables of one "
-            "connector, hence of one source.",
+            f"Its tables are captured by several connectors, {places}; a projection reads the tables of one "
+            "connector, hence of one source, unless it says across_sources=True: then rows are of no common moment.",
         )
 
 

@@ -21,7 +21,7 @@ from pipeline.engine.layout import Layout, Table
 from pipeline.engine.sourcelog import LOG_BITS
 from pipeline.engine.sql import connect, listed, quoted, rows, transaction
 from pipeline.errors import DecodeError, OperationError
-from pipeline.events.envelope import Event, TableDecoder
+from pipeline.events.envelope import Event, TableDecoder, placed
 from pipeline.events.sourcelog import parsed
 from pipeline.operations.layouts import layout_of
 from pipeline.operations.refresh import RefreshReport, refresh
@@ -164,6 +164,8 @@ class Past:
                 continue  # a tombstone only says again that a delete was there
             try:
                 event = self.decoders[topic].decode(key, value)
+                if event.source.gtid is not None:
+                    placed(event)
             except DecodeError:
                 self._count("undecodable")
                 continue

@@ -39,7 +39,7 @@ class Refresher:
         *,
         engine: Callable[[], Engine],
         in_engine: Callable[..., Awaitable[Any]],
-        definition: ConnectorDefinition,
+        definition: Callable[[str], ConnectorDefinition],
         settings: Settings,
         may_ask: Callable[[], bool],
         applied: Callable[[], None],
@@ -62,9 +62,8 @@ class Refresher:
     async def _attempt(self, due: Due) -> None:
         try:
             with ExitStack() as held:
-                mine = await asyncio.to_thread(
-                    held.enter_context, turn(self._definition, self._settings.source_dsn(self._definition.source))
-                )
+                of = self._definition(due.table)
+                mine = await asyncio.to_thread(held.enter_context, turn(of, self._settings.source_dsn(of.source)))
                 if mine is None:
                     await self._back(due, "another snapshot is under way", BUSY_FOR)
                     return
@@ -93,7 +92,7 @@ class Refresher:
         finally:
             await self._in_engine(refreshing.expect_nothing)
         if missing:
-            error = f"no answer from connector {self._definition.name} within {ANSWERED_WITHIN:.0f} s"
+            error = f"no answer from connector {self._definition(due.table).name} within {ANSWERED_WITHIN:.0f} s"
             await self._in_engine(self._engine().refreshing.complain, Due(due.table, missing), error)
 
     async def _answers(self, due: Due, absent: dict[Key, Any], lsn: int) -> dict[Key, Any]:
@@ -103,7 +102,7 @@ class Refresher:
         while (refreshing.awaited or absent) and time.monotonic() < deadline and not self.stopping.is_set():
             if self._engine().refreshing is not refreshing or not self._may_ask():
                 break  # assigned anew: the answers may have gone by
-            if absent and await self._in_engine(self._passed, lsn):
+            if absent and await self._in_engine(self._passed, due.table, lsn):
                 settled = await self._in_engine(refreshing.remove, due.table, absent)
                 self._applied()
                 log.info("%s: %d of %d rows were gone at the source", due.table, len(settled), len(due.places))
@@ -112,8 +111,8 @@ class Refresher:
         unanswered = await self._in_engine(refreshing.unanswered)
         return absent | changed | {key: due.places[key] for key in due.places if key in unanswered}
 
-    def _passed(self, lsn: int) -> bool:
-        return self._engine().mirror.newest_commit(self._definition.name) >= lsn
+    def _passed(self, table: str, lsn: int) -> bool:
+        return self._engine().mirror.newest_commit(self._definition(table).name) >= lsn
 
     async def _back(self, due: Due, why: str, after: float) -> None:
         await self._in_engine(self._engine().refreshing.give_back, due, why, after)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,7 +27,10 @@ class Wired:
     shape: Shape
     layout: Layout
     definition: ConnectorDefinition
+    """Of its root's table."""
     inputs: Inputs
+    by_table: Mapping[str, ConnectorDefinition]
+    """Of each table, which are several for a projection across sources."""
     sinks: list[Sink] = field(default_factory=list)
 
 
@@ -37,10 +41,14 @@ def wire(settings: Settings, projection: Projection[Any]) -> Wired:
         for found in taken(shape, settings.withheld(target.kind)):
             raise DefinitionError(f"{projection.id}: {found.column} is withheld from {target.kind}: see `cdc check`.")
     layout = layout_of(settings, projection)
-    definition = definition_of(settings, projection)
-    topics = {definition.topic(table): table for table in layout.tables}
-    inputs = Inputs(topics, definition.transaction_topic, definition.name)
-    return Wired(projection, shape, layout, definition, inputs)
+    by_table = definitions_of(settings, projection)
+    own = by_table[layout.root.name]
+    topics = {by_table[table].topic(table): table for table in layout.tables}
+    others = {of.topic(table): of.name for table, of in by_table.items() if of.name != own.name}
+    others |= {of.transaction_topic: of.name for of in by_table.values() if of.name != own.name}
+    heard = frozenset(of.transaction_topic for of in by_table.values()) if others else frozenset()
+    inputs = Inputs(topics, None if others else own.transaction_topic, own.name, others, heard)
+    return Wired(projection, shape, layout, own, inputs, by_table)
 
 
 def open_sinks(settings: Settings, wired: Wired) -> None:
@@ -58,10 +66,26 @@ def pace(settings: Settings, sink: Sink) -> dict[str, Any]:
 
 
 def definition_of(settings: Settings, projection: Projection[Any]) -> ConnectorDefinition:
-    """The connector that captures all tables of a projection; raises DefinitionError where none does."""
+    """The connector that captures all tables of a projection; raises DefinitionError where none does, or several."""
+    found = {of.name: of for of in definitions_of(settings, projection).values()}
+    if len(found) > 1:
+        raise DefinitionError(
+            f"{projection.name} reads the tables of several connectors, {' and '.join(sorted(found))}, whose positions have"
+            " no common order: it can't be waited for, verified or rebuilt. Raise its version for a new one."
+        )
+    return next(iter(found.values()))
+
+
+def definitions_of(settings: Settings, projection: Projection[Any]) -> dict[str, ConnectorDefinition]:
+    """The connector that captures each table of a projection: one, unless it may be several."""
     wanted, definitions = set(shape_of(projection.shape).columns()), load_definitions(settings.connectors)
-    if (found := capturing(definitions, wanted)) is not None:
-        return found
+    if (one := capturing(definitions, wanted)) is not None:
+        return dict.fromkeys(wanted, one)
+    if projection.across_sources:
+        each = {table: capturing(definitions, {table}) for table in sorted(wanted)}
+        found = {table: of for table, of in each.items() if of is not None}
+        if len(found) == len(wanted):
+            return found
     best = max(definitions.values(), key=lambda d: len(wanted & set(d.tables)), default=None)
     missing = sorted(wanted - set(best.tables)) if best else sorted(wanted)
     raise DefinitionError(

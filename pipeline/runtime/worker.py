@@ -163,12 +163,12 @@ class Worker:
             await self._nap(0.5)
 
     async def _until_kafka(self) -> None:
-        definition, backoff = self.wired.definition, Backoff(0.5)
-        topics = dict.fromkeys(self.wired.inputs.topics, definition.partitions)
-        topics[definition.transaction_topic] = 1
+        backoff, by_table = Backoff(0.5), self.wired.by_table
         while not self.stopping.is_set():
             try:
-                await ensure_topics(self.kafka, definition, topics)
+                for own in {of.name: of for of in by_table.values()}.values():
+                    topics = {own.topic(table): own.partitions for table, of in by_table.items() if of.name == own.name}
+                    await ensure_topics(self.kafka, own, topics | {own.transaction_topic: 1})
                 return
             except Transient as error:
                 log.warning("%s: %s", self.id, error)
@@ -194,7 +194,7 @@ class Worker:
         return Refresher(
             engine=lambda: self.engine,
             in_engine=self.in_engine,
-            definition=self.wired.definition,
+            definition=self.wired.by_table.__getitem__,
             settings=self.settings,
             may_ask=lambda: bool(self.membership.partitions) and self.engine.catching_up is None,
             applied=lambda: self._add(Progress()),
@@ -281,7 +281,8 @@ class Worker:
             broker_rebalance_timeout=30.0,
         )
         install(app, self.membership)
-        topics = [*self.wired.inputs.topics, self.wired.definition.transaction_topic]
+        inputs = self.wired.inputs
+        topics = [*inputs.topics, *inputs.heard, *filter(None, [inputs.boundaries])]
 
         async def project(stream: Any) -> None:
             await self._guarded(self._consume(stream))

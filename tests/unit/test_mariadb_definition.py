@@ -39,6 +39,9 @@ def test_the_connector_is_told_where_the_source_is_and_to_spell_values_exactly()
     assert config["schema.history.internal.kafka.topic"] == "crm.schema-history"
     assert config["bigint.unsigned.handling.mode"] == "precise" and config["enable.time.adjuster"] == "false"
     assert config["provide.transaction.metadata"] == "true" and config["skipped.operations"] == "none"
+    assert config["internal.schema.history.internal.ddl.filter"].endswith(
+        r",(?is)(?!.*(?<![\w$])(?:\Qpeople\E|\Qorders\E|\Qheartbeat\E)(?![\w$])).*"
+    ), "a statement that names none of its tables is nothing to it"
     assert not any(key.startswith(("slot.", "publication.", "signal.", "plugin.")) for key in config)
     assert "p@ss" not in str(config) and "p%40ss" not in str(config)
 
