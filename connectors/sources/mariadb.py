@@ -134,8 +134,9 @@ def prepare(dsn: str, *, heartbeat_table: str, user: str | None = None) -> list[
 def lacking(dsn: str, user: str, tables: Sequence[str]) -> list[str]:
     """The GRANT statements that this user lacks: the snapshot or the stream would fail."""
     with connected(MariadbAddress.of(dsn)) as session:
-        account = _account(session, user)
-        held = [str(line) for (line,) in session.rows(f"SHOW GRANTS FOR {account}")]
+        itself = user == MariadbAddress.of(dsn).user
+        account = _spelled(str(session.one("SELECT CURRENT_USER()")[0])) if itself else _account(session, user)
+        held = [str(line) for (line,) in session.rows("SHOW GRANTS" if itself else f"SHOW GRANTS FOR {account}")]
     everywhere = _rights(held, r"\*\.\*")
     missing = [right for right in RIGHTS if not {right, "ALL PRIVILEGES"} & everywhere]
     found = [f"GRANT {', '.join(missing)} ON *.* TO {account};"] if missing else []
@@ -152,6 +153,11 @@ def lacking(dsn: str, user: str, tables: Sequence[str]) -> list[str]:
 def _rights(held: Sequence[str], on: str) -> set[str]:
     lines = [match[1] for line in held if (match := re.match(rf"GRANT (.+?) ON {on} TO ", line))]
     return {right.strip() for line in lines for right in re.sub(r"\([^)]*\)", "", line).split(",")}
+
+
+def _spelled(account: str) -> str:
+    user, _, host = account.rpartition("@")
+    return f"`{user}`@`{host}`"
 
 
 def _account(session: Session, user: str) -> str:

@@ -26,7 +26,8 @@ class MariadbDocuments:
         with connected(self.address) as session:
             at = begun(session)
             rows = MariadbRows(session)
-            yield RowSnapshot(self.shape, self.catalog, lambda _: rows, at)
+            # that of the next transaction, of the heartbeat if of no other: what the mirror has by now is written by then
+            yield RowSnapshot(self.shape, self.catalog, lambda _: rows, at + 1)
 
 
 def begun(session: Session) -> int:

@@ -64,6 +64,8 @@ def test_what_a_connector_needs_is_said_before_anything_is_changed(mariadb: str)
         with pytest.raises(NoPrimaryKey, match="keyless"):
             check_tables(definition("keyless"), catalog)
         kinds.check_server(definition("fine"), "debezium", own.dsn)
+        itself = replace(MariadbAddress.of(own.dsn), user="debezium").uri
+        kinds.check_server(definition("fine"), "debezium", itself)
         with pytest.raises(ConnectorFailed) as said:
             kinds.check_server(definition("fine"), "nobody_in_it", own.dsn)
         (grants,) = str(said.value).partition("run: ")[2:]
