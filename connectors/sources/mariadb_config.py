@@ -51,6 +51,8 @@ def mariadb_config(definition: ConnectorDefinition, dsn: str, reference: str | N
         "database.server.id": str(definition.server_id),
         "database.include.list": ",".join(map(re.escape, databases)),
         "connect.timeout.ms": "10000",
+        # of an idle server the connector hears every 0.8 of this, and only then is there a heartbeat
+        "connect.keep.alive.interval.ms": "10000",
         "include.schema.changes": "false",
         # the topic is made by the connector: one partition, kept for ever
         f"{history}.kafka.bootstrap.servers": bootstrap,

@@ -42,7 +42,7 @@ class RowSnapshot:
 
     def __init__(self, shape: Shape, catalog: Catalog, readers: Callable[[str], TableReader], position: int) -> None:
         self.position = position
-        """What committed before this place in the log is seen, and nothing else."""
+        """What committed up to this place in the log is seen, and nothing else."""
         self._shape, self._catalog, self._readers = shape, catalog, readers
         self._columns: dict[str, list[str]] = {name: list(used) for name, used in shape.columns().items()}
         self._wires = {

@@ -31,6 +31,7 @@ from pipeline.operations import verify as operation
 from pipeline.operations.expected import Expectation
 from pipeline.operations.expected_groups import GroupExpectation, GroupSource
 from pipeline.operations.mirrors import gone_rows
+from pipeline.operations.passing import written
 from pipeline.operations.status import write_verified
 from pipeline.operations.verified import Share, SinkVerified, VerifyReport, report
 from pipeline.operations.verify import Options
@@ -192,7 +193,7 @@ async def verified(
             expectation, source = Expectation(shape, catalog, unreadable), rows
             repairs = _repairs(own, projection, catalog, dsn)
         if definition.kind != "postgres":
-            repairs = repairs[:1]  # rows are not read again there
+            repairs = (_until_written(own, projection, repairs[0], options.patience),)  # rows are not read again there
         for sink in _sinks(own, projection):
             try:
                 with_repair = repairs if repair else ()
@@ -249,6 +250,19 @@ def _group_repairs(
         return sorted(there | repairing.counted(own, projection, groups), key=str)
 
     return mark, refresh
+
+
+def _until_written(
+    own: Settings, projection: Projection[Any], repair: operation.Repair, patience: float
+) -> operation.Repair:
+    """A repair that is over when its documents are written: an idle MariaDB has no later position that says so."""
+
+    async def both(sink: Sink, found: Sequence[tuple[str, tuple[str, ...] | None]]) -> None:
+        await repair(sink, found)
+        if why := await written(own, projection, patience):
+            raise OperationError(f"{projection.id} does not write what was marked: {why}.")
+
+    return both
 
 
 def _refresh(

@@ -1,11 +1,11 @@
-"""What the gate knows of one transaction."""
+"""What the gate knows of one transaction, and what it lets go."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from pipeline.events.envelope import Boundary
+from pipeline.events.envelope import Boundary, Event
 
 PASS: Final = 1 << 40
 """More events than a transaction has."""
@@ -55,6 +55,23 @@ class Open:
         """All that was seen is in the mirror."""
         self.applied, self.spilled = self.seen, 0
         self.durable = dict(self.last), set(self.truncates)
+
+
+@dataclass(slots=True)
+class Released:
+    """What may be applied now, in order; what is staged of `going` comes before `events`."""
+
+    events: list[tuple[str, Event]] = field(default_factory=list)
+    ends: list[End] = field(default_factory=list)
+    going: set[str] = field(default_factory=set)
+    """The transactions whose staged rows may be applied."""
+    all_staged: bool = False
+    dropped: set[str] = field(default_factory=set)
+    """Repeats of released transactions: their staged rows go unread."""
+    incomplete: int = 0
+    repeated: int = 0
+    torn: bool = False
+    """The connector was killed amid one of them, and its END may count only what came after that."""
 
 
 def counted_on(last: int, order: int) -> int:

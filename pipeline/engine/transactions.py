@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from pipeline.engine.open import End, Open, begun_after, counted_on
+from pipeline.engine.open import End, Open, Released, begun_after, counted_on
 from pipeline.engine.sourcelog import bare, in_log
 from pipeline.events.envelope import Boundary, Event, commit_order
 
@@ -40,23 +40,6 @@ class Partition:
         return self.waiting[0].offset if self.waiting else self.next
 
 
-@dataclass(slots=True)
-class Released:
-    """What may be applied now, in order; what is staged of `going` comes before `events`."""
-
-    events: list[tuple[str, Event]] = field(default_factory=list)
-    ends: list[End] = field(default_factory=list)
-    going: set[str] = field(default_factory=set)
-    """The transactions whose staged rows may be applied."""
-    all_staged: bool = False
-    dropped: set[str] = field(default_factory=set)
-    """Repeats of released transactions: their staged rows go unread."""
-    incomplete: int = 0
-    repeated: int = 0
-    torn: bool = False
-    """The connector was killed amid one of them, and its END may count only what came after that."""
-
-
 class Gate:
     """Holds what is not whole. `by_row`: nothing waits, but transactions are still counted (bulk catch-up, row mode).
 
@@ -66,9 +49,8 @@ class Gate:
 
     def __init__(
         self, tables: Iterable[str], *, by_row: bool = False, keep_repeats: bool = False, counted: bool = True
-    ):
-        self.tables: Final = frozenset(tables)
-        self.counted = counted
+    ) -> None:
+        self.tables, self.counted = frozenset(tables), counted
         self.by_row, self.keep_repeats = by_row, keep_repeats
         self.partitions: dict[str, Partition] = {}
         self.opens: dict[str, Open] = {}
@@ -115,11 +97,10 @@ class Gate:
         waiting, before = at.waiting, len(at.waiting)
         for event in events:
             block = event.transaction
+            of_gtid = event.source.gtid is not None
             if block is not None and not self.counted:
-                if event.source.gtid is not None:
-                    block.total_order = event.offset  # which is never counted anew
+                block.total_order = event.offset if of_gtid else block.total_order  # an offset is never counted anew
             elif block is not None:
-                of_gtid = event.source.gtid is not None
                 if block.id != at.txid or (of_gtid and at.current is None):
                     self._turn(at, name, block.id, event)
                 if of_gtid:
@@ -221,15 +202,20 @@ class Gate:
                 if (known.seen if known else 0) < end.expected or (limit and events >= limit):
                     break
                 events += end.expected
-                if (of := bare(end.txid)) in self.begun[1]:
-                    self.begun = [self.begun[0], [other for other in self.begun[1] if other != of]]
-                    self.opens.setdefault(end.txid, Open(commit=end.lsn, log=end.log)).given_up = True
-                    self.partial.discard(end.txid)
-                    out.torn = self._any_given_up = True
+                if bare(end.txid) in self.begun[1]:
+                    self._torn(end, out)
                 out.ends.append(end)
                 out.going.add(end.txid)
                 self._remember(end.txid, end.lsn)
             self.ends.popleft()
+
+    def _torn(self, end: End, out: Released) -> None:
+        """It goes as far as it is here, and what comes later of it is let through."""
+        begun, torn = self.begun
+        self.begun = [begun, [other for other in torn if other != bare(end.txid)]]
+        self.opens.setdefault(end.txid, Open(commit=end.lsn, log=end.log)).given_up = True
+        self.partial.discard(end.txid)
+        out.torn = self._any_given_up = True
 
     def begin_log(self, log: int, out: Released) -> None:
         """The source goes on in a new log: what has no END by now gets none, and positions begin anew."""

@@ -44,6 +44,18 @@ async def passed(
     return ""
 
 
+async def written(settings: Settings, projection: Projection[Any], patience: float) -> str:
+    """Wait until what is dirty now is in every sink. Empty when it is; else why not."""
+    db = connect(str(mirror_file(settings, projection.id)), readonly=True)
+    try:
+        await _until(settings, projection, _written(db), patience)
+    except OperationError as error:
+        return str(error)
+    finally:
+        db.close()
+    return ""
+
+
 Step = Callable[[], Awaitable[Any]]
 """A measure of progress; None when the step is done."""
 
