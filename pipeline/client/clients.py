@@ -94,19 +94,17 @@ class Client:
         Connects again, where it stands, as often as it takes; a place that is too old raises ReadFailed (410).
         """
         url, attempt = self._run(self._asks.changes(model)), 0
+        events = Events(model, place)
         while True:
-            events = Events(model)
             try:
-                with self._http.stream("GET", url, params={"from": place}) as answer:
+                with self._http.stream("GET", url, params=events.begin()) as answer:
                     if answer.status_code not in AGAIN:
                         if answer.status_code != 200:
                             answer.read()
                         checked(answer)
                         for line in answer.iter_lines():
                             attempt = 0
-                            told = events.line(line)
-                            place = events.place or place
-                            if told is not None:
+                            if (told := events.line(line)) is not None:
                                 yield told
             except httpx.TransportError:
                 pass
@@ -211,19 +209,17 @@ class AsyncClient:
     async def follow(self, model: Model[DocumentT], place: str = "now") -> AsyncIterator[Changed[DocumentT] | Version]:
         """As `Client.follow`."""
         url, attempt = await self._run(self._asks.changes(model)), 0
+        events = Events(model, place)
         while True:
-            events = Events(model)
             try:
-                async with self._http.stream("GET", url, params={"from": place}) as answer:
+                async with self._http.stream("GET", url, params=events.begin()) as answer:
                     if answer.status_code not in AGAIN:
                         if answer.status_code != 200:
                             await answer.aread()
                         checked(answer)
                         async for line in answer.aiter_lines():
                             attempt = 0
-                            told = events.line(line)
-                            place = events.place or place
-                            if told is not None:
+                            if (told := events.line(line)) is not None:
                                 yield told
             except httpx.TransportError:
                 pass

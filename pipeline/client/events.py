@@ -29,13 +29,16 @@ class Version:
 
 
 class Events(Generic[DocumentT]):
-    """Made of the lines of an answer, one after another."""
+    """Made of the lines of answers, one after another; `place` is where one stands who has all that was told."""
 
-    def __init__(self, model: Model[DocumentT]) -> None:
-        self._class = class_of(model)
+    def __init__(self, model: Model[DocumentT], place: str) -> None:
+        self._class, self.place = class_of(model), place
         self._event: dict[str, str] = {}
-        self.place = ""
-        """Where one stands who has all that was told."""
+
+    def begin(self) -> dict[str, str]:
+        """What the next answer is asked with; of the one before, a half-told event is told again."""
+        self._event = {}
+        return {"from": self.place}
 
     def line(self, text: str) -> Changed[DocumentT] | Version | None:
         """What is whole with this line."""

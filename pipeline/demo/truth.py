@@ -144,26 +144,31 @@ def in_redis(url: str, target: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def in_kafka(bootstrap: str, target: str) -> dict[str, dict[str, Any]]:
     """Every document of the version that the topic names, as a consumer reads them."""
-    return asyncio.run(_in_kafka(bootstrap, target))
+    return asyncio.run(kafka_documents(target, bootstrap_servers=bootstrap))
 
 
-async def _in_kafka(bootstrap: str, target: str) -> dict[str, dict[str, Any]]:
-    told = (await _records(bootstrap, target))[-1]
-    last = {record.key.decode(): record.value for record in await _records(bootstrap, json.loads(told.value)["topic"])}
-    return {id: json.loads(text) for id, text in last.items() if text is not None}
-
-
-async def _records(bootstrap: str, topic: str) -> list[Any]:
+async def kafka_records(topic: str, **kafka: Any) -> list[Any]:
     """All that is committed of a topic, in the order of each partition."""
-    found: list[Any] = []
-    async with AIOKafkaConsumer(
-        topic, bootstrap_servers=bootstrap, isolation_level="read_committed", auto_offset_reset="earliest"
-    ) as consumer:
+    kafka = {"isolation_level": "read_committed", "auto_offset_reset": "earliest"} | kafka
+    async with AIOKafkaConsumer(topic, **kafka) as consumer:
         ends = await consumer.end_offsets(list(consumer.assignment()))
+        found: list[Any] = []
         while any([await consumer.position(tp) < end for tp, end in ends.items()]):
             for some in (await consumer.getmany(*ends, timeout_ms=100)).values():
                 found += some
-    return found
+        return found
+
+
+async def kafka_live(target: str, **kafka: Any) -> dict[str, Any]:
+    """What readers are told to read."""
+    return dict(json.loads((await kafka_records(target, **kafka))[-1].value))
+
+
+async def kafka_documents(target: str, **kafka: Any) -> dict[str, dict[str, Any]]:
+    """The documents of the version that readers are told to read."""
+    topic = (await kafka_live(target, **kafka))["topic"]
+    last = {record.key.decode(): record.value for record in await kafka_records(topic, **kafka)}
+    return {id: json.loads(value) for id, value in last.items() if value is not None}
 
 
 def position(dsn: str) -> int:

@@ -145,9 +145,9 @@ def _others(settings: Settings, known: set[str], table: str, key: Sequence[str],
 def _saved(settings: Settings, builds: Sequence[str], dry: bool) -> list[Place]:
     """State snapshots have what their mirrors had: one is taken now, and all before it go."""
     places: list[Place] = []
-    known = states(settings)
-    for build in known.builds() if known is not None else ():
-        assert known is not None
+    if (known := states(settings)) is None:
+        return places
+    for build in known.builds():
         before = {state.name for state in known.of(build)}
         if build in builds and before:
             if not dry:

@@ -15,7 +15,7 @@ from pipeline.authoring.shape import shape_of
 from pipeline.engine.mirror import Mirror
 from pipeline.errors import OperationError
 from pipeline.operations.layouts import layout_of
-from pipeline.operations.mirrors import files_of
+from pipeline.operations.mirrors import files_of, remove
 from pipeline.operations.passing import RUNNING, Ends, passed
 from pipeline.operations.status import mirror_file, status
 from pipeline.settings import Settings
@@ -52,7 +52,8 @@ def begin_mirror(settings: Settings, new: Projection[Any], ends: Mapping[str, in
     """An empty mirror whose worker reads on from here; what was sent before is in what the source is asked for later."""
     path = mirror_file(settings, new.id)
     part = path.with_suffix(".part")
-    for old in (*files_of(settings, new.id), *(part.with_name(f"{part.name}{end}") for end in ("", "-wal", "-shm"))):
+    remove(part)
+    for old in files_of(settings, new.id):
         old.unlink(missing_ok=True)
     mirror = Mirror(
         str(part), layout_of(settings, new), owner=f"rebuild:{uuid4().hex}", fingerprint=fingerprint(shape_of(new.shape))

@@ -221,9 +221,9 @@ class States:
             ) from None
 
 
-def states(settings: Settings) -> States | None:
+def states(settings: Settings, passing: Callable[[str], None] = lambda point: None) -> States | None:
     """None where this project has no place for them."""
-    return States(settings) if settings.state.snapshots is not None else None
+    return States(settings, passing) if settings.state.snapshots is not None else None
 
 
 def _described(part: Path, build: str, at: datetime) -> State:

@@ -33,7 +33,7 @@ from pipeline.errors import (
     SettingsError,
     Transient,
 )
-from pipeline.operations.states import States
+from pipeline.operations.states import States, states
 from pipeline.operations.status import mirror_file
 from pipeline.runtime import wiring
 from pipeline.runtime.batches import Batch, NoTables, OldestTakesAll, batch_topic, install
@@ -75,7 +75,7 @@ class Worker:
         self.app: faust.App
         self.membership: Membership
         self.totals = Progress()
-        self.states = States(settings, passing) if settings.state.snapshots is not None else None
+        self.states = states(settings, passing)
         self.saver: Saver | None = None
 
     # ---- life ---------------------------------------------------------------------------------------------

@@ -31,13 +31,13 @@ from connectors.sinks.kafka_transaction import Message, Part, Producer, _bounded
 from pipeline.addresses import KafkaAddress
 from pipeline.authoring.projection import kafka, projection
 from pipeline.authoring.shape import Shape
+from pipeline.demo.truth import kafka_documents, kafka_live, kafka_records
 from pipeline.errors import DefinitionError, NotAllowed, SinkError, SinkUnavailable, TargetMissing
 from pipeline.metadata import make_topics
 from pipeline.ports import APPLIED, STALE, Rejected, Sink, Throttled, Write
 from pipeline.reports.doctor import _documents_in_kafka as look_at_topics
 from pipeline.settings import KafkaSettings, Settings
 from pipeline.stack import stack as local_stack
-from tests.support.topics import documents, live, records
 
 pytestmark = [
     pytest.mark.stack,
@@ -125,12 +125,12 @@ class KafkaServer:
             os.kill(pid, signal.SIGCONT)
 
     async def records(self, topic: str, **options: Any) -> list[Any]:
-        return await records(topic, **self.address.options(), **options)
+        return await kafka_records(topic, **self.address.options(), **options)
 
     async def visible(self) -> str | None:
         if not await self.records(self.target):
             return None
-        return str((await documents(self.target, **self.address.options()))["which"]["note"])
+        return str((await kafka_documents(self.target, **self.address.options()))["which"]["note"])
 
     async def close(self) -> None:
         assert await self.topics() == []
@@ -304,7 +304,7 @@ class TestKafkaSink(SinkContract):
             assert {id: version for id, (version, _) in kept.items()} == {
                 "only 1": lab.projection(1), "which": lab.projection(2), "only 2": lab.projection(2)
             }  # fmt: skip
-            pointer = await live(own.target, **own.address.options())
+            pointer = await kafka_live(own.target, **own.address.options())
             ends = {str(r.partition): r.offset + 1 for r in await own.records(f"{own.target}.v2")}
             assert all(pointer["ends"][number] >= end for number, end in ends.items())
             await sinks[0].switch()

@@ -15,7 +15,6 @@ from aiokafka import AIOKafkaProducer
 from redis import Redis
 
 from pipeline.demo import truth
-from tests.support import topics
 from tests.support.project import Project, until
 from tests.support.web import expected
 
@@ -49,7 +48,7 @@ def in_redis(shop: Project) -> dict[str, Any]:
 
 
 def in_kafka(shop: Project) -> dict[str, Any]:
-    return dict(asyncio.run(topics.documents(f"{shop.name}.orders", bootstrap_servers=shop.endpoints.kafka)))
+    return truth.in_kafka(shop.endpoints.kafka, f"{shop.name}.orders")
 
 
 async def damage(topic: str, kafka: str, documents: Iterable[tuple[str, bytes | None]]) -> None:
@@ -199,7 +198,7 @@ def test_a_rebuild_moves_all_sinks_readers_and_a_rollback_moves_them_back(shop: 
     name = f"{shop.name}-orders"
 
     def followed() -> dict[str, str]:
-        told = asyncio.run(topics.live(f"{shop.name}.orders", bootstrap_servers=shop.endpoints.kafka))
+        told = asyncio.run(truth.kafka_live(f"{shop.name}.orders", bootstrap_servers=shop.endpoints.kafka))
         assert set(told.pop("ends")) == {"0", "1", "2"}
         return told
 
