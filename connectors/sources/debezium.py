@@ -104,9 +104,15 @@ class Database(_Section):
 
 
 class Snapshot(_Section):
-    """How the tables' rows are read at first."""
+    """How the tables' rows are read at first.
 
-    mode: Literal["always", "initial", "initial_only", "no_data", "when_needed", "configuration_based"] = "initial"
+    `copy` is not Debezium's: each worker copies the tables that it needs from the source, and the topics never have the
+    rows, but what changes from now on.
+    """
+
+    mode: Literal["copy", "always", "initial", "initial_only", "no_data", "when_needed", "configuration_based"] = (
+        "initial"
+    )
     threads: int = Field(default=1, ge=1, le=64)
     fetch_size: int = Field(default=10_240, ge=1)
     chunk_size: int = Field(default=8_192, ge=1)
@@ -296,7 +302,7 @@ class ConnectorDefinition(_Section):
 
     def _snapshot(self) -> dict[str, str]:
         return {
-            "snapshot.mode": self.snapshot.mode,
+            "snapshot.mode": "no_data" if self.snapshot.mode == "copy" else self.snapshot.mode,
             "snapshot.max.threads": str(self.snapshot.threads),
             "snapshot.fetch.size": str(self.snapshot.fetch_size),
         }

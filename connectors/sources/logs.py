@@ -19,7 +19,7 @@ from pipeline.events.sourcelog import HEADER, Gtid, SourceLog, parsed
 
 ALIAS: Final = "cdcLog"
 LABEL: Final = f"transforms.{ALIAS}.value.literal"
-NO_SNAPSHOT: Final = frozenset({"no_data", "configuration_based"})
+NO_SNAPSHOT: Final = frozenset({"copy", "no_data", "configuration_based"})
 IDENTITY = """
 SELECT system_identifier::text AS system, pg_current_wal_insert_lsn() - '0/0'::pg_lsn AS position,
   (('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::int)::text AS timeline,
@@ -127,7 +127,7 @@ async def reached(
     found = [await offset(client, definition.name)]
     if kafka is not None and log.number:
         with suppress(SourceUnavailable):
-            found.append(await newest_commit(kafka, definition.transaction_topic, log.label))
+            found.append(await newest_commit(kafka, definition.transaction_topic, log.__eq__))
     return max((one for one in found if one is not None), default=None)
 
 

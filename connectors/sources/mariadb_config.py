@@ -31,6 +31,10 @@ TYPES: Final = {
 
 def mariadb_config(definition: ConnectorDefinition, dsn: str, reference: str | None, kafka: str) -> dict[str, str]:
     """The connector's full configuration; raises SettingsError where Kafka's address is not known."""
+    if definition.snapshot.mode == "copy":
+        raise SettingsError(
+            f"Connector {definition.name}: tables are copied from Postgres only: leave snapshot.mode out."
+        )
     address, own = MariadbAddress.of(dsn), definition.database
     bootstrap = definition.history_bootstrap or kafka
     if not bootstrap:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from connectors.sources.debezium import ConnectorDefinition
 from pipeline.addresses import KafkaAddress
 from pipeline.events.envelope import decode_boundary
-from pipeline.events.sourcelog import HEADER
+from pipeline.events.sourcelog import HEADER, SourceLog, parsed
 from pipeline.reach import unreachable
 
 AGGREGATE: Final = "Incremental Snapshot"
@@ -64,8 +64,8 @@ async def end_offsets(kafka: KafkaAddress, topic: str) -> Mapping[str, int]:
     return {f"{tp.topic}/{tp.partition}": int(offset) for tp, offset in found.items()}
 
 
-async def newest_commit(kafka: KafkaAddress, topic: str, label: str) -> int | None:
-    """The position of the last transaction that a transaction topic has of a source log; None where it has none of it.
+async def newest_commit(kafka: KafkaAddress, topic: str, of: Callable[[SourceLog], bool]) -> int | None:
+    """The position of the last transaction that a transaction topic has of such a source log; None where it has none.
 
     Raises SourceUnavailable.
     """
@@ -82,7 +82,7 @@ async def newest_commit(kafka: KafkaAddress, topic: str, label: str) -> int | No
         while begin < end and await consumer.position(partition) < end:
             for record in (await consumer.getmany(partition, timeout_ms=500)).get(partition, ()):
                 if record.value and any(
-                    key == HEADER and (value or b"").decode() == label for key, value in record.headers
+                    key == HEADER and of(parsed((value or b"").decode())) for key, value in record.headers
                 ):
                     boundary = decode_boundary(record.value)
                     found += [boundary.lsn] if boundary.status == "END" else []

@@ -63,7 +63,7 @@ class PostgresDocuments:
         with connected(self.dsn) as connection:
             connection.execute(SESSION.encode())
             connection.commit()
-            with _exported(self.dsn, self.patience) as (position, name):
+            with exported(self.dsn, self.patience) as (position, name):
                 connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
                 connection.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(name)))
             # the slot is gone here: it keeps no log while documents are read
@@ -231,7 +231,7 @@ def _table(name: str) -> sql.Composable:
 
 
 @contextmanager
-def _exported(dsn: str, patience: float) -> Iterator[tuple[int, str]]:
+def exported(dsn: str, patience: float) -> Iterator[tuple[int, str]]:
     """A temporary slot: the position from which its stream would start, and the snapshot of just before that."""
     options = f"{conninfo_to_dict(dsn).get('options') or ''} -c lock_timeout={max(1, round(patience * 1000))}"
     try:

@@ -8,10 +8,12 @@ from __future__ import annotations
 import base64
 import json
 import math
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -46,6 +48,19 @@ _AS_THEY_ARE = frozenset(
     {"smallint", "integer", "bigint", "oid", "boolean", "real", "double precision", "character", "inet"}
 )
 _BASE64 = frozenset({"tsquery", "pg_lsn", "xid8", "regclass", "jsonpath"})
+_SPELLED = {
+    "oid": "{0}::bigint",
+    "interval": _EXPRESSIONS["interval"]
+    .replace("%%", "%")
+    .replace(" THEN", " AND isfinite({0}) THEN", 1)
+    .removesuffix("END")
+    + "WHEN {0} IS NOT NULL THEN 'P0Y0M0DT0H0M0S' END",
+    "hstore": (
+        "CASE WHEN {0} IS NOT NULL THEN '{{' || coalesce((SELECT string_agg(to_json(key)::text || ':' ||"
+        " coalesce(to_json(value)::text, 'null'), ',') FROM each({0})), '') || '}}' END"
+    ),
+}
+_TIMES = frozenset({"timestamp with time zone", "timestamp without time zone", "date"})
 _ARRAYS = frozenset(f"{name}[]" for name in (*_AS_THEY_ARE, *_EXPRESSIONS, "json", "jsonb"))
 
 
@@ -107,6 +122,47 @@ def written(column: Column, name: sql.Composable) -> sql.Composable:
         text = sql.SQL("translate(encode(convert_to({0}::text, 'UTF8'), 'base64'), E'\\n', '')")
         return text.format(name)
     return sql.SQL(_EXPRESSIONS.get(kind, "{0}::text")).format(name)
+
+
+def spelled(column: Column, name: sql.Composable) -> sql.Composable:
+    """As `written`, and to the letter: years beyond four digits, decimals by the type's precision, items of arrays."""
+    own = (
+        column.base if column.base and column.base not in ("enum", "composite", "range", "multirange") else column.type
+    )
+    kind = plain(own)
+    item = kind.removesuffix("[]")
+    if item in _TIMES:
+        return _by_item(kind, name, partial(_time, own.removesuffix("[]")))
+    if item in _SPELLED or (kind != item and item in (*_EXPRESSIONS, "json", "jsonb")):
+        return _by_item(kind, name, sql.SQL(_SPELLED.get(item) or _EXPRESSIONS.get(item, "{0}::text")).format)
+    return written(column, name)
+
+
+def _by_item(kind: str, name: sql.Composable, write: Callable[[sql.Composable], sql.Composable]) -> sql.Composable:
+    if not kind.endswith("[]"):
+        return write(name)
+    return sql.SQL(
+        "CASE WHEN {0} IS NOT NULL THEN ARRAY(SELECT {1} FROM unnest({0}) WITH ORDINALITY item(value, place) ORDER BY place) END"
+    ).format(name, write(sql.SQL("item.value")))
+
+
+def _time(type: str, name: sql.Composable) -> sql.Composable:
+    """Years as ISO 8601 has them, before Christ and beyond 9999 too; a time without zeros at its end, but for that of a
+    zone, which has as many decimals as its type."""
+    kind = plain(type)
+    at = sql.SQL("({} AT TIME ZONE 'UTC')" if kind == "timestamp with time zone" else "{}").format(name)
+    decimals = int(found[1]) if (found := re.search(r"\((\d)\)", type)) else 6
+    text, clock = "to_char({0}, {1})", f'"T"HH24:MI:SS{f".FF{decimals}" if decimals else ""}'
+    if kind == "date":  # which has more years than to_char knows
+        text, clock = "to_char(make_date(2000, extract(month FROM {0})::int, extract(day FROM {0})::int), {1})", ""
+    elif kind == "timestamp without time zone" and decimals:
+        text = "rtrim(rtrim(to_char({0}, {1}), '0'), '.')"
+    return sql.SQL(
+        "CASE WHEN NOT isfinite({2}) THEN {2}::text ELSE CASE WHEN extract(year FROM {0}) BETWEEN 1 AND 9999"
+        " THEN lpad(extract(year FROM {0})::text, 4, '0') WHEN extract(year FROM {0}) > 9999 THEN '+' || extract(year FROM {0})"
+        " WHEN extract(year FROM {0}) = -1 THEN '0000' ELSE '-' || lpad((-extract(year FROM {0}) - 1)::text, 4, '0') END"
+        " || " + text + " || 'Z' END"
+    ).format(at, sql.Literal(f"-MM-DD{clock}"), name)
 
 
 def plain(written: str) -> str:

@@ -41,7 +41,9 @@ def check(
     lock = Catalog.load(own.catalog) if live is None or own.catalog.exists() else None
     catalog = live or lock
     assert catalog is not None
-    connectors = [Captures(name, d.source, frozenset(d.tables)) for name, d in definitions.items()]
+    connectors = [
+        Captures(name, d.source, frozenset(d.tables), _uncopied(d, catalog)) for name, d in definitions.items()
+    ]
     report = checked(
         chosen,
         catalog,
@@ -58,6 +60,15 @@ def check(
         _print(report)
     if not report.ok:
         raise typer.Exit(DIFFERENCES)
+
+
+def _uncopied(definition: ConnectorDefinition, catalog: Catalog) -> frozenset[str]:
+    if definition.snapshot.mode != "copy":
+        return frozenset()
+    from connectors.sources.postgres_documents import readable
+
+    tables = (catalog.tables[name] for name in definition.tables if name in catalog.tables)
+    return frozenset(f"{table.name}.{c.name}" for table in tables for c in table.columns if not readable(c))
 
 
 def _chosen(found: Found, names: list[str]) -> list[Projection[Any]]:

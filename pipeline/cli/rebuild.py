@@ -25,12 +25,13 @@ from pipeline.cli.status import BUILDING, line_of
 from pipeline.cli.verify import verified
 from pipeline.errors import OperationError
 from pipeline.operations import rebuild as operation
+from pipeline.operations.copying import Copying
 from pipeline.operations.from_source import Reading
 from pipeline.operations.rebuild import Hands, RebuildReport
 from pipeline.operations.verified import Share
 from pipeline.operations.verify import Options
 from pipeline.ports import Sink
-from pipeline.runtime import wiring
+from pipeline.runtime import copies, wiring
 from pipeline.runtime.faults import passing
 from pipeline.runtime.topics import ends_of, missing_log
 from pipeline.settings import Settings
@@ -117,12 +118,25 @@ def _hands(own: Settings, code: Projection[Any]) -> Iterator[Hands]:
             sinks=partial(_sinks, own),
             verify=lambda new: verified(own, new, options, bar),
             position=partial(asyncio.to_thread, kinds.position, dsn),
-            missing_log=lambda: missing_log(own.kafka_address(), topics),
+            missing_log=partial(_missing_log, own, wired, topics),
+            copying=lambda new: _copying(own, wiring.wire(own, new)),
             reading=lambda new: _reading(own, wired.definition, topics, bar),
             say=lambda text: err().print(text),
             progress=bar.update,
             passing=passing,
         )
+
+
+async def _missing_log(own: Settings, wired: wiring.Wired, topics: list[str]) -> str:
+    if wired.definition.snapshot.mode == "copy":
+        return f"the topics of connector {wired.definition.name} have what changed, and not the rows"
+    return await missing_log(own.kafka_address(), topics)
+
+
+def _copying(own: Settings, wired: wiring.Wired) -> Copying | None:
+    if copies.copyable(own, wired):
+        return None
+    return copies.copying(own, wired, lambda text: err().print(text, highlight=False))
 
 
 def _reading(own: Settings, definition: ConnectorDefinition, topics: list[str], bar: Bar) -> Reading:

@@ -9,10 +9,12 @@ from typing import Any, Final, Literal
 
 from pipeline.engine.apply import Applier
 from pipeline.engine.columns import Missing, SeenColumns
+from pipeline.engine.copied import Copied
 from pipeline.engine.dirty import Reader, Settling, Taken
 from pipeline.engine.folding import Folding
 from pipeline.engine.inputs import Inputs, Progress, Record, decoded
 from pipeline.engine.layout import Layout
+from pipeline.engine.loading import end_load
 from pipeline.engine.marks import Marks
 from pipeline.engine.mirror import UNKNOWN, Mirror
 from pipeline.engine.ownership import Ownership
@@ -24,6 +26,7 @@ from pipeline.engine.sweep import Beginnings
 from pipeline.engine.transactions import REMEMBERED, Gate, Released
 from pipeline.errors import DecodeError
 from pipeline.events.envelope import Boundary, Event, TableDecoder, decode_boundary
+from pipeline.events.sourcelog import Moment
 from pipeline.ports import Outcome
 
 FANOUT_CHUNK: Final = 2000
@@ -87,6 +90,8 @@ class Engine:
         boundary = next((p for p in stored if p.rpartition("/")[0] == self.inputs.boundaries), None)
         offsets = {p: n for p, n in stored.items() if p != boundary}
         self.staging.restore(self.gate, offsets, stored.get(boundary or "", 0))
+        moment = self.mirror.get("copied")
+        self.copied = Copied(Moment.parsed(moment)) if moment else None
         self.gate.begun = self._begun = json.loads(self.mirror.get("begun") or '["", []]')
         self.loaded = self.marks.loaded = bool(self.mirror.get("loaded"))
         self.applier.marking.held = self.mirror.get("hold") or None
@@ -122,6 +127,8 @@ class Engine:
             for offset, _, data in records:
                 if data is not None:
                     boundary = self._boundary(data, partition, offset)
+                    if self.copied is not None and self.copied.has_end(boundary, self.logs.known[log]):
+                        continue
                     self.gate.add_boundary(boundary, offset, self.inputs.connector, log)
                     self._streams(log, boundary.ts_ms)
             self.gate.boundary_next = records[-1][0] + 1
@@ -134,6 +141,8 @@ class Engine:
             return
         events, tombstones = decoded(self.decoders[topic], records, self.logs.known[log], self.consistency == "row")
         self._tombstones += tombstones
+        if self.copied is not None:
+            events = self.copied.left(events, self.logs.known[log])
         if events:
             self.columns.look(events)
             self._look_for_snapshot(events)
@@ -218,10 +227,7 @@ class Engine:
             return self.beginnings.sweep_held(seq, mark=self.loaded)
 
     def _finish_load(self, seq: int) -> None:
-        self.mirror.create_indexes()
-        self.applier.marking.mark_every_root(seq, since=0)
-        self.applier.marking.mark_every_deleted_root(seq, since=0)
-        self.mirror.set("loaded", 1)
+        end_load(self.mirror, self.applier.marking, seq)
         self.loaded = self.marks.loaded = True
 
     # ---- one checkpoint -----------------------------------------------------------------------------------
@@ -286,12 +292,9 @@ class Engine:
             self.mirror.set("begun", json.dumps(self._begun))
         if self.catching_up is not None:
             state = {
-                "cut": self.catching_up,
-                "snapshot": self._snapshot,
-                "ms": self._snapshot_ms,
-                "over": self._snapshot_over,
-                "log": self._snapshot_log,
-            }
+                "cut": self.catching_up, "snapshot": self._snapshot, "ms": self._snapshot_ms,
+                "over": self._snapshot_over, "log": self._snapshot_log,
+            }  # fmt: skip
             self.mirror.set("catching_up", json.dumps(state))
         self._save_hold(seq)
         return offsets

@@ -45,6 +45,27 @@ def parsed(label: str) -> SourceLog:
 
 
 @dataclass(frozen=True, slots=True)
+class Moment:
+    """One moment of a source. `log`: its system id and timeline; `position`: what committed up to there is seen.
+
+    `snapshot` is Postgres' own word for what is seen, `xmin:xmax:running,…`.
+    """
+
+    log: str
+    position: int
+    snapshot: str
+
+    @property
+    def text(self) -> str:
+        return f"{self.log} {self.position} {self.snapshot}"
+
+    @classmethod
+    def parsed(cls, text: str) -> Moment:
+        log, position, snapshot = text.split(" ")
+        return cls(log, int(position), snapshot)
+
+
+@dataclass(frozen=True, slots=True)
 class Gtid:
     """MariaDB's id of a transaction, `0-1-42`; in one domain its sequence is the order of the commits."""
 

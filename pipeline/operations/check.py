@@ -30,6 +30,8 @@ class Captures:
     connector: str
     source: str
     tables: frozenset[str]
+    uncopied: frozenset[str] = frozenset()
+    """Of tables that workers copy, the columns whose values SQL does not give as events do, `schema.table.column`."""
 
 
 class CheckReport(BaseModel):
@@ -238,6 +240,15 @@ def _captured(checked: Checked, shape: Shape, connectors: Sequence[Captures]) ->
                 "capture it from one, or give the other source a project of its own.",
                 level,
             )
+    for table, level in levels.items():
+        for column in shape.columns()[table]:
+            if any(f"{table}.{column}" in c.uncopied for c in by[table]):
+                checked.add(
+                    "UncopiedColumn",
+                    f"{table}.{column} can't be copied from the source, for SQL does not give it as events do; leave it out, or "
+                    'take snapshot.mode = "copy" out of its connector\'s definition.',
+                    level,
+                )
     captured = {table: found for table, found in by.items() if found}
     if checked.projection.across_sources:
         checked.add(

@@ -16,6 +16,7 @@ from pipeline.authoring.builds import Build, Builds, Job, Kept, Phase
 from pipeline.authoring.projection import Projection
 from pipeline.errors import OperationError, VerificationFailed
 from pipeline.operations.building import building
+from pipeline.operations.copying import Copying, fill
 from pipeline.operations.from_source import Reading, begin_mirror, read_tables
 from pipeline.operations.mirrors import copy_mirror, files_of, owned, usable
 from pipeline.operations.states import states
@@ -42,7 +43,10 @@ class Hands:
     """Where the source's log is now."""
     missing_log: Callable[[], Awaitable[str]]
     """Why Kafka's topics can't fill a mirror, or nothing where they can."""
+    copying: Callable[[Projection[Any]], Copying | None]
+    """How the mirror is filled from the source by copies of its tables; None where they can't be copied."""
     reading: Callable[[Projection[Any]], Reading]
+    """How it is filled then: the connector reads the tables while it streams."""
     say: Callable[[str], None] = lambda text: None
     progress: Callable[[str, int, int], None] = lambda step, done, total: None
     passing: Callable[[str], None] = lambda point: None
@@ -163,7 +167,7 @@ async def _step(
         return "copy"
     if job.phase == "copy":
         await _filled(settings, code, new, job, [sink.name for sink in sinks], hands)
-        return "read" if job.origin == "source" else "load"
+        return "read" if job.origin == "source" and hands.copying(new) is None else "load"
     if job.phase == "read":
         await read_tables(settings, new, job.read, hands.reading(new), partial(_read, settings, code, hands))
         return "load"
@@ -190,10 +194,13 @@ async def _filled(
     if job.origin == "log":
         return
     live = (builds.read(settings, code.name).live or Build(version=code.version)).of(code)
-    ends = await hands.reading(new).ends() if job.origin == "source" else {}
+    copying = hands.copying(new) if job.origin == "source" else None
+    ends = await hands.reading(new).ends() if job.origin == "source" and copying is None else {}
     for _ in range(COPY_PATIENCE):
         with owned(settings, new.id) as mine:
-            if mine and job.origin == "source":
+            if mine and copying is not None:
+                await fill(settings, new, sinks, copying)
+            elif mine and job.origin == "source":
                 await asyncio.to_thread(begin_mirror, settings, new, ends)
             elif mine:
                 await asyncio.to_thread(copy_mirror, settings, live, new, sinks)

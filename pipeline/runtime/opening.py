@@ -13,8 +13,10 @@ from pipeline.authoring import builds
 from pipeline.authoring.builds import Build
 from pipeline.authoring.fingerprint import fingerprint
 from pipeline.errors import Transient
+from pipeline.operations.copying import fill
 from pipeline.operations.states import States
 from pipeline.operations.status import mirror_file
+from pipeline.runtime.copies import copying
 from pipeline.runtime.pacing import Backoff
 from pipeline.runtime.wiring import Wired
 from pipeline.settings import Settings
@@ -68,9 +70,32 @@ class Opening:
                 await self.nap(0.5)
         return False
 
-    async def restored(self, states: States | None, say: Callable[[str | None], None]) -> bool:
-        """A mirror that is lost comes back from its newest state snapshot; where there is none, from Kafka's log."""
-        if states is None or mirror_file(self.settings, self.id).exists():
+    async def filled(self, states: States | None, say: Callable[[str | None], None]) -> bool:
+        """A mirror that is lost comes back from its newest state snapshot; where there is none, from Kafka's log, or
+        from the source's tables where its connector says so."""
+        if states is not None and not await self._restored(states, say):
+            return False
+        if self._there() or self.wired.definition.snapshot.mode != "copy":
+            return True
+        return await self._copied(say)
+
+    def _there(self) -> bool:
+        return mirror_file(self.settings, self.id).exists()
+
+    async def _copied(self, say: Callable[[str | None], None]) -> bool:
+        hands = copying(self.settings, self.wired, log.info, lambda: not self.stopping.is_set())
+        backoff, sinks = Backoff(0.5), [sink.name for sink in self.wired.sinks]
+        while not self.stopping.is_set():
+            try:
+                return await fill(self.settings, self.wired.projection, sinks, hands)
+            except Transient as error:
+                say(str(error))
+                log.warning("%s: %s", self.id, error)
+                await self.nap(backoff.delay())
+        return False
+
+    async def _restored(self, states: States, say: Callable[[str | None], None]) -> bool:
+        if self._there():
             return True
         backoff, code = Backoff(0.5), fingerprint(self.wired.shape)
         while not self.stopping.is_set():
@@ -85,6 +110,6 @@ class Opening:
             if found is not None:
                 log.warning("%s: there was no mirror: that of %s UTC is restored", self.id, f"{found.at:%F %T}")
             else:
-                log.warning("%s: there is no mirror and no state snapshot: the log is read from its beginning", self.id)
+                log.warning("%s: there is no mirror and no state snapshot: it is filled from the beginning", self.id)
             return True
         return False

@@ -37,6 +37,7 @@ from pipeline.operations.states import States, states
 from pipeline.operations.status import mirror_file
 from pipeline.runtime import wiring
 from pipeline.runtime.batches import Batch, NoTables, OldestTakesAll, batch_topic, install
+from pipeline.runtime.copies import assure_copyable
 from pipeline.runtime.faults import passing
 from pipeline.runtime.flusher import Flusher
 from pipeline.runtime.membership import Membership
@@ -92,7 +93,7 @@ class Worker:
         if not await opening.made():
             return 0
         with path.with_suffix(".lock").open("a+") as lock:
-            if not await opening.own(lock) or not await opening.restored(self.states, self._begins):
+            if not await opening.own(lock) or not await opening.filled(self.states, self._begins):
                 return 0
             await self.in_engine(self._open, str(path))
             try:
@@ -365,6 +366,7 @@ def run(settings: Settings, name: str, build: int | None = None) -> int:
     projection = projection if build is None else replace(projection, build=build)
     try:
         wired = wiring.wire(settings, projection)
+        assure_copyable(settings, wired)
     except DefinitionError as error:
         log.critical("%s: %s: %s", projection.id, type(error).__name__, error)
         StatusFile(settings, projection.id).never_began(projection, f"{type(error).__name__}: {error}")

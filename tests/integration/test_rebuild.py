@@ -15,6 +15,7 @@ from typing import Any
 
 import apsw
 import httpx
+import psycopg
 import pytest
 from aiokafka import AIOKafkaConsumer
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
@@ -238,9 +239,9 @@ def test_a_build_from_the_log_is_right_and_waits_for_the_cutover(shop: Project) 
 def test_a_build_from_the_source_that_is_killed_at_any_step_goes_on(shop: Project) -> None:
     name, new, (old,) = name_of(shop), following(shop), seen(shop)
     shop.sql("DELETE FROM shop.order_lines WHERE order_id = 40", "DELETE FROM shop.orders WHERE id = 40")
-    for number, point in enumerate(("copy", "table", "table", "table:2", "read", "load")):
+    for number, point in enumerate(("copying:2", "copied", "rebuild-copy", "rebuild-load")):
         options = ("--from", "source") if number == 0 else ()
-        rebuild(shop, *options, fault=f"rebuild-{point}", code=-signal.SIGKILL)
+        rebuild(shop, *options, fault=point, code=-signal.SIGKILL)
         assert seen(shop) == [old]
         shop.sql(f"UPDATE shop.orders SET status = 'at {number}' WHERE id % 7 = {number}")
     said = json.loads((shop.folder / ".cdc" / "workers" / f"{new}.json").read_text())
@@ -249,8 +250,48 @@ def test_a_build_from_the_source_that_is_killed_at_any_step_goes_on(shop: Projec
     assert (done["live"], done["phase"], seen(shop)) == (new, None, [new])
     current(shop, new)
     assert_right(shop, name)
-    # tables are read one after another: what the killed ones asked for does not come into the next test
-    shop.cdc("backfill", "shop.customers")
+
+
+READINGS = """
+from pipeline import Document, elasticsearch, projection
+
+class Reading(Document, source="shop.readings"):
+    id: int
+    flags: bytes | None
+    value: str
+
+orders = projection(Reading, to=elasticsearch("ALIAS-orders"), name="ALIAS-orders")
+"""
+
+
+@pytest.mark.edge_case(51)
+def test_tables_that_can_not_be_copied_are_read_by_their_connector_and_kills_are_no_matter(
+    new_project: Callable[[str], Project],
+) -> None:
+    own = new_project("it_rebuild_read")
+    own.create_with(
+        "CREATE SCHEMA shop; CREATE TABLE shop.readings(id int PRIMARY KEY, flags varbit, value text NOT NULL);"
+        " INSERT INTO shop.readings SELECT n, n::bit(9), 'at first' FROM generate_series(1, 300) n",
+        ["shop.readings"], {"orders": READINGS},
+    )  # fmt: skip
+    own.start_run()
+    own.wait_for(truth.position(own.dsn))
+    new = following(own)
+    own.sql("DELETE FROM shop.readings WHERE id = 40")
+    for number, point in enumerate(("copy", "table", "read", "load")):
+        options = ("--from", "source") if number == 0 else ()
+        rebuild(own, *options, fault=f"rebuild-{point}", code=-signal.SIGKILL)
+        own.sql(f"UPDATE shop.readings SET value = 'at {number}' WHERE id % 7 = {number}")
+    said = json.loads((own.folder / ".cdc" / "workers" / f"{new}.json").read_text())
+    os.kill(said["pid"], signal.SIGKILL)
+    assert rebuild(own)["live"] == new
+    current(own, new)
+    query = "SELECT id::text, json_build_object('id', id, 'value', value) FROM shop.readings"
+    with psycopg.connect(own.dsn) as db:
+        expected = dict(db.execute(query).fetchall())
+    documents = dict(truth.documents(own.endpoints.elasticsearch, new))
+    assert {id: {k: d[k] for k in ("id", "value")} for id, d in documents.items()} == expected
+    assert {d["flags"] is not None for d in documents.values()} == {True}
 
 
 @pytest.mark.edge_case(51)
