@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from connectors.sources import kinds, logs, postgres
+from connectors.sources import kinds, logs, notices, postgres
 from connectors.sources.connect import Connect, ConnectorStatus, connect
 from connectors.sources.debezium import SECRET, ConnectorDefinition
 from connectors.sources.mariadb_config import UNPARSED, history_topic
@@ -22,7 +22,7 @@ Outcome = Literal["created", "updated", "unchanged"]
 POLL = 0.25
 SETTLE = 2.0
 """Seconds a task must stay RUNNING: it says so before its snapshot or stream has begun."""
-TABLES = "table.include.list"
+TABLES, SNAPSHOT = "table.include.list", "snapshot.mode"
 
 
 class _Report(BaseModel):
@@ -80,7 +80,7 @@ async def plan(
     wanted = definition.config(source_dsn, password, str(kafka or ""))
     async with connect(connect_at) as client:
         now = await client.config(definition.name)
-        return _plan(definition.name, now, logs.labelled(wanted, logs.log_of(now).label))
+        return _plan(definition.name, now, logs.labelled(_as_begun(definition, wanted, now), logs.log_of(now).label))
 
 
 async def apply(
@@ -101,6 +101,9 @@ async def apply(
     wanted, dsn = definition.config(source_dsn, password, str(kafka or "")), definition.dsn(source_dsn)
     async with connect(connect_at) as client:
         now = await client.config(definition.name)
+        wanted = _as_begun(definition, wanted, now)
+        if definition.snapshot.mode == "copy" and now is None and await _sent_before(definition, kafka):
+            wanted[SNAPSHOT] = "initial"
         catalog = await asyncio.to_thread(kinds.read_catalog, dsn, tables=definition.tables)
         check_tables(definition, catalog)
         _check_added(definition, now)
@@ -241,6 +244,18 @@ def _plan(name: str, now: Mapping[str, str] | None, wanted: Mapping[str, str]) -
     )
     outcome: Outcome = "created" if now is None else "updated" if changes else "unchanged"
     return ConnectorPlan(name=name, outcome=outcome, changes=changes)
+
+
+def _as_begun(definition: ConnectorDefinition, wanted: dict[str, str], now: Mapping[str, str] | None) -> dict[str, str]:
+    """Where tables are copied, one that began anew did so by a snapshot."""
+    if definition.snapshot.mode != "copy" or now is None:
+        return wanted
+    return {**wanted, SNAPSHOT: now[SNAPSHOT]}
+
+
+async def _sent_before(definition: ConnectorDefinition, kafka: KafkaAddress | None) -> bool:
+    """Whether there may be mirrors of what an earlier connector of its name has sent: only a snapshot brings the gap."""
+    return kafka is None or await notices.sent(kafka, definition.transaction_topic)
 
 
 def _added(definition: ConnectorDefinition, now: Mapping[str, str] | None) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from pipeline.events.sourcelog import HEADER, Gtid, SourceLog, parsed
 
 ALIAS: Final = "cdcLog"
 LABEL: Final = f"transforms.{ALIAS}.value.literal"
-NO_SNAPSHOT: Final = frozenset({"copy", "no_data", "configuration_based"})
+NO_SNAPSHOT: Final = frozenset({"no_data", "configuration_based"})
 IDENTITY = """
 SELECT system_identifier::text AS system, pg_current_wal_insert_lsn() - '0/0'::pg_lsn AS position,
   (('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::int)::text AS timeline,
@@ -78,9 +78,9 @@ async def running(address: ConnectAddress, name: str) -> str | None:
         return log_of(await client.config(name)).label or None
 
 
-def begun(definition: ConnectorDefinition, source: Identity, *, fresh: bool) -> SourceLog:
-    """A log that the connector begins with now."""
-    fresh = fresh and definition.snapshot.mode not in NO_SNAPSHOT
+def begun(config: Mapping[str, str], source: Identity, *, fresh: bool) -> SourceLog:
+    """A log that a connector of this configuration begins with now."""
+    fresh = fresh and config["snapshot.mode"] not in NO_SNAPSHOT
     return SourceLog(int(time.time() * 1000), source.system, source.timeline, fresh)
 
 
@@ -139,7 +139,7 @@ async def resolved(
     remembered of an earlier one of its name. Raises PositionWentBack or SlotLost."""
     name, log = definition.name, log_of(now)
     source = await asyncio.to_thread(identity, definition, dsn)
-    fresh = begun(definition, source, fresh=True)
+    fresh = begun(config, source, fresh=True)
     if now is None:
         body = {"name": name, "config": labelled(config, fresh.label), "initial_state": "STOPPED"}
         await client.request("POST", "/connectors", json=body)
@@ -149,5 +149,5 @@ async def resolved(
     if wrong is not None:
         raise wrong
     if not log.number:
-        log = fresh if read is None else begun(definition, source, fresh=False)
+        log = fresh if read is None else begun(config, source, fresh=False)
     return labelled(config, log.label)

@@ -64,6 +64,14 @@ async def end_offsets(kafka: KafkaAddress, topic: str) -> Mapping[str, int]:
     return {f"{tp.topic}/{tp.partition}": int(offset) for tp, offset in found.items()}
 
 
+async def sent(kafka: KafkaAddress, topic: str) -> bool:
+    """Whether anything was ever sent to a topic; raises SourceUnavailable."""
+    consumer = AIOKafkaConsumer(**kafka.options(), group_id=None, client_id="cdc-ends")
+    async with started(consumer, kafka):
+        known = await consumer.topics()
+    return topic in known and any((await end_offsets(kafka, topic)).values())
+
+
 async def newest_commit(kafka: KafkaAddress, topic: str, of: Callable[[SourceLog], bool]) -> int | None:
     """The position of the last transaction that a transaction topic has of such a source log; None where it has none.
 

@@ -58,6 +58,8 @@ class Lab:
     """The reference by which Connect finds the database's password."""
     data: Data
     say: Console
+    copied: bool = False
+    """Its workers copy the tables, and its connector has no snapshot."""
     name: str = field(default_factory=lambda: f"bench_{uuid4().hex[:6]}")
     workers: list[Worker] = field(default_factory=list)
     connected: bool = False
@@ -85,6 +87,7 @@ class Lab:
         (self.folder / "connectors/debezium" / f"{self.name}.toml").write_text(
             f'name = "{self.name}"\nkind = "postgres"\ntables = [{tables}]\n'
             f'[database]\ndbname = "{self.name}"\npassword = "{self.password}"\n'
+            + ('[snapshot]\nmode = "copy"\n' if self.copied else "")
         )
         self.cdc("tables", "pull")
         self.cdc("apply", "--yes")

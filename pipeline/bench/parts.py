@@ -37,12 +37,12 @@ class Bench:
         assert endpoints is not None
         return endpoints
 
-    def new_lab(self, data: Data) -> Lab:
-        """A shop without a connector."""
+    def new_lab(self, data: Data, *, copied: bool = False) -> Lab:
+        """A shop without a connector; `copied`: of one that has no snapshot, so that workers copy the tables."""
         pids = {one.name: one.pid for one in stack.status(self.settings).services if one.pid is not None}
         folder = self.undo.enter_context(tempfile.TemporaryDirectory(prefix="cdc-bench-"))
         password = f"${{file:{secrets_file(self.settings)}:source.password}}"
-        lab = Lab(Path(folder), self.up, pids, password, data, self.say)
+        lab = Lab(Path(folder), self.up, pids, password, data, self.say, copied)
         self.undo.callback(lab.remove)
         lab.create()
         return lab

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 from pipeline.events.envelope import Boundary, Event
 from pipeline.events.sourcelog import Moment, SourceLog
 

@@ -20,8 +20,10 @@ from pipeline.engine import marking
 from pipeline.engine.dirty import Reader, Taken
 from pipeline.engine.engine import Engine, Inputs
 from pipeline.engine.layout import lay_out
+from pipeline.engine.loading import end_copy, put
 from pipeline.engine.mirror import Mirror
 from pipeline.events.envelope import UNCHANGED
+from pipeline.events.sourcelog import Moment
 from pipeline.ports import APPLIED, STALE, Outcome, Throttled, Write
 from pipeline.testing.source import Rows, SourceModel
 from projections.orders import OrderDocument
@@ -303,6 +305,23 @@ class Worker:
                 assert any(state.get(key) == own for state in later), f"{key} at {mark}: {own}"
 
 
+def copy(model: SourceModel, customers: Customers, random: Random, folder: str) -> None:
+    """A mirror filled with the rows of one moment, some time after the place where its reading begins."""
+    model.produce(random.randint(0, len(model.messages)))
+    ends = {partition: len(log) for partition, log in model.log.items()}
+    for _ in range(random.randint(0, 3)):
+        customers.transaction()
+    early, here, next = model.here(), model.here(), model._txid + 1
+    mirror = Mirror(str(Path(folder) / "mirror.db"), LAYOUT, owner="copy")
+    for name, table in LAYOUT.tables.items():
+        rows = model.rows[name].values()
+        put(mirror, table, [tuple(row[column] for column in table.columns) for row in rows], here)
+    end_copy(mirror, ends, Moment("", here, f"{next}:{next}:"), ["one", "two"])
+    mirror.close()
+    with model.transaction(began=early):  # written before that moment, and committed after it
+        customers.order()
+
+
 @pytest.mark.edge_case(6, 7, 8, 9, 10, 13, 14, 15, 17, 38, 40, 41, 42, 43)
 @pytest.mark.parametrize("consistency", ["transaction", "row"])
 @given(
@@ -310,20 +329,22 @@ class Worker:
     partitions=st.integers(1, 3),
     rounds=st.integers(5, 60),
     staged_bytes=st.sampled_from([300, 4_000, 64_000_000]),
-    snapshot=st.booleans(),
+    begin=st.sampled_from(["log", "snapshot", "copy"]),
 )
 @settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 def test_any_delivery_with_repeats_and_crashes_ends_in_the_source(
-    consistency: str, random: Random, partitions: int, rounds: int, staged_bytes: int, snapshot: bool
+    consistency: str, random: Random, partitions: int, rounds: int, staged_bytes: int, begin: str
 ) -> None:
     model = SourceModel(KEYS, partitions=partitions, seed=random.randint(0, 99))
     customers = Customers(model, random)
     for _ in range(3):
         customers.transaction()
-    if snapshot:
+    if begin == "snapshot":
         model.messages.clear()
         model.snapshot()
     with tempfile.TemporaryDirectory() as folder:
+        if begin == "copy":
+            copy(model, customers, random, folder)
         worker = Worker(model, random, folder, consistency, staged_bytes)
         crashes = 0
         for _ in range(rounds):
