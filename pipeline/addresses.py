@@ -115,7 +115,7 @@ class KafkaAddress(_Login):
 
 @dataclass(frozen=True, slots=True)
 class ConnectAddress(_Login):
-    """The URL of Kafka Connect's REST interface, and how one gets in."""
+    """The URL of Kafka Connect's REST interface, or of a schema registry, and how one gets in."""
 
     url: str
     tls: ssl.SSLContext | None = field(default=None, repr=False)

@@ -125,6 +125,13 @@ class SourceSettings(_Section):
     """A libpq URI of the source database, used by check, preview and verify; never printed."""
 
 
+class RegistrySettings(_Tls):
+    url: str
+    """A schema registry's Confluent-compatible API: `http://registry:8081`, of Apicurio `…/apis/ccompat/v7`."""
+    username: str | None = None
+    password: Secret | None = None
+
+
 SourceName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9]*$")]
 
 
@@ -199,6 +206,8 @@ class Settings(BaseSettings):
     """Mirrors, the local stack's data, logs."""
     projections: Path = Path("projections")
     connectors: Path = Path("connectors/debezium")
+    topics: Path = Path("connectors/topics")
+    """Definitions of topics that others produce."""
     catalog: Path = Path("projections/catalog.lock.json")
     kafka: KafkaSettings = KafkaSettings()
     connect: ConnectSettings = ConnectSettings()
@@ -208,6 +217,8 @@ class Settings(BaseSettings):
     source: SourceSettings = SourceSettings()
     sources: dict[SourceName, SourceSettings] = {}
     """Further source databases, `[sources.crm]`; a connector's definition says which it reads (`source = "crm"`)."""
+    registries: dict[SourceName, RegistrySettings] = {}
+    """Schema registries, `[registries.billing]`; a definition of foreign topics says which is theirs."""
     worker: WorkerSettings = WorkerSettings()
     state: StateSettings = StateSettings()
     web: WebSettings = WebSettings()
@@ -259,6 +270,16 @@ class Settings(BaseSettings):
         own, url = self.connect, self.connect.url or self._local("connect", "connect.url")
         tls = own.context("connect") if url.startswith("https:") else None
         return ConnectAddress(url, tls, own.username, own.password)
+
+    def registry_address(self, name: str) -> ConnectAddress:
+        own = self.registries.get(name)
+        if own is None:
+            raise SettingsError(
+                f"No address of the schema registry {name}: set registries.{name}.url in cdc.toml or"
+                f" CDC_REGISTRIES__{name.upper()}__URL."
+            )
+        tls = own.context(f"registries.{name}") if own.url.startswith("https:") else None
+        return ConnectAddress(own.url, tls, own.username, own.password)
 
     def elasticsearch_url(self) -> str:
         return self.elasticsearch.url or self._local("elasticsearch", "elasticsearch.url")

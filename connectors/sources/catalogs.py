@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from connectors.sources.debezium import ConnectorDefinition
 from connectors.sources.kinds import read_catalog
+from connectors.sources.topics import foreign_catalog
 from pipeline.authoring.catalog import Catalog, Table
 from pipeline.settings import Settings
 
@@ -13,9 +14,11 @@ from pipeline.settings import Settings
 def read_catalogs(
     settings: Settings, definitions: Mapping[str, ConnectorDefinition], *, schemas: Sequence[str] | None = None
 ) -> Catalog:
-    """The tables of all sources. Where two have one of the same name, it is that which a connector captures."""
+    """The tables of all sources, and of foreign topics. Where two have one of the same name, it is that which a connector
+    captures."""
+    foreign = foreign_catalog(settings).tables
     captured = {table: definition.source for definition in definitions.values() for table in definition.tables}
-    asked = dict.fromkeys(names(settings) or [""])
+    asked = dict.fromkeys(names(settings) or ([] if foreign and not definitions else [""]))
     # the local stack's MariaDB needs no setting
     asked |= dict.fromkeys(d.source for d in definitions.values() if settings.has_source(d.source))
     found: dict[str, Table] = {}
@@ -23,7 +26,7 @@ def read_catalogs(
         for name, table in read_catalog(settings.source_dsn(source), schemas=schemas).tables.items():
             if name not in found or captured.get(name) == source:
                 found[name] = table
-    return Catalog.of(found.values())
+    return Catalog.of((found | foreign).values())
 
 
 def names(settings: Settings) -> list[str]:

@@ -14,6 +14,7 @@ import typer
 from connectors.sources import lifecycle, notices, signals
 from connectors.sources.debezium import ConnectorDefinition, capturing, load_definitions
 from connectors.sources.kinds import only_postgres
+from connectors.sources.topics import foreign_tables
 from pipeline.authoring.discovery import find, live
 from pipeline.authoring.projection import Projection
 from pipeline.authoring.shape import shape_of
@@ -51,7 +52,12 @@ def backfill(
 
 
 def captured_by(own: Settings, table: str) -> ConnectorDefinition:
-    """The connector that reads a table; raises OperationError where none does."""
+    """The connector that reads a table; raises OperationError where none does, or others produce its topic."""
+    if (topics := foreign_tables(own).get(table)) is not None:
+        raise OperationError(
+            f"{table} is of {topics.topic(table)}, a topic of others ({topics.name}): their database is not known here, so"
+            " its rows can't be read again or erased from there. A delete in their topic removes a row everywhere."
+        )
     definitions = load_definitions(own.connectors)
     if (found := capturing(definitions, {table})) is not None:
         return found

@@ -31,6 +31,7 @@ def check(
 ) -> None:
     """Find every error in the projections at once, with file and line; exit code 3 where there are errors."""
     from connectors.sources.debezium import load_definitions
+    from connectors.sources.topics import load_topics
     from pipeline.cli.sinks import RULES
 
     own = load_settings()
@@ -43,6 +44,10 @@ def check(
     assert catalog is not None
     connectors = [
         Captures(name, d.source, frozenset(d.tables), _uncopied(d, catalog)) for name, d in definitions.items()
+    ]
+    connectors += [
+        Captures(name, f"topics {name}", frozenset(of.tables), foreign=True)
+        for name, of in load_topics(own.topics).items()
     ]
     report = checked(
         chosen,

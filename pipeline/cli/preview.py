@@ -11,6 +11,7 @@ import typer
 
 from connectors.sources.debezium import capturing, load_definitions
 from connectors.sources.kinds import RowsBySource, open_rows, read_catalog
+from connectors.sources.topics import refuse_foreign
 from pipeline.authoring.aggregate_shape import AggregateShape
 from pipeline.authoring.discovery import find
 from pipeline.authoring.projection import Projection
@@ -61,6 +62,7 @@ def preview(
 def _sources(own: Settings, projection: Projection[Any]) -> dict[str, set[str]]:
     """Its tables by their source: that of the connector that captures them, where one does already."""
     tables, definitions = set(shape_of(projection.shape).columns()), load_definitions(own.connectors)
+    refuse_foreign(own, tables, projection.name)
     if not projection.across_sources:
         found = capturing(definitions, tables)
         return {"" if found is None else found.source: tables}

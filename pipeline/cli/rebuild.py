@@ -107,8 +107,8 @@ def rollback(name: Name, yes: Yes = False, keep: Keep = 1.0, output: As = None) 
 
 @contextmanager
 def _hands(own: Settings, code: Projection[Any]) -> Iterator[Hands]:
-    wired = wiring.wire(own, code)
     wiring.definition_of(own, code)  # of one connector, or it can't be rebuilt
+    wired = wiring.wire(own, code)
     dsn = wired.definition.dsn_in(own)
     options = Options(wired.definition.name, Share(), patience=PATIENCE)
     topics = [*wired.inputs.topics, wired.definition.transaction_topic]

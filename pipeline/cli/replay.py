@@ -10,7 +10,9 @@ from typing import Annotated
 import typer
 
 from connectors.sources.history import history
+from connectors.sources.topics import refuse_foreign
 from pipeline.authoring.discovery import find
+from pipeline.authoring.shape import shape_of
 from pipeline.cli.output import As, DryRun, as_json, err, load_settings, print_json, print_table
 from pipeline.errors import OperationError
 from pipeline.events.sourcelog import position_of
@@ -33,6 +35,7 @@ def replay(
     """Hold kept history against the mirror; rows that are not as it says are read again. With --dry-run exit 3 where there are."""
     own = load_settings()
     projection = find(own, name)
+    refuse_foreign(own, shape_of(projection.shape).columns(), projection.name)
     time, position = _since(since)
     inputs = wiring.wire(own, projection).inputs
     ends = operation.ends_of(own, projection, inputs.topics)

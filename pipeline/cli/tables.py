@@ -10,6 +10,7 @@ from rich.table import Table
 from connectors.sources.catalogs import read_catalogs
 from connectors.sources.debezium import load_definitions
 from connectors.sources.kinds import read_catalog
+from connectors.sources.topics import foreign_catalog
 from pipeline.authoring import catalog as catalogs
 from pipeline.authoring.catalog import Catalog
 from pipeline.cli.output import As, Format, as_json, err, load_settings, out
@@ -29,12 +30,13 @@ def pull(
     schema: Annotated[list[str] | None, typer.Option("--schema", help="Only this schema; may be repeated.")] = None,
     output: As = None,
 ) -> None:
-    """Read the source's tables and write them to the catalog file, which belongs into git."""
+    """Read the source's tables, and what is declared of foreign topics, into the catalog file, which belongs into git."""
     settings = load_settings()
     if source is None:
         found = read_catalogs(settings, load_definitions(settings.connectors), schemas=schema)
     else:
-        found = read_catalog(source, schemas=schema)
+        declared = foreign_catalog(settings).tables
+        found = Catalog.of((read_catalog(source, schemas=schema).tables | declared).values())
     tables = [table for name, table in found.tables.items() if not name.startswith(OWN_SCHEMA + ".")]
     known = Catalog.of(tables)
     # one schema, or one of several sources, says nothing of the tables elsewhere

@@ -25,7 +25,7 @@ from pipeline.engine.staging import Staging
 from pipeline.engine.sweep import Beginnings
 from pipeline.engine.transactions import REMEMBERED, Gate, Released
 from pipeline.errors import DecodeError
-from pipeline.events.envelope import Boundary, Event, TableDecoder, decode_boundary
+from pipeline.events.envelope import Boundary, Event, decode_boundary
 from pipeline.events.sourcelog import Moment
 from pipeline.ports import Outcome
 
@@ -60,9 +60,7 @@ class Engine:
         self.folding = Folding(mirror, self.applier.marking)
         self.ownership = Ownership(self)
         self.decoders = {
-            topic: TableDecoder(table, t.number, t.wires, t.key)
-            for topic, table in inputs.topics.items()
-            if (t := self.layout.tables[table]) is not None
+            topic: inputs.decoder(topic, self.layout.tables[table]) for topic, table in inputs.topics.items()
         }
         by_row = self.consistency == "row"
         self.gate = Gate(self.layout.tables, by_row=by_row, keep_repeats=by_row, counted=bool(inputs.boundaries))
@@ -119,7 +117,8 @@ class Engine:
         if not records:
             return
         topic = partition.rpartition("/")[0]
-        log = self.logs.see(label, self.inputs.connector_of(topic)) if label else 0
+        # a label in a foreign topic is that of another project's connector, of which nothing is known
+        log = self.logs.see(label, self.inputs.connector_of(topic)) if label and topic not in self.inputs.foreign else 0
         if not self.loaded and self.catching_up is None:
             # the first records ever: what was sent before them, a snapshot perhaps, may still be to come
             self.catching_up, self.gate.by_row, self.wants_cut = {}, True, True

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from pipeline.engine.layout import Table
 from pipeline.engine.sourcelog import in_log
 from pipeline.errors import DecodeError, PositionWentBack
 from pipeline.events.envelope import Event, TableDecoder, dead_letter, placed
+from pipeline.events.foreign import Foreign, ForeignDecoder
 from pipeline.events.sourcelog import Gtid, SourceLog
 
 Record = tuple[int, bytes | None, bytes | None]
@@ -26,6 +28,15 @@ class Inputs:
     """The connector of each topic that is not of that one: then there are no boundaries, for two have no common order."""
     heard: frozenset[str] = frozenset()
     """The transaction topics of these several: they say that a snapshot is over, and no more."""
+
+    foreign: Mapping[str, Foreign] = field(default_factory=dict)
+    """How the topics that others produce are read."""
+
+    def decoder(self, topic: str, table: Table) -> TableDecoder | ForeignDecoder:
+        """What decodes a topic's records."""
+        if (foreign := self.foreign.get(topic)) is not None:
+            return foreign.decoder(table.name, table.number, table.wires, table.key)
+        return TableDecoder(table.name, table.number, table.wires, table.key)
 
     def connector_of(self, topic: str) -> str:
         return self.others.get(topic, self.connector)
@@ -46,7 +57,9 @@ class Progress:
     offsets: dict[str, int] = field(default_factory=dict)
 
 
-def decoded(decoder: TableDecoder, records: Sequence[Record], log: SourceLog, by_row: bool) -> tuple[list[Event], int]:
+def decoded(
+    decoder: TableDecoder | ForeignDecoder, records: Sequence[Record], log: SourceLog, by_row: bool
+) -> tuple[list[Event], int]:
     """The events of one partition and source log, in order; and how many tombstones said nothing new."""
     decode, number, tombstones = decoder.decode, log.number, 0
     events: list[Event] = []

@@ -290,7 +290,8 @@ def _notes(projections: Sequence[Projection[Any]], connectors: Sequence[Captured
     for projection in projections:
         tables = set(shape_of(projection.shape).columns())
         best = max(connectors, key=lambda c: len(tables & c.tables), default=None)
-        missing = sorted(tables - best.tables) if best is not None else sorted(tables)
+        captured = [c for c in connectors if projection.across_sources or c is best]
+        missing = sorted(tables.difference(*(c.tables for c in captured)))
         if missing:
             into = (
                 f"connectors/debezium/{best.name}.toml" if best is not None else "a definition in connectors/debezium"

@@ -32,6 +32,8 @@ class Captures:
     tables: frozenset[str]
     uncopied: frozenset[str] = frozenset()
     """Of tables that workers copy, the columns whose values SQL does not give as events do, `schema.table.column`."""
+    foreign: bool = False
+    """It stands for topics that others produce."""
 
 
 class CheckReport(BaseModel):
@@ -250,6 +252,16 @@ def _captured(checked: Checked, shape: Shape, connectors: Sequence[Captures]) ->
                     level,
                 )
     captured = {table: found for table, found in by.items() if found}
+    for table, level in levels.items():
+        if theirs := next((c for c in by[table] if c.foreign), None):
+            checked.add(
+                "ForeignTopic",
+                f"{table} is of a topic that others produce ({theirs.connector}): each row is applied as it comes, never a"
+                " transaction as a whole; nothing waits for it, verifies or rebuilds it; a topic without its beginning"
+                " stops the worker, and one that is compacted has of each row the last state only.",
+                level,
+                level="hint",
+            )
     if checked.projection.across_sources:
         checked.add(
             "AcrossSources",

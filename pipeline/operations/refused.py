@@ -152,7 +152,7 @@ def _letters(settings: Settings, projection: Projection[Any]) -> Iterator[tuple[
         name = ".".join(topic.split(".")[-2:])
         table = tables.get(name)
         if table is None:
-            yield n, name, f"{topic} has no rows: discard it"
+            yield n, name, f"{topic} has no rows that could be asked for: discard it"
             continue
         try:
             yield n, name, TableDecoder(name, table.number, table.wires, table.key).read_key(data)

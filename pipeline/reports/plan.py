@@ -9,6 +9,7 @@ from typing import Any
 from connectors.sinks import open_sink
 from connectors.sources import lifecycle
 from connectors.sources.debezium import load_definitions
+from connectors.sources.topics import load_topics
 from pipeline.authoring.discovery import discover
 from pipeline.authoring.projection import Projection, Target
 from pipeline.authoring.shape import shape_of
@@ -37,8 +38,9 @@ def opener(settings: Settings) -> operation.Opener:
 
 def _connectors(settings: Settings) -> list[CapturedBy]:
     definitions = load_definitions(settings.connectors)
+    foreign = [CapturedBy(name, frozenset(of.tables), True) for name, of in load_topics(settings.topics).items()]
     try:
         running = set(asyncio.run(lifecycle.statuses(connect_at=settings.connect_address())))
     except CdcError:
-        return [CapturedBy(name, frozenset(d.tables), None) for name, d in definitions.items()]
-    return [CapturedBy(name, frozenset(d.tables), name in running) for name, d in definitions.items()]
+        return [*foreign, *(CapturedBy(name, frozenset(d.tables), None) for name, d in definitions.items())]
+    return [*foreign, *(CapturedBy(name, frozenset(d.tables), name in running) for name, d in definitions.items())]

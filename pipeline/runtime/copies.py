@@ -21,6 +21,8 @@ PATIENCE = 300.0
 
 def copyable(settings: Settings, wired: Wired) -> str:
     """Why these tables can't be copied, or nothing where they can."""
+    if wired.foreign:
+        return f"others produce {', '.join(sorted(wired.foreign))}"
     if {of.kind for of in wired.by_table.values()} != {"postgres"}:
         return "tables of Postgres alone are copied"
     if len({of.name for of in wired.by_table.values()}) > 1:

@@ -75,7 +75,7 @@ class Opening:
         from the source's tables where its connector says so."""
         if states is not None and not await self._restored(states, say):
             return False
-        if self._there() or self.wired.definition.snapshot.mode != "copy":
+        if self._there() or not any(of.snapshot.mode == "copy" for of in self.wired.by_table.values()):
             return True
         return await self._copied(say)
 

@@ -53,6 +53,26 @@ async def ensure_topics(kafka: KafkaAddress, definition: ConnectorDefinition, to
         await admin.close()
 
 
+async def assure_topics(kafka: KafkaAddress, topics: Iterable[str]) -> None:
+    """These, which others make, are there; raises SourceUnavailable where one is not, or Kafka is away."""
+    wanted = set(topics)
+    if not wanted:
+        return
+    admin = AIOKafkaAdminClient(**kafka.options(), client_id="cdc-worker")
+    try:
+        await admin.start()
+        missing = sorted(wanted - set(await admin.list_topics()))
+    except (KafkaError, OSError) as error:
+        raise await unreachable(kafka, error) from None
+    finally:
+        await admin.close()
+    if missing:
+        raise SourceUnavailable(
+            f"Kafka at {kafka} has no topic {', '.join(missing)}, which others produce: is it the name, and may this user"
+            " read it? It is waited for."
+        )
+
+
 async def missing_log(kafka: KafkaAddress, topics: Iterable[str]) -> str:
     """Why these topics no longer hold everything since their start; nothing where they do."""
     topics = list(topics)

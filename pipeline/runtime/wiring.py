@@ -8,12 +8,14 @@ from typing import Any
 
 from connectors.sinks import open_sink
 from connectors.sources.debezium import ConnectorDefinition, capturing, load_definitions
+from connectors.sources.registry import Registry
+from connectors.sources.topics import ForeignTopics, foreign_tables, open_registry, refuse_foreign
 from pipeline.authoring.projection import Projection
 from pipeline.authoring.shape import Shape, shape_of
 from pipeline.authoring.withheld import taken
 from pipeline.engine.engine import Inputs
 from pipeline.engine.layout import Layout
-from pipeline.errors import DefinitionError
+from pipeline.errors import DefinitionError, OperationError
 from pipeline.operations.layouts import layout_of
 from pipeline.ports import Sink
 from pipeline.settings import Settings
@@ -26,12 +28,28 @@ class Wired:
     projection: Projection[Any]
     shape: Shape
     layout: Layout
-    definition: ConnectorDefinition
-    """Of its root's table."""
     inputs: Inputs
     by_table: Mapping[str, ConnectorDefinition]
-    """Of each table, which are several for a projection across sources."""
+    """Of each table, which are several for a projection across sources; but for those of foreign topics."""
+    foreign: Mapping[str, ForeignTopics] = field(default_factory=dict)
+    """Of each table that others produce."""
+    registries: Mapping[str, Registry] = field(default_factory=dict)
+    """By the topics that need one."""
     sinks: list[Sink] = field(default_factory=list)
+
+    @property
+    def definition(self) -> ConnectorDefinition:
+        """Of its root's table, which is not of a foreign topic."""
+        return self.by_table[self.layout.root.name]
+
+    def asked_of(self, table: str) -> ConnectorDefinition:
+        """By which connector a table's rows are read again; raises OperationError where others produce them."""
+        if (topics := self.foreign.get(table)) is not None:
+            raise OperationError(
+                f"{topics.topic(table)} is a topic of others ({topics.name}): its rows can't be asked for. What is missing"
+                " comes with the row's next change."
+            )
+        return self.by_table[table]
 
 
 def wire(settings: Settings, projection: Projection[Any]) -> Wired:
@@ -41,14 +59,20 @@ def wire(settings: Settings, projection: Projection[Any]) -> Wired:
         for found in taken(shape, settings.withheld(target.kind)):
             raise DefinitionError(f"{projection.id}: {found.column} is withheld from {target.kind}: see `cdc check`.")
     layout = layout_of(settings, projection)
-    by_table = definitions_of(settings, projection)
-    own = by_table[layout.root.name]
-    topics = {by_table[table].topic(table): table for table in layout.tables}
-    others = {of.topic(table): of.name for table, of in by_table.items() if of.name != own.name}
+    by_table, foreign = producers_of(settings, projection)
+    producers: dict[str, ConnectorDefinition | ForeignTopics] = {**by_table, **foreign}
+    own = producers[layout.root.name]
+    topics = {producers[table].topic(table): table for table in layout.tables}
+    others = {of.topic(table): of.name for table, of in producers.items() if of.name != own.name}
     others |= {of.transaction_topic: of.name for of in by_table.values() if of.name != own.name}
-    heard = frozenset(of.transaction_topic for of in by_table.values()) if others else frozenset()
-    inputs = Inputs(topics, None if others else own.transaction_topic, own.name, others, heard)
-    return Wired(projection, shape, layout, own, inputs, by_table)
+    several = bool(others or foreign)
+    heard = frozenset(of.transaction_topic for of in by_table.values()) if several else frozenset()
+    boundaries = None if several or isinstance(own, ForeignTopics) else own.transaction_topic
+    opened = {of.name: open_registry(settings, of) for of in foreign.values()}
+    read = {of.topic(table): of.foreign(table, opened[of.name]) for table, of in foreign.items()}
+    asked = {of.topic(table): registry for table, of in foreign.items() if (registry := opened[of.name]) is not None}
+    inputs = Inputs(topics, boundaries, own.name, others, heard, read)
+    return Wired(projection, shape, layout, inputs, by_table, foreign, asked)
 
 
 def open_sinks(settings: Settings, wired: Wired) -> None:
@@ -76,9 +100,31 @@ def definition_of(settings: Settings, projection: Projection[Any]) -> ConnectorD
     return next(iter(found.values()))
 
 
+def producers_of(
+    settings: Settings, projection: Projection[Any]
+) -> tuple[dict[str, ConnectorDefinition], dict[str, ForeignTopics]]:
+    """By table the connectors, and the producers of foreign topics: one of all of these, unless it may be several."""
+    wanted, known = set(shape_of(projection.shape).columns()), foreign_tables(settings)
+    foreign = {table: known[table] for table in sorted(wanted & known.keys())}
+    own = _captured(settings, projection, wanted - foreign.keys()) if len(foreign) < len(wanted) else {}
+    names = {of.name for of in own.values()} | {of.name for of in foreign.values()}
+    if foreign and len(names) > 1 and not projection.across_sources:
+        raise DefinitionError(
+            f"{projection.name} reads the tables of several producers, {' and '.join(sorted(names))}: that takes"
+            " across_sources=True, for their rows are of no common moment."
+        )
+    return own, foreign
+
+
 def definitions_of(settings: Settings, projection: Projection[Any]) -> dict[str, ConnectorDefinition]:
-    """The connector that captures each table of a projection: one, unless it may be several."""
-    wanted, definitions = set(shape_of(projection.shape).columns()), load_definitions(settings.connectors)
+    """The connector that captures each table of a projection; raises DefinitionError where others produce one of them."""
+    wanted = set(shape_of(projection.shape).columns())
+    refuse_foreign(settings, wanted, projection.name)
+    return _captured(settings, projection, wanted)
+
+
+def _captured(settings: Settings, projection: Projection[Any], wanted: set[str]) -> dict[str, ConnectorDefinition]:
+    definitions = load_definitions(settings.connectors)
     if (one := capturing(definitions, wanted)) is not None:
         return dict.fromkeys(wanted, one)
     if projection.across_sources:

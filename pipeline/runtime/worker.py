@@ -45,8 +45,9 @@ from pipeline.runtime.opening import Opening
 from pipeline.runtime.pacing import Backoff
 from pipeline.runtime.refresher import Refresher
 from pipeline.runtime.saver import Saver
+from pipeline.runtime.schemas import Schemas
 from pipeline.runtime.telemetry import StatusFile
-from pipeline.runtime.topics import credentials, ensure_topics
+from pipeline.runtime.topics import assure_topics, credentials, ensure_topics
 from pipeline.runtime.tracing import span
 from pipeline.settings import Settings
 
@@ -78,6 +79,7 @@ class Worker:
         self.totals = Progress()
         self.states = states(settings, passing)
         self.saver: Saver | None = None
+        self.schemas = Schemas(self.id, wired.registries, self.stopping, self._nap)
 
     # ---- life ---------------------------------------------------------------------------------------------
 
@@ -170,10 +172,12 @@ class Worker:
                 for own in {of.name: of for of in by_table.values()}.values():
                     topics = {own.topic(table): own.partitions for table, of in by_table.items() if of.name == own.name}
                     await ensure_topics(self.kafka, own, topics | {own.transaction_topic: 1})
+                await assure_topics(self.kafka, self.wired.inputs.foreign)
+                self.status.error = None
                 return
             except Transient as error:
                 log.warning("%s: %s", self.id, error)
-                self.status.error = str(error)
+                self._begins(str(error))
                 await self._nap(backoff.delay())
 
     async def _open_flushers(self) -> None:
@@ -195,7 +199,7 @@ class Worker:
         return Refresher(
             engine=lambda: self.engine,
             in_engine=self.in_engine,
-            definition=self.wired.by_table.__getitem__,
+            definition=self.wired.asked_of,
             settings=self.settings,
             may_ask=lambda: bool(self.membership.partitions) and self.engine.catching_up is None,
             applied=lambda: self._add(Progress()),
@@ -297,7 +301,7 @@ class Worker:
         """Faust's agent: every poll into the gate, what is whole into the mirror, and wake the flushers."""
         async for event in stream.noack().events():
             batch: Batch = event.value
-            if batch.stale():
+            if batch.stale() or not await self.schemas.known(batch):
                 continue
             with span("receive", partition=batch.partition, records=sum(len(run) for _, run in batch.runs)):
                 self._add(await self.in_engine(self._receive, batch))
@@ -347,7 +351,7 @@ class Worker:
         """Once a second: status, and what does not complete in time."""
         beats = 0
         while not self.stopping.is_set():
-            self.status.error = self.membership.complaint()
+            self.status.error = self.membership.complaint() or self.schemas.waits
             self.status.write(self, "running")
             await self._give_up_overdue()
             beats += 1
