@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from ssl import SSLContext
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from pipeline.addresses import ConnectAddress, KafkaAddress, Secret, tls_context
@@ -125,6 +126,17 @@ class SourceSettings(_Section):
     """A libpq URI of the source database, used by check, preview and verify; never printed."""
 
 
+def _plain(salt: SecretStr) -> SecretStr:
+    if not re.fullmatch(r"[A-Za-z0-9_-]{8,200}", salt.get_secret_value()):
+        raise ValueError("has to be 8 to 200 letters, digits, - or _")
+    return salt
+
+
+class MaskSettings(_Section):
+    salt: Annotated[Secret, AfterValidator(_plain)] | None = None
+    """Goes before every value that is hashed, by a connector or by `hashed()`: another salt gives other hashes."""
+
+
 SourceName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9]*$")]
 
 
@@ -208,6 +220,7 @@ class Settings(BaseSettings):
     source: SourceSettings = SourceSettings()
     sources: dict[SourceName, SourceSettings] = {}
     """Further source databases, `[sources.crm]`; a connector's definition says which it reads (`source = "crm"`)."""
+    mask: MaskSettings = MaskSettings()
     worker: WorkerSettings = WorkerSettings()
     state: StateSettings = StateSettings()
     web: WebSettings = WebSettings()
@@ -287,6 +300,12 @@ class Settings(BaseSettings):
                 f" named sources are {known}."
             )
         return own.dsn.get_secret_value()
+
+    def salt(self, what: str) -> SecretStr:
+        """What goes before hashed values; raises SettingsError where it is not set, and `what` needs it."""
+        if self.mask.salt is None:
+            raise SettingsError(f"{what} has hashed columns: set mask.salt in cdc.toml or CDC_MASK__SALT.")
+        return self.mask.salt
 
     def has_source(self, name: str = "") -> bool:
         """Whether a source has an address here; the local stack is that of `[source]`."""

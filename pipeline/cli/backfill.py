@@ -60,9 +60,8 @@ def captured_by(own: Settings, table: str) -> ConnectorDefinition:
 
 
 async def _check_connector(own: Settings, definition: ConnectorDefinition) -> None:
-    plan = await lifecycle.plan(
-        definition, connect_at=own.connect_address(), source_dsn=own.source_dsn(definition.source)
-    )
+    dsn = own.source_dsn(definition.source)
+    plan = await lifecycle.plan(definition, connect_at=own.connect_address(), source_dsn=dsn, salt=own.mask.salt)
     if any(change.key.startswith("notification.") for change in plan.changes):
         raise OperationError(
             f"Connector {definition.name} does not say how its snapshots go: cdc connector apply {definition.name}."

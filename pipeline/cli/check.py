@@ -31,6 +31,7 @@ def check(
 ) -> None:
     """Find every error in the projections at once, with file and line; exit code 3 where there are errors."""
     from connectors.sources.debezium import load_definitions
+    from connectors.sources.masks import masked
     from pipeline.cli.sinks import RULES
 
     own = load_settings()
@@ -41,14 +42,15 @@ def check(
     lock = Catalog.load(own.catalog) if live is None or own.catalog.exists() else None
     catalog = live or lock
     assert catalog is not None
-    connectors = [Captures(name, d.source, frozenset(d.tables)) for name, d in definitions.items()]
+    catalog = masked(catalog, definitions.values(), own.mask.salt)
+    connectors = [Captures(name, d.source, frozenset(d.tables), d.mask) for name, d in definitions.items()]
     report = checked(
         chosen,
         catalog,
         sinks=RULES,
         problems=found.problems,
         connectors=connectors,
-        lock=lock if live is not None else None,
+        lock=masked(lock, definitions.values(), own.mask.salt) if live is not None and lock is not None else None,
         source=live is not None,
         withheld={kind: own.withheld(kind) for kind in RULES},
     )

@@ -11,6 +11,7 @@ from rich.table import Table
 from connectors.sources import lifecycle
 from connectors.sources.debezium import ConnectorDefinition, load_definition, load_definitions
 from connectors.sources.grants import grants
+from connectors.sources.masks import unsalted
 from pipeline.cli.output import As, DryRun, Format, Yes, as_json, confirm, err, load_settings, out
 from pipeline.reports import connectors as reports
 from pipeline.reports.connectors import ConnectorLine
@@ -40,7 +41,7 @@ def show(name: Name) -> None:
     settings = load_settings()
     definition = _definition(settings, name)
     config = _config(settings, definition)
-    out().print_json(data={key: lifecycle.masked(key, value) for key, value in config.items()})
+    out().print_json(data={unsalted(key): lifecycle.masked(key, value) for key, value in config.items()})
 
 
 @app.command("grants")
@@ -70,12 +71,14 @@ def apply(
     settings = load_settings()
     definition = _definition(settings, name)
     password, kafka = _password(settings, definition), reports.kafka(settings)
-    url, dsn = settings.connect_address(), settings.source_dsn(definition.source)
+    url, dsn, salt = settings.connect_address(), settings.source_dsn(definition.source), settings.mask.salt
     if anew:
         if not _go(f"begin connector {name} anew, by a new slot and a new snapshot of all its tables", dry_run, yes):
             return
         asyncio.run(lifecycle.delete(name, connect_at=url, definition=definition, source_dsn=dsn, kafka=kafka))
-    plan = asyncio.run(lifecycle.plan(definition, connect_at=url, source_dsn=dsn, password=password, kafka=kafka))
+    plan = asyncio.run(
+        lifecycle.plan(definition, connect_at=url, source_dsn=dsn, password=password, kafka=kafka, salt=salt)
+    )
     if dry_run or (plan.outcome == "updated" and not yes):
         _print_plan(plan, output, asking=not dry_run)
     if dry_run:
@@ -83,7 +86,9 @@ def apply(
     if plan.outcome == "updated":
         confirm(f"Change connector {name}?", yes)
     with err().status(f"Applying connector {name} …"):
-        done = asyncio.run(lifecycle.apply(definition, connect_at=url, source_dsn=dsn, password=password, kafka=kafka))
+        done = asyncio.run(
+            lifecycle.apply(definition, connect_at=url, source_dsn=dsn, password=password, kafka=kafka, salt=salt)
+        )
     _print_applied(done, output)
 
 
@@ -159,7 +164,8 @@ def _definition(settings: Settings, name: str) -> ConnectorDefinition:
 
 def _config(settings: Settings, definition: ConnectorDefinition) -> dict[str, str]:
     kafka = str(reports.kafka(settings) or "")
-    return definition.config(settings.source_dsn(definition.source), _password(settings, definition), kafka)
+    dsn, password = settings.source_dsn(definition.source), _password(settings, definition)
+    return definition.config(dsn, password, kafka, settings.mask.salt)
 
 
 def _password(settings: Settings, definition: ConnectorDefinition) -> str | None:

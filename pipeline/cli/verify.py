@@ -16,6 +16,7 @@ import typer
 
 from connectors.sinks import open_sink
 from connectors.sources import kinds, logs
+from connectors.sources.catalogs import captured_catalog
 from connectors.sources.kinds import open_rows
 from pipeline.authoring.aggregate_shape import AggregateShape
 from pipeline.authoring.catalog import Catalog
@@ -170,13 +171,14 @@ async def verified(
     options = replace(options, log=await _source_log(own, options.connector))
     definition = definition_of(own, projection)
     dsn = definition.dsn_in(own)
-    catalog = await asyncio.to_thread(kinds.read_catalog, dsn, tables=sorted(shape.columns()))
+    catalog = await asyncio.to_thread(captured_catalog, own, definition, sorted(shape.columns()))
     unreadable = frozenset(
         f"{table.name}.{column.name}"
         for table in catalog.tables.values()
         for column in table.columns
         if not kinds.readable(dsn, column)
     )
+    salt = own.salt(projection.name) if "hash" in shape.masks else None
     rows = kinds.documents(dsn, shape.source, catalog, patience=options.patience)
     found: list[SinkVerified] = []
     with ExitStack() as stack:
@@ -185,12 +187,12 @@ async def verified(
         repairs: tuple[operation.Repair, ...]
         if isinstance(shape, AggregateShape):
             gone = stack.enter_context(gone_rows(own, projection))
-            expectation = GroupExpectation(shape, catalog, unreadable, gone)
+            expectation = GroupExpectation(shape, catalog, unreadable, gone, salt)
             reading = partial(bar.update, "reading the source", total=0)
             source = groups = GroupSource(rows, expectation, options.share.has, options.rate, reading)
             repairs = _group_repairs(own, projection, catalog, dsn, groups)
         else:
-            expectation, source = Expectation(shape, catalog, unreadable), rows
+            expectation, source = Expectation(shape, catalog, unreadable, salt), rows
             repairs = _repairs(own, projection, catalog, dsn)
         if definition.kind != "postgres":
             repairs = (_until_written(own, projection, repairs[0], options.patience),)  # rows are not read again there

@@ -7,7 +7,10 @@ import json
 from collections.abc import Sequence
 from typing import Any, Final
 
+import apsw
+
 from pipeline.authoring.documents import Constant
+from pipeline.authoring.masks import STARS, Mask
 from pipeline.authoring.shape import FieldShape, RelationShape, Shape
 from pipeline.engine.layout import Layout, Table
 from pipeline.engine.ordering import order_key
@@ -50,6 +53,28 @@ def assembly_sql(layout: Layout, *, checked: bool) -> str:
     )
 
 
+def masked(column: str, mask: Mask | None) -> str:
+    """The SQL expression of what is shown of a text; `know_masks` makes its function known."""
+    if mask is None:
+        return column
+    if mask.way == "hash":
+        return f"hashed({column})"
+    kept = f"{literal(STARS)} || substr({column}, -{mask.chars})" if mask.chars else literal(STARS)
+    return (
+        f"(CASE WHEN length({column}) > {mask.chars} THEN {kept} WHEN {column} IS NOT NULL THEN {literal(STARS)} END)"
+    )
+
+
+def know_masks(db: apsw.Connection, layout: Layout) -> None:
+    """Make the function by which fields are hashed known to a connection that assembles documents."""
+    mask = Mask("hash")
+
+    def hashed(*values: Any) -> Any:
+        return mask.of(values[0], layout.salt)
+
+    db.create_scalar_function("hashed", hashed, 1, deterministic=True)
+
+
 class _Compiler:
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
@@ -81,7 +106,7 @@ class _Compiler:
         if field.kind == "bool":
             return f"(CASE WHEN {column} IS NULL THEN 'null' WHEN {column} THEN 'true' ELSE 'false' END)"
         if field.kind == "text":
-            return f"json_quote({column})"
+            return f"json_quote({masked(column, field.mask)})"
         return f"coalesce('\"' || {column} || '\"', 'null')"
 
     def _relation(self, relation: RelationShape, above: str, depth: int) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.engine.assemble import assembly_sql, document_id, keys_sql, needs_check
+from pipeline.engine.assemble import assembly_sql, document_id, keys_sql, know_masks, needs_check
 from pipeline.engine.groups import GroupReader
 from pipeline.engine.layout import Layout
 from pipeline.engine.measures import group_id
@@ -52,6 +52,7 @@ class Reader:
         )
         self._groups = GroupReader(self.db, layout) if layout.aggregate is not None else None
         self._plain, self._checked = assembly_sql(layout, checked=False), assembly_sql(layout, checked=True)
+        know_masks(self.db, layout)
         self._always_check = needs_check(layout.shape)
         self._twin = Twin(layout.shape) if needs_python(layout.shape) else None
         same = " AND ".join(f"f.{k} = d.{k}" for k in self.keys)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from pipeline.authoring.catalog import Catalog, Table
 from pipeline.authoring.discovery import Problem
+from pipeline.authoring.masks import complaint as unmaskable
 from pipeline.authoring.projection import Projection
 from pipeline.authoring.shape import Shape, shape_of
 from pipeline.authoring.withheld import taken
@@ -30,6 +31,8 @@ class Captures:
     connector: str
     source: str
     tables: frozenset[str]
+    mask: Mapping[str, str] = field(default_factory=dict)
+    """How it masks columns, by their names."""
 
 
 class CheckReport(BaseModel):
@@ -67,7 +70,8 @@ def check(
     `withheld`: by kind of sink the columns that must not go there.
     """
     withheld = withheld or {}
-    findings = [_from_problem(problem) for problem in (*problems, *_rules(withheld, catalog))]
+    masks = _masks(connectors or (), catalog)
+    findings = [_from_problem(problem) for problem in (*problems, *_rules(withheld, catalog), *masks)]
     for projection in projections:
         checked = Checked(projection, catalog)
         shape = shape_of(projection.shape)
@@ -160,6 +164,14 @@ def _rules(withheld: Mapping[str, Sequence[str]], catalog: Catalog) -> Iterator[
                     catalog.tables[table].column(column)
             except UnknownColumn as error:
                 yield Problem("UnknownColumn", str(error), "cdc.toml", 1, f"{kind}.withheld")
+
+
+def _masks(connectors: Sequence[Captures], catalog: Catalog) -> Iterator[Problem]:
+    """A column that its connector can't mask."""
+    for connector in connectors:
+        for name, way in connector.mask.items():
+            if (wrong := unmaskable(catalog, name, way)) is not None:
+                yield Problem("BadMask", f"{wrong}.", "connectors", 1, f"{connector.connector}.mask")
 
 
 def _clashes(projections: Sequence[Projection[Any]], sinks: Mapping[str, SinkRules]) -> Iterator[Finding]:

@@ -35,11 +35,14 @@ class Wired:
 
 
 def wire(settings: Settings, projection: Projection[Any]) -> Wired:
-    """Find the connector that captures all its tables; raises DefinitionError where none does, or a target may not have a column."""
+    """Find the connector that captures all its tables; raises DefinitionError where none does, or a target may not have a column,
+    SettingsError where the salt of hashed fields is missing."""
     shape = shape_of(projection.shape)
     for target in projection.to:
         for found in taken(shape, settings.withheld(target.kind)):
             raise DefinitionError(f"{projection.id}: {found.column} is withheld from {target.kind}: see `cdc check`.")
+    if "hash" in shape.masks:
+        settings.salt(projection.id)
     layout = layout_of(settings, projection)
     by_table = definitions_of(settings, projection)
     own = by_table[layout.root.name]
