@@ -56,6 +56,8 @@ class _Tls(_Section):
 
 
 ColumnName = Annotated[str, Field(pattern=r"^[^.\s]+\.[^.\s]+\.[^.\s]+$")]
+SinkName = Annotated[str, Field(pattern=r"^[a-z]+(:\S+)?$")]
+RowValues = Annotated[tuple[bool | int | str, ...], Field(min_length=1)]
 Withheld = tuple[ColumnName, ...]
 """Columns of the source that never go there, `shop.customers.email`; `shop.cards.*` are all of a table."""
 
@@ -129,7 +131,7 @@ class SourceSettings(_Section):
 def _plain(salt: SecretStr) -> SecretStr:
     if not re.fullmatch(r"[A-Za-z0-9_-]{8,200}", salt.get_secret_value()):
         raise ValueError("has to be 8 to 200 letters, digits, - or _")
-    return salt
+    return SecretStr(salt.get_secret_value())  # the same for as long as the process lives, whatever its file says then
 
 
 class MaskSettings(_Section):
@@ -220,6 +222,8 @@ class Settings(BaseSettings):
     source: SourceSettings = SourceSettings()
     sources: dict[SourceName, SourceSettings] = {}
     """Further source databases, `[sources.crm]`; a connector's definition says which it reads (`source = "crm"`)."""
+    withheld_rows: dict[SinkName, dict[ColumnName, RowValues]] = {}
+    """Rows that never go to sinks of a kind (`redis`) or to one target (`elasticsearch:orders`), by the values of a column."""
     mask: MaskSettings = MaskSettings()
     worker: WorkerSettings = WorkerSettings()
     state: StateSettings = StateSettings()
@@ -230,6 +234,14 @@ class Settings(BaseSettings):
     def withheld(self, kind: str) -> tuple[str, ...]:
         """The columns that never go to sinks of this kind."""
         return tuple(getattr(getattr(self, kind, None), "withheld", ()))
+
+    def rows_withheld(self, kind: str, name: str) -> dict[str, tuple[bool | int | str, ...]]:
+        """By column the values of the rows that never go to this target."""
+        found: dict[str, tuple[bool | int | str, ...]] = {}
+        for rules in (self.withheld_rows.get(kind, {}), self.withheld_rows.get(f"{kind}:{name}", {})):
+            for column, values in rules.items():
+                found[column] = tuple(dict.fromkeys((*found.get(column, ()), *values)))
+        return found
 
     @model_validator(mode="after")
     def _no_request_outlives_the_session(self) -> Self:

@@ -53,6 +53,8 @@ def check(
         lock=masked(lock, definitions.values(), own.mask.salt) if live is not None and lock is not None else None,
         source=live is not None,
         withheld={kind: own.withheld(kind) for kind in RULES},
+        withheld_rows=own.withheld_rows,
+        targets={f"{target.kind}:{target.name}" for each in found.projections.values() for target in each.to},
     )
     if as_json(output):
         print_json(report)

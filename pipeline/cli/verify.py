@@ -196,11 +196,13 @@ async def verified(
             repairs = _repairs(own, projection, catalog, dsn)
         if definition.kind != "postgres":
             repairs = (_until_written(own, projection, repairs[0], options.patience),)  # rows are not read again there
-        for sink in _sinks(own, projection):
+        for target, sink in zip(projection.to, _sinks(own, projection), strict=True):
+            rules = own.rows_withheld(target.kind, target.name)
+            wanted = expectation.for_sink(rules) if isinstance(expectation, Expectation) else expectation
             try:
                 with_repair = repairs if repair else ()
                 found.append(
-                    await operation.verify(source, expectation, sink, options, repairs=with_repair, progress=bar.update)
+                    await operation.verify(source, wanted, sink, options, repairs=with_repair, progress=bar.update)
                 )
             finally:
                 await sink.close()

@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from pydantic import BaseModel, ConfigDict, SecretStr
 
 from pipeline.authoring.catalog import Catalog, Column
 from pipeline.authoring.column_types import kinds_of
 from pipeline.authoring.shape import FieldShape, Kind, RelationShape, Shape
+from pipeline.engine.withholding import Rules, withheld
 from pipeline.errors import OperationError
 from pipeline.operations.canonical import canonical, parsed
 
@@ -68,6 +70,7 @@ class Expectation:
         salt: SecretStr | None = None,
     ) -> None:
         self.shape, self._salt, self._masked = shape, salt or SecretStr(""), bool(shape.masks)
+        self._rules: Rules = {}
         self.not_compared: list[str] = []
         self._unreadable = unreadable
         self._level = self._compiled(shape, catalog, "")
@@ -77,12 +80,20 @@ class Expectation:
                 " has a type that verify can't read as events have it."
             )
 
+    def for_sink(self, rules: Rules) -> Self:
+        """What is expected in a sink that must not have such rows."""
+        own = copy(self)
+        own._rules = rules
+        return own
+
     @property
     def width(self) -> int:
         return len(self.shape.key)
 
     def document(self, raw: Mapping[str, Any]) -> dict[str, Any] | None:
         """The document in canonical values, None where there is to be none; raises Unbuildable."""
+        if self._rules and withheld(self.shape, raw, self._rules):
+            return None
         raw = self.masked(raw)
         if not self.shape.python:
             return self._from_rows(self._level, raw)

@@ -13,6 +13,7 @@ from pipeline.authoring.shape import Shape, shape_of
 from pipeline.authoring.withheld import taken
 from pipeline.engine.engine import Inputs
 from pipeline.engine.layout import Layout
+from pipeline.engine.withholding import Rules, unkept
 from pipeline.errors import DefinitionError
 from pipeline.operations.layouts import layout_of
 from pipeline.ports import Sink
@@ -31,6 +32,8 @@ class Wired:
     inputs: Inputs
     by_table: Mapping[str, ConnectorDefinition]
     """Of each table, which are several for a projection across sources."""
+    rules: list[Rules]
+    """Of each target, which rows must not go there."""
     sinks: list[Sink] = field(default_factory=list)
 
 
@@ -45,13 +48,19 @@ def wire(settings: Settings, projection: Projection[Any]) -> Wired:
         settings.salt(projection.id)
     layout = layout_of(settings, projection)
     by_table = definitions_of(settings, projection)
+    rules: list[Rules] = [settings.rows_withheld(target.kind, target.name) for target in projection.to]
+    for each in rules:
+        for why, _ in unkept(layout, each):
+            raise DefinitionError(f"{projection.id}: {why}.")
+        if masked := [name for of in by_table.values() for name in of.mask if name in each]:
+            raise DefinitionError(f"{projection.id}: rows are withheld by {masked[0]}, which its connector masks.")
     own = by_table[layout.root.name]
     topics = {by_table[table].topic(table): table for table in layout.tables}
     others = {of.topic(table): of.name for table, of in by_table.items() if of.name != own.name}
     others |= {of.transaction_topic: of.name for of in by_table.values() if of.name != own.name}
     heard = frozenset(of.transaction_topic for of in by_table.values()) if others else frozenset()
     inputs = Inputs(topics, None if others else own.transaction_topic, own.name, others, heard)
-    return Wired(projection, shape, layout, own, inputs, by_table)
+    return Wired(projection, shape, layout, own, inputs, by_table, rules)
 
 
 def open_sinks(settings: Settings, wired: Wired) -> None:
