@@ -184,7 +184,7 @@ async def _redis(settings: Settings) -> list[Finding]:
         from connectors.sinks.redis_client import Client, connect
     except ImportError:
         return []  # who has a projection there is told by `cdc apply`
-    url = settings.redis_url()
+    url = settings.redis_url
     client = Client(connect(settings.redis.model_copy(update={"request_timeout": 5.0}), url), "redis", url)
     kept = ""
     try:
