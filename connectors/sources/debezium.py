@@ -190,6 +190,8 @@ class ConnectorDefinition(_Section):
                 raise ValueError(f"{key} must stay {own[key]!r}, for {why}: leave it out")
         if own_masks := [key for key in extra if key.startswith(("column.mask.", "column.truncate."))]:
             raise ValueError(f"{own_masks[0].split('.with.')[0]}: only what [mask] says is known to verify and preview")
+        if info.data.get("mask") and "message.key.columns" in extra:
+            raise ValueError("message.key.columns: keys are not masked, so they can't be chosen beside [mask]")
         if "topic.prefix" in extra:
             raise ValueError("topic.prefix would part the events from their readers: set topic_prefix instead")
         for key, value in extra.items():

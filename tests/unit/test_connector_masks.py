@@ -70,6 +70,13 @@ def test_masks_that_verify_would_not_know_of_are_refused(key: str) -> None:
     assert "oops" not in str(raised.value).partition("[type=")[0]
 
 
+def test_keys_of_ones_own_are_refused_beside_masks() -> None:
+    given = {"name": "shop", "tables": ["a.b"], "extra": {"message.key.columns": "a.b:email"}}
+    assert ConnectorDefinition.model_validate(given)
+    with pytest.raises(ValidationError, match="keys are not masked"):
+        ConnectorDefinition.model_validate({**given, "mask": {"a.b.email": "hash"}})
+
+
 class Order(Document, source="shop.orders"):
     id: int
 
