@@ -222,6 +222,10 @@ class Settings(BaseSettings):
     source: SourceSettings = SourceSettings()
     sources: dict[SourceName, SourceSettings] = {}
     """Further source databases, `[sources.crm]`; a connector's definition says which it reads (`source = "crm"`)."""
+    kafkas: dict[SourceName, KafkaSettings] = {}
+    """Further Kafka clusters, `[kafkas.west]`; a connector's definition says to which it writes (`kafka = "west"`)."""
+    connects: dict[SourceName, ConnectSettings] = {}
+    """The Connect of each of these, `[connects.west]`."""
     withheld_rows: dict[SinkName, dict[ColumnName, RowValues]] = {}
     """Rows that never go to sinks of a kind (`redis`) or to one target (`elasticsearch:orders`), by the values of a column."""
     mask: MaskSettings = MaskSettings()
@@ -275,15 +279,28 @@ class Settings(BaseSettings):
                 f"{path} is no endpoints file: {error.error_count()} errors; run `cdc stack up`"
             ) from None
 
-    def kafka_address(self) -> KafkaAddress:
-        own, bootstrap = self.kafka, self.kafka.bootstrap or self._local("kafka", "kafka.bootstrap")
-        tls = own.context("kafka") if own.tls or own.ca or own.certificate else None
+    def kafka_address(self, name: str = "") -> KafkaAddress:
+        """A Kafka cluster's, that of `[kafka]` where no name is given, which is that of documents in topics too."""
+        own = self.kafkas.get(name, KafkaSettings()) if name else self.kafka
+        bootstrap = own.bootstrap or self._further(name, "kafka", "kafka.bootstrap")
+        tls = own.context(f"kafkas.{name}" if name else "kafka") if own.tls or own.ca or own.certificate else None
         return KafkaAddress(bootstrap, tls, own.username, own.password, own.mechanism)
 
-    def connect_address(self) -> ConnectAddress:
-        own, url = self.connect, self.connect.url or self._local("connect", "connect.url")
-        tls = own.context("connect") if url.startswith("https:") else None
+    def connect_address(self, name: str = "") -> ConnectAddress:
+        """The Connect that writes to the Kafka cluster of that name."""
+        own = self.connects.get(name, ConnectSettings()) if name else self.connect
+        url = own.url or self._further(name, "connect", "connect.url")
+        tls = own.context(f"connects.{name}" if name else "connect") if url.startswith("https:") else None
         return ConnectAddress(url, tls, own.username, own.password)
+
+    def _further(self, name: str, service: str, key: str) -> str:
+        """The local stack has the first cluster only."""
+        if not name:
+            return self._local(service, key)
+        kind, _, what = key.partition(".")
+        raise SettingsError(
+            f"No address of {service} {name}: set {kind}s.{name}.{what} in cdc.toml or CDC_{kind.upper()}S__{name.upper()}__{what.upper()}."
+        )
 
     def elasticsearch_url(self) -> str:
         return self.elasticsearch.url or self._local("elasticsearch", "elasticsearch.url")

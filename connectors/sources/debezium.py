@@ -123,6 +123,8 @@ class ConnectorDefinition(_Section):
     """`schema.table`; their changes are captured."""
     source: str = Field(default="", pattern=r"^([a-z][a-z0-9]*)?$")
     """The source of the settings that it reads, of `[sources.…]`; `[source]` unless given."""
+    kafka: str = Field(default="", pattern=r"^([a-z][a-z0-9]*)?$")
+    """The Kafka cluster that it writes to, of `[kafkas.…]`, by the Connect of that name; `[kafka]` unless given."""
     database: Database = Database()
     topic_prefix: str = Field(default="", pattern=r"^[A-Za-z0-9_.-]*$")
     """Topics are `<prefix>.<schema>.<table>`; the connector's name unless given."""

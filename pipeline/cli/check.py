@@ -43,7 +43,7 @@ def check(
     catalog = live or lock
     assert catalog is not None
     catalog = masked(catalog, definitions.values(), own.mask.salt)
-    connectors = [Captures(name, d.source, frozenset(d.tables), d.mask) for name, d in definitions.items()]
+    connectors = [Captures(name, d.source, frozenset(d.tables), d.mask, d.kafka) for name, d in definitions.items()]
     report = checked(
         chosen,
         catalog,

@@ -117,7 +117,7 @@ def _hands(own: Settings, code: Projection[Any]) -> Iterator[Hands]:
             sinks=partial(_sinks, own),
             verify=lambda new: verified(own, new, options, bar),
             position=partial(asyncio.to_thread, kinds.position, dsn),
-            missing_log=lambda: missing_log(own.kafka_address(), topics),
+            missing_log=lambda: missing_log(own.kafka_address(wired.definition.kafka), topics),
             reading=lambda new: _reading(own, wired.definition, topics, bar),
             say=lambda text: err().print(text),
             progress=bar.update,
@@ -126,7 +126,7 @@ def _hands(own: Settings, code: Projection[Any]) -> Iterator[Hands]:
 
 
 def _reading(own: Settings, definition: ConnectorDefinition, topics: list[str], bar: Bar) -> Reading:
-    kafka = own.kafka_address()
+    kafka = own.kafka_address(definition.kafka)
 
     async def read(table: str) -> None:
         await read_again(

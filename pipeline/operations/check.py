@@ -35,6 +35,8 @@ class Captures:
     tables: frozenset[str]
     mask: Mapping[str, str] = field(default_factory=dict)
     """How it masks columns, by their names."""
+    kafka: str = ""
+    """The Kafka cluster that it writes to."""
 
 
 class CheckReport(BaseModel):
@@ -285,6 +287,14 @@ def _captured(checked: Checked, shape: Shape, connectors: Sequence[Captures]) ->
                 level,
             )
     captured = {table: found for table, found in by.items() if found}
+    if captured and not set.intersection(*({c.kafka for c in found} for found in captured.values())):
+        places = ", ".join(f"{table} by {_listed(c.connector for c in found)}" for table, found in captured.items())
+        checked.add(
+            "SeveralKafkas",
+            f"Its tables are in the topics of several Kafka clusters, {places}, and a worker reads one; give their"
+            " connectors the same `kafka`.",
+        )
+        return
     if checked.projection.across_sources:
         checked.add(
             "AcrossSources",

@@ -96,6 +96,8 @@ def definitions_of(settings: Settings, projection: Projection[Any]) -> dict[str,
     if projection.across_sources:
         each = {table: capturing(definitions, {table}) for table in sorted(wanted)}
         found = {table: of for table, of in each.items() if of is not None}
+        if len({of.kafka for of in found.values()}) > 1:
+            raise DefinitionError(f"{projection.name} reads the topics of several Kafka clusters: see `cdc check`.")
         if len(found) == len(wanted):
             return found
     best = max(definitions.values(), key=lambda d: len(wanted & set(d.tables)), default=None)
