@@ -26,6 +26,11 @@ def of_table(rules: Rules, table: str) -> dict[str, Sequence[Constant]]:
     return {column: [_bare(value) for value in values] for column, values in named.items()}
 
 
+def concerning(layout: Layout, rules: Rules) -> Rules:
+    """Those of the rules that are on tables which these documents are made of."""
+    return {name: values for name, values in rules.items() if name.rpartition(".")[0] in layout.tables}
+
+
 def _bare(value: Any) -> Any:
     return value.rstrip(" ") if isinstance(value, str) else value
 
@@ -72,11 +77,14 @@ def withheld(shape: Shape, raw: Mapping[str, Any], rules: Rules) -> bool:
 
 
 def apply_rules(mirror: Mirror, sink: int, rules: Rules) -> None:
-    """What holds for a sink from now on. Where it is another rule than before, every document is written there again."""
+    """What holds for a sink from now on. Where it is another rule than before, every document is written there again.
+
+    Not for groups: their worker does not start where a rule concerns them.
+    """
     name = f"withheld/{sink}"
     said = json.dumps({column: list(rules[column]) for column in sorted(rules)}) if rules else None
     if mirror.get(name) == said:
-        return  # a projection of groups has none
+        return
     keys, root = ", ".join(mirror.layout.written_key), mirror.layout.root
     with mirror.checkpoint() as seq:
         mirror.db.execute(

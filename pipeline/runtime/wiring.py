@@ -13,7 +13,7 @@ from pipeline.authoring.shape import Shape, shape_of
 from pipeline.authoring.withheld import taken
 from pipeline.engine.engine import Inputs
 from pipeline.engine.layout import Layout
-from pipeline.engine.withholding import Rules, unkept
+from pipeline.engine.withholding import Rules, concerning, unkept
 from pipeline.errors import DefinitionError
 from pipeline.operations.layouts import layout_of
 from pipeline.ports import Sink
@@ -48,7 +48,7 @@ def wire(settings: Settings, projection: Projection[Any]) -> Wired:
         settings.salt(projection.id)
     layout = layout_of(settings, projection)
     by_table = definitions_of(settings, projection)
-    rules: list[Rules] = [settings.rows_withheld(target.kind, target.name) for target in projection.to]
+    rules = [concerning(layout, settings.rows_withheld(target.kind, target.name)) for target in projection.to]
     for each in rules:
         for why, _ in unkept(layout, each):
             raise DefinitionError(f"{projection.id}: {why}.")

@@ -16,7 +16,7 @@ from pipeline.cli.sinks import RULES
 from pipeline.engine.engine import Engine, Inputs
 from pipeline.engine.layout import lay_out
 from pipeline.engine.mirror import Mirror
-from pipeline.engine.withholding import Rules, apply_rules, unkept, withheld
+from pipeline.engine.withholding import Rules, apply_rules, concerning, unkept, withheld
 from pipeline.engine.withholding import count as counted
 from pipeline.operations.check import check
 from pipeline.ports import APPLIED, Throttled
@@ -185,6 +185,13 @@ def test_a_rule_that_could_not_be_kept_is_named() -> None:
     assert "which it never is" in said(Order, {"shop.customers.region": (1,)})
     assert "which it never is" in said(Order, {"shop.orders.level": ("1",)})
     assert "groups have rows of all kinds" in said(Regions, EU)
+
+
+def test_rules_about_other_tables_are_of_no_concern() -> None:
+    others: Rules = {"shop.payments.state": ("x",), "crm.customers.region": ("eu",)}
+    for document in (Order, Regions):
+        assert concerning(lay_out(shape_of(document)), others) == {}
+        assert concerning(lay_out(shape_of(document)), {**others, **EU}) == EU
 
 
 def test_check_names_rules_that_keep_nothing_back() -> None:
