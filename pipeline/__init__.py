@@ -15,7 +15,19 @@ if TYPE_CHECKING:
         minimum,
         total,
     )
-    from pipeline.authoring.documents import Document, Text, column, constant, derived, hidden, left_out, many, one
+    from pipeline.authoring.documents import (
+        Document,
+        Text,
+        column,
+        constant,
+        derived,
+        hashed,
+        hidden,
+        left_out,
+        many,
+        masked,
+        one,
+    )
     from pipeline.authoring.event_documents import EventDocument, on
     from pipeline.authoring.projection import Projection, elasticsearch, kafka, postgres, projection, redis
 
@@ -34,11 +46,13 @@ __all__ = [
     "derived",
     "elasticsearch",
     "group",
+    "hashed",
     "hidden",
     "kafka",
     "latest",
     "left_out",
     "many",
+    "masked",
     "maximum",
     "minimum",
     "on",

@@ -5,17 +5,21 @@ from __future__ import annotations
 import shlex
 import ssl
 import subprocess
+import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote, unquote, urlsplit
 
-from pydantic import BeforeValidator, SecretStr
+from pydantic import SecretStr, ValidatorFunctionWrapHandler, WrapValidator
 
 from pipeline.errors import SettingsError
 
 PATIENCE = 30.0
 """Seconds that a command which tells a secret may take."""
+FRESH = 5.0
+"""Seconds after which a file or a command is asked again."""
 
 
 def _read(given: object) -> object:
@@ -48,8 +52,31 @@ def _said_by(command: str | list[str]) -> str:
     return done.stdout.strip()
 
 
-Secret = Annotated[SecretStr, BeforeValidator(_read)]
-"""A secret, or where it is: `{file = "path"}`, `{command = "program arguments"}`; read once, at the start."""
+class Told(SecretStr):
+    """A secret that a file or a command tells: asked again by whoever needs it once the answer is older than FRESH.
+
+    Where nothing is told then, the last answer holds.
+    """
+
+    def __init__(self, secret: str, source: dict[str, Any]) -> None:
+        super().__init__(secret)
+        self._source, self._at = source, time.monotonic()
+
+    def get_secret_value(self) -> str:
+        if time.monotonic() - self._at > FRESH:
+            self._at = time.monotonic()
+            with suppress(ValueError):
+                self._secret_value = str(_read(self._source)) or self._secret_value
+        return self._secret_value
+
+
+def _told(given: object, handler: ValidatorFunctionWrapHandler) -> SecretStr:
+    found: SecretStr = handler(_read(given))
+    return Told(found.get_secret_value(), given) if isinstance(given, dict) else found
+
+
+Secret = Annotated[SecretStr, WrapValidator(_told)]
+"""A secret, or where it is: `{file = "path"}`, `{command = "program arguments"}`."""
 
 
 def tls_context(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from ssl import SSLContext
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from pipeline.addresses import ConnectAddress, KafkaAddress, Secret, tls_context
@@ -55,6 +56,8 @@ class _Tls(_Section):
 
 
 ColumnName = Annotated[str, Field(pattern=r"^[^.\s]+\.[^.\s]+\.[^.\s]+$")]
+SinkName = Annotated[str, Field(pattern=r"^[a-z]+(:\S+)?$")]
+RowValues = Annotated[tuple[bool | int | str, ...], Field(min_length=1)]
 Withheld = tuple[ColumnName, ...]
 """Columns of the source that never go there, `shop.customers.email`; `shop.cards.*` are all of a table."""
 
@@ -130,6 +133,17 @@ class RegistrySettings(_Tls):
     """A schema registry's Confluent-compatible API: `http://registry:8081`, of Apicurio `…/apis/ccompat/v7`."""
     username: str | None = None
     password: Secret | None = None
+
+
+def _plain(salt: SecretStr) -> SecretStr:
+    if not re.fullmatch(r"[A-Za-z0-9_-]{8,200}", salt.get_secret_value()):
+        raise ValueError("has to be 8 to 200 letters, digits, - or _")
+    return SecretStr(salt.get_secret_value())  # the same for as long as the process lives, whatever its file says then
+
+
+class MaskSettings(_Section):
+    salt: Annotated[Secret, AfterValidator(_plain)] | None = None
+    """Goes before every value that is hashed, by a connector or by `hashed()`: another salt gives other hashes."""
 
 
 SourceName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9]*$")]
@@ -219,6 +233,13 @@ class Settings(BaseSettings):
     """Further source databases, `[sources.crm]`; a connector's definition says which it reads (`source = "crm"`)."""
     registries: dict[SourceName, RegistrySettings] = {}
     """Schema registries, `[registries.billing]`; a definition of foreign topics says which is theirs."""
+    kafkas: dict[SourceName, KafkaSettings] = {}
+    """Further Kafka clusters, `[kafkas.west]`; a connector's definition says to which it writes (`kafka = "west"`)."""
+    connects: dict[SourceName, ConnectSettings] = {}
+    """The Connect of each of these, `[connects.west]`."""
+    withheld_rows: dict[SinkName, dict[ColumnName, RowValues]] = {}
+    """Rows that never go to sinks of a kind (`redis`) or to one target (`elasticsearch:orders`), by the values of a column."""
+    mask: MaskSettings = MaskSettings()
     worker: WorkerSettings = WorkerSettings()
     state: StateSettings = StateSettings()
     web: WebSettings = WebSettings()
@@ -228,6 +249,14 @@ class Settings(BaseSettings):
     def withheld(self, kind: str) -> tuple[str, ...]:
         """The columns that never go to sinks of this kind."""
         return tuple(getattr(getattr(self, kind, None), "withheld", ()))
+
+    def rows_withheld(self, kind: str, name: str) -> dict[str, tuple[bool | int | str, ...]]:
+        """By column the values of the rows that never go to this target."""
+        found: dict[str, tuple[bool | int | str, ...]] = {}
+        for rules in (self.withheld_rows.get(kind, {}), self.withheld_rows.get(f"{kind}:{name}", {})):
+            for column, values in rules.items():
+                found[column] = tuple(dict.fromkeys((*found.get(column, ()), *values)))
+        return found
 
     @model_validator(mode="after")
     def _no_request_outlives_the_session(self) -> Self:
@@ -261,14 +290,18 @@ class Settings(BaseSettings):
                 f"{path} is no endpoints file: {error.error_count()} errors; run `cdc stack up`"
             ) from None
 
-    def kafka_address(self) -> KafkaAddress:
-        own, bootstrap = self.kafka, self.kafka.bootstrap or self._local("kafka", "kafka.bootstrap")
-        tls = own.context("kafka") if own.tls or own.ca or own.certificate else None
+    def kafka_address(self, name: str = "") -> KafkaAddress:
+        """A Kafka cluster's, that of `[kafka]` where no name is given, which is that of documents in topics too."""
+        own = self.kafkas.get(name, KafkaSettings()) if name else self.kafka
+        bootstrap = own.bootstrap or self._further(name, "kafka", "kafka.bootstrap")
+        tls = own.context(f"kafkas.{name}" if name else "kafka") if own.tls or own.ca or own.certificate else None
         return KafkaAddress(bootstrap, tls, own.username, own.password, own.mechanism)
 
-    def connect_address(self) -> ConnectAddress:
-        own, url = self.connect, self.connect.url or self._local("connect", "connect.url")
-        tls = own.context("connect") if url.startswith("https:") else None
+    def connect_address(self, name: str = "") -> ConnectAddress:
+        """The Connect that writes to the Kafka cluster of that name."""
+        own = self.connects.get(name, ConnectSettings()) if name else self.connect
+        url = own.url or self._further(name, "connect", "connect.url")
+        tls = own.context(f"connects.{name}" if name else "connect") if url.startswith("https:") else None
         return ConnectAddress(url, tls, own.username, own.password)
 
     def registry_address(self, name: str) -> ConnectAddress:
@@ -280,6 +313,15 @@ class Settings(BaseSettings):
             )
         tls = own.context(f"registries.{name}") if own.url.startswith("https:") else None
         return ConnectAddress(own.url, tls, own.username, own.password)
+
+    def _further(self, name: str, service: str, key: str) -> str:
+        """The local stack has the first cluster only."""
+        if not name:
+            return self._local(service, key)
+        kind, _, what = key.partition(".")
+        raise SettingsError(
+            f"No address of {service} {name}: set {kind}s.{name}.{what} in cdc.toml or CDC_{kind.upper()}S__{name.upper()}__{what.upper()}."
+        )
 
     def elasticsearch_url(self) -> str:
         return self.elasticsearch.url or self._local("elasticsearch", "elasticsearch.url")
@@ -308,6 +350,12 @@ class Settings(BaseSettings):
                 f" named sources are {known}."
             )
         return own.dsn.get_secret_value()
+
+    def salt(self, what: str) -> SecretStr:
+        """What goes before hashed values; raises SettingsError where it is not set, and `what` needs it."""
+        if self.mask.salt is None:
+            raise SettingsError(f"{what} has hashed columns: set mask.salt in cdc.toml or CDC_MASK__SALT.")
+        return self.mask.salt
 
     def has_source(self, name: str = "") -> bool:
         """Whether a source has an address here; the local stack is that of `[source]`."""

@@ -49,7 +49,7 @@ def _postgres(target: Target, projection: Projection[Any], shape: Shape, setting
 
     own = settings.postgres
     return PostgresSink(
-        dsn=settings.postgres_dsn(),
+        dsn=settings.postgres_dsn,
         target=target.name,
         projection=projection.id,
         shape=shape,
@@ -65,7 +65,7 @@ def _redis(target: Target, projection: Projection[Any], shape: Shape, settings: 
     except ImportError:
         raise SettingsError("Documents in Redis need an extra: pip install 'cdc-pipeline[redis]'.") from None
     return RedisSink(
-        url=settings.redis_url(),
+        url=settings.redis_url,
         target=target.name,
         projection=projection.id,
         shape=shape,
@@ -126,7 +126,7 @@ def _read_postgres(target: Target, shape: Shape, settings: Settings) -> Reader:
     from connectors.sinks.postgres_reader import PostgresReader
 
     return PostgresReader(
-        dsn=settings.postgres_dsn(),
+        dsn=settings.postgres_dsn,
         target=target,
         shape=shape,
         request_timeout=settings.postgres.request_timeout,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
+from base64 import b64encode
 from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import msgspec
 from elastic_transport import (
@@ -76,6 +78,9 @@ class _Bytes(_Json):
 class _Node(AiohttpHttpNode):
     """A connection that neither logs bodies nor holds up the event loop with large ones."""
 
+    settings: ClassVar[ElasticsearchSettings]
+    """Who each request is from: the secret may be another one each time."""
+
     async def perform_request(  # type: ignore[override]
         self,
         method: str,
@@ -86,6 +91,9 @@ class _Node(AiohttpHttpNode):
     ) -> Any:
         # aiohttp sends a stream in pieces and warns of large bytes.
         stream = cast(bytes, io.BytesIO(body)) if body and len(body) >= 1 << 20 else body
+        if self.settings.api_key or self.settings.username:
+            headers = HttpHeaders(headers or ())
+            headers["authorization"] = await asyncio.to_thread(_authorization, self.settings)
         return await super().perform_request(method, target, stream, headers, request_timeout)
 
     def _log_request(self, *args: Any, **kwargs: Any) -> None:
@@ -98,18 +106,11 @@ def connect(settings: ElasticsearchSettings, url: str, *, shallow: bool = False)
 
     `shallow`: answers are of `msgspec.Raw`.
     """
-    auth: dict[str, Any] = {}
-    if settings.api_key is not None:
-        auth["api_key"] = settings.api_key.get_secret_value()
-    elif settings.username is not None:
-        password = settings.password.get_secret_value() if settings.password is not None else ""
-        auth["basic_auth"] = (settings.username, password)
-    if url.startswith("https:"):
-        auth["ssl_context"] = settings.context("elasticsearch")
+    tls = {"ssl_context": settings.context("elasticsearch")} if url.startswith("https:") else {}
     codec, ready = _Shallow() if shallow else _Json(), _Bytes()
     return AsyncElasticsearch(
         url,
-        node_class=_Node,
+        node_class=type("_Node", (_Node,), {"settings": settings}),
         max_retries=0,
         retry_on_timeout=False,
         sniff_on_start=False,
@@ -122,8 +123,16 @@ def connect(settings: ElasticsearchSettings, url: str, *, shallow: bool = False)
             "application/x-ndjson": ready,
             "application/vnd.elasticsearch+x-ndjson": ready,
         },
-        **auth,
+        **tls,  # type: ignore[arg-type]
     )
+
+
+def _authorization(settings: ElasticsearchSettings) -> str:
+    """The header's value, with the secret as it is now."""
+    if settings.api_key is not None:
+        return f"ApiKey {settings.api_key.get_secret_value()}"
+    password = settings.password.get_secret_value() if settings.password is not None else ""
+    return f"Basic {b64encode(f'{settings.username}:{password}'.encode()).decode()}"
 
 
 async def call(

@@ -38,7 +38,7 @@ class PostgresSink:
     def __init__(
         self,
         *,
-        dsn: str,
+        dsn: Callable[[], str],
         target: str,
         projection: str,
         shape: Shape,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
@@ -27,16 +27,14 @@ CONNECT_SECONDS = 4
 
 
 class Connections:
-    """Connections that were used before, or new ones; whoever asks for one has it alone."""
+    """Connections that were used before, or new ones; whoever asks for one has it alone.
 
-    def __init__(self, dsn: str, sink: str, *, timeout: float, setup: Sequence[str] = ()) -> None:
-        try:
-            self._password = conninfo_to_dict(dsn).get("password")
-        except psycopg.ProgrammingError:
-            raise SettingsError(
-                "postgres.dsn is no libpq URI (postgresql://user@host:5432/database): set it again."
-            ) from None
+    `dsn` is asked for each new one: its password may be another one by then.
+    """
+
+    def __init__(self, dsn: Callable[[], str], sink: str, *, timeout: float, setup: Sequence[str] = ()) -> None:
         self._dsn, self._sink, self._timeout, self._setup = dsn, sink, timeout, setup
+        self._password = _password(dsn())
         self._idle: list[Connection] = []
 
     @asynccontextmanager
@@ -110,8 +108,13 @@ class Connections:
 
     async def _connect(self) -> Connection:
         milliseconds = int(self._timeout * 1000)
+        dsn = await asyncio.to_thread(self._dsn)
+        try:
+            self._password = _password(dsn)
+        except SettingsError as error:
+            raise SinkError(f"{self._sink}: {error}") from None
         db = await psycopg.AsyncConnection.connect(
-            self._dsn, autocommit=True, prepare_threshold=None, client_encoding="utf8", application_name="cdc",
+            dsn, autocommit=True, prepare_threshold=None, client_encoding="utf8", application_name="cdc",
             connect_timeout=CONNECT_SECONDS, tcp_user_timeout=milliseconds, keepalives_idle=10,
         )  # fmt: skip
         try:
@@ -135,7 +138,16 @@ class Connections:
             end.cancel()
 
     def _scrubbed(self, text: str) -> str:
-        return text.replace(str(self._password), "**********") if self._password else text
+        return text.replace(self._password, "**********") if self._password else text
+
+
+def _password(dsn: str) -> str:
+    try:
+        return str(conninfo_to_dict(dsn).get("password") or "")
+    except psycopg.ProgrammingError:
+        raise SettingsError(
+            "postgres.dsn is no libpq URI (postgresql://user@host:5432/database): set it again."
+        ) from None
 
 
 def _cut(db: Connection) -> None:

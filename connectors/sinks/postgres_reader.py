@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any
@@ -27,7 +27,7 @@ CONNECTIONS = 8
 class PostgresReader:
     """Reads one view's table; what it says is of one moment."""
 
-    def __init__(self, *, dsn: str, target: Target, shape: Shape, request_timeout: float) -> None:
+    def __init__(self, *, dsn: Callable[[], str], target: Target, shape: Shape, request_timeout: float) -> None:
         self._tables = Tables(target.name, "reader-v0", shape, target.options)
         self._layouts: dict[str, Layout] = {}
         self._slots = asyncio.Semaphore(CONNECTIONS)

@@ -36,7 +36,7 @@ class RedisSink:
     def __init__(
         self,
         *,
-        url: str,
+        url: Callable[[], str],
         target: str,
         projection: str,
         shape: Shape,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -11,6 +12,7 @@ from urllib.parse import unquote, urlsplit
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.credentials import CredentialProvider
 from redis.exceptions import (
     AuthenticationError,
     AuthorizationError,
@@ -46,13 +48,32 @@ class Full(SinkUnavailable):
         self.words = words
 
 
-def connect(own: RedisSettings, url: str) -> Redis:
+class _Login(CredentialProvider):
+    """Who connects, as the URL says then: its password may be another one by then."""
+
+    def __init__(self, url: Callable[[], str]) -> None:
+        self._url = url
+
+    def get_credentials(self) -> tuple[str] | tuple[str, str]:
+        at = urlsplit(self._url())
+        password = unquote(at.password or "")
+        return (unquote(at.username), password) if at.username else (password,)
+
+    async def get_credentials_async(self) -> tuple[str] | tuple[str, str]:
+        return await asyncio.to_thread(self.get_credentials)
+
+
+def connect(own: RedisSettings, told: Callable[[], str]) -> Redis:
     """A client that connects with its first request, and sends each once: whoever asks again asks again whether it may."""
     options: dict[str, Any] = {}
+    url, at = told(), urlsplit(told())
+    if at.password:
+        options["credential_provider"] = _Login(told)
+        url = at._replace(netloc=at.netloc.rpartition("@")[2]).geturl()
     if url.startswith("rediss:"):
         own.context("redis")  # raises where a file is none
         files = {"ssl_ca_certs": own.ca, "ssl_certfile": own.certificate, "ssl_keyfile": own.key}
-        options = {name: str(path) for name, path in files.items() if path is not None}
+        options |= {name: str(path) for name, path in files.items() if path is not None}
         if own.key_password is not None:
             options["ssl_password"] = own.key_password.get_secret_value()
     try:
@@ -69,10 +90,9 @@ def connect(own: RedisSettings, url: str) -> Redis:
 class Client:
     """One sink's way to the server."""
 
-    def __init__(self, redis: Redis, sink: str, url: str) -> None:
+    def __init__(self, redis: Redis, sink: str, url: Callable[[], str]) -> None:
         self._redis: Any = redis
-        self._sink = sink
-        self._password = unquote(urlsplit(url).password or "")
+        self._sink, self._url = sink, url
 
     async def run(self, script: str, keys: Sequence[str | bytes], arguments: Sequence[str | bytes | int] = ()) -> Any:
         """A script's answer; raises Full where the server has no room."""
@@ -113,4 +133,5 @@ class Client:
 
     def _words(self, error: Exception) -> str:
         said = PLACE.sub("", str(error)).strip().lstrip("-").rstrip(".")[:400] or type(error).__name__
-        return said.replace(self._password, "**********") if self._password else said
+        password = unquote(urlsplit(self._url()).password or "")
+        return said.replace(password, "**********") if password else said

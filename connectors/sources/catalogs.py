@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from connectors.sources.debezium import ConnectorDefinition
 from connectors.sources.kinds import read_catalog
+from connectors.sources.masks import masked
 from connectors.sources.topics import foreign_catalog
 from pipeline.authoring.catalog import Catalog, Table
 from pipeline.settings import Settings
@@ -29,9 +30,14 @@ def read_catalogs(
     return Catalog.of((found | foreign).values())
 
 
+def captured_catalog(settings: Settings, definition: ConnectorDefinition, tables: Sequence[str]) -> Catalog:
+    """These tables of a connector's database, their columns masked as in its events."""
+    return masked(read_catalog(definition.dsn_in(settings), tables=tables), [definition], settings.mask.salt)
+
+
 def names(settings: Settings) -> list[str]:
     """The sources that have an address; that of `[source]` or the local stack is the empty name."""
     return [name for name in ("", *sorted(settings.sources)) if settings.has_source(name)]
 
 
-__all__ = ["names", "read_catalogs"]
+__all__ = ["captured_catalog", "names", "read_catalogs"]

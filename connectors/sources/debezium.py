@@ -10,15 +10,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from zlib import crc32
 
-from psycopg import ProgrammingError
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.conninfo import make_conninfo
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
+from connectors.sources import masks
 from connectors.sources.mariadb_config import TYPES as OF_MARIADB
 from connectors.sources.mariadb_config import mariadb_config
+from connectors.sources.postgres import heartbeat_query, parsed
 from pipeline.addresses import MariadbAddress
 from pipeline.errors import DefinitionError, SettingsError
-from pipeline.settings import Settings
+from pipeline.settings import ColumnName, Settings
 
 TableName = Annotated[str, Field(pattern=r"^[^.\s]+\.[^.\s]+$")]
 Reference = Annotated[str, Field(pattern=r"^\$\{[^}]+\}$")]
@@ -128,6 +129,8 @@ class ConnectorDefinition(_Section):
     """`schema.table`; their changes are captured."""
     source: str = Field(default="", pattern=r"^([a-z][a-z0-9]*)?$")
     """The source of the settings that it reads, of `[sources.…]`; `[source]` unless given."""
+    kafka: str = Field(default="", pattern=r"^([a-z][a-z0-9]*)?$")
+    """The Kafka cluster that it writes to, of `[kafkas.…]`, by the Connect of that name; `[kafka]` unless given."""
     database: Database = Database()
     topic_prefix: str = Field(default="", pattern=r"^[A-Za-z0-9_.-]*$")
     """Topics are `<prefix>.<schema>.<table>`; the connector's name unless given."""
@@ -145,6 +148,8 @@ class ConnectorDefinition(_Section):
     slot: PgName = ""
     publication: PgName = ""
     snapshot: Snapshot = Snapshot()
+    mask: dict[ColumnName, Literal["hash", "redact"]] = {}
+    """Columns whose values never leave the source in clear: Kafka gets their hash, or stars."""
     poll_ms: int = Field(default=20, ge=1)
     extra: dict[str, str | int | bool] = {}
     """Debezium or Connect properties that win over all of the above; those that reading relies on are refused."""
@@ -168,6 +173,13 @@ class ConnectorDefinition(_Section):
             raise ValueError(f"listed twice: {', '.join(twice)}")
         return tables
 
+    @field_validator("mask")
+    @classmethod
+    def _captured(cls, mask: dict[str, str], info: ValidationInfo) -> dict[str, str]:
+        if strange := [name for name in mask if name.rpartition(".")[0] not in info.data.get("tables", ())]:
+            raise ValueError(f"{', '.join(strange)}: of no table in `tables`")
+        return mask
+
     @field_validator("extra")
     @classmethod
     def _no_secrets(cls, extra: dict[str, str | int | bool]) -> dict[str, str | int | bool]:
@@ -184,6 +196,10 @@ class ConnectorDefinition(_Section):
         for key, why in {**dict.fromkeys(types, SPELLED), **RELIED_ON}.items():
             if key in extra and _property(extra[key]) != own[key]:
                 raise ValueError(f"{key} must stay {own[key]!r}, for {why}: leave it out")
+        if own_masks := [key for key in extra if key.startswith(("column.mask.", "column.truncate."))]:
+            raise ValueError(f"{own_masks[0].split('.with.')[0]}: only what [mask] says is known to verify and preview")
+        if info.data.get("mask") and "message.key.columns" in extra:
+            raise ValueError("message.key.columns: keys are not masked, so they can't be chosen beside [mask]")
         if "topic.prefix" in extra:
             raise ValueError("topic.prefix would part the events from their readers: set topic_prefix instead")
         for key, value in extra.items():
@@ -235,15 +251,20 @@ class ConnectorDefinition(_Section):
         """The DSN of the database that it reads, in these settings. It has the password: never print it."""
         return self.dsn(settings.source_dsn(self.source))
 
-    def config(self, source_dsn: str, password: str | None = None, kafka: str = "") -> dict[str, str]:
+    def config(
+        self, source_dsn: str, password: str | None = None, kafka: str = "", salt: masks.Salt = None
+    ) -> dict[str, str]:
         """The connector's full configuration.
 
         `password` is the reference to use where the definition has none (`${file:…:source.password}`).
         `kafka`: its bootstrap servers, for a connector that keeps the history of its tables there.
+        `salt`: of hashed columns; it is in a key, so never print those but by `masks.unsalted`.
         """
+        masking = masks.options(self, salt)
         if self.kind == "mariadb":
-            return mariadb_config(self, self.dsn(source_dsn), self.reference(password), kafka)
+            return mariadb_config(self, self.dsn(source_dsn), self.reference(password), kafka) | masking
         return {
+            **masking,
             "connector.class": CONNECTOR_CLASS,
             "tasks.max": "1",
             "topic.prefix": self.topic_prefix,
@@ -287,7 +308,7 @@ class ConnectorDefinition(_Section):
         return reference
 
     def _database(self, source_dsn: str, password: str | None) -> dict[str, str]:
-        source, own, reference = _parse(source_dsn), self.database, self.reference(password)
+        source, own, reference = parsed(source_dsn), self.database, self.reference(password)
         config = {
             "database.hostname": own.host or source.get("host") or "localhost",
             "database.port": str(own.port or source.get("port") or 5432),
@@ -340,16 +361,6 @@ class ConnectorDefinition(_Section):
         }
 
 
-def heartbeat_query(table: str) -> str:
-    """The heartbeat's statement: one row that says which source log the stream comes from."""
-    return (
-        f"INSERT INTO {table} (id, system_id, timeline, at) "
-        "SELECT 1, system_identifier::text, ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::int,"
-        " now() FROM pg_control_system() "
-        "ON CONFLICT (id) DO UPDATE SET system_id = EXCLUDED.system_id, timeline = EXCLUDED.timeline, at = EXCLUDED.at"
-    )
-
-
 def load_definition(path: Path) -> ConnectorDefinition:
     """Read one definition; a wrong one raises SettingsError that names the file and every wrong key."""
     try:
@@ -387,15 +398,6 @@ def capturing(definitions: Mapping[str, ConnectorDefinition], tables: Set[str]) 
             " what is not meant out of `tables` of the others, and run `cdc connector apply`."
         )
     return found[0] if found else None
-
-
-def _parse(source_dsn: str) -> dict[str, Any]:
-    try:
-        return conninfo_to_dict(source_dsn)
-    except ProgrammingError:
-        raise SettingsError(
-            "source.dsn is no libpq URI (postgresql://user@host:5432/database): set it again."
-        ) from None
 
 
 def _property(value: str | int | bool) -> str:

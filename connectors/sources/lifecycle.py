@@ -13,10 +13,19 @@ from connectors.sources import kinds, logs, notices, postgres
 from connectors.sources.connect import Connect, ConnectorStatus, connect
 from connectors.sources.debezium import SECRET, ConnectorDefinition
 from connectors.sources.mariadb_config import UNPARSED, history_topic
+from connectors.sources.masks import Salt, unsalted
 from connectors.sources.retention import forget_topic
 from pipeline.addresses import ConnectAddress, KafkaAddress
 from pipeline.authoring.catalog import UNREADABLE, Catalog, Table
-from pipeline.errors import ConnectorFailed, NoPrimaryKey, NoReplicaIdentity, SourceUnavailable, UnknownTable
+from pipeline.authoring.masks import complaint
+from pipeline.errors import (
+    ConnectorFailed,
+    DefinitionError,
+    NoPrimaryKey,
+    NoReplicaIdentity,
+    SourceUnavailable,
+    UnknownTable,
+)
 
 Outcome = Literal["created", "updated", "unchanged"]
 POLL = 0.25
@@ -75,9 +84,10 @@ async def plan(
     source_dsn: str,
     password: str | None = None,
     kafka: KafkaAddress | None = None,
+    salt: Salt = None,
 ) -> ConnectorPlan:
     """The difference between the definition and what Connect runs; changes nothing."""
-    wanted = definition.config(source_dsn, password, str(kafka or ""))
+    wanted = definition.config(source_dsn, password, str(kafka or ""), salt)
     async with connect(connect_at) as client:
         now = await client.config(definition.name)
         return _plan(definition.name, now, logs.labelled(_as_begun(definition, wanted, now), logs.log_of(now).label))
@@ -90,15 +100,16 @@ async def apply(
     source_dsn: str,
     password: str | None = None,
     kafka: KafkaAddress | None = None,
+    salt: Salt = None,
     patience: float = 60.0,
 ) -> ConnectorApplied:
     """Make Connect run this definition, and wait until it does; idempotent.
 
     `kafka`: where it may be seen how far an earlier run has read, beside what Connect remembers.
     `source_dsn` is a user who may create the schema `cdc`; `password` the reference Connect resolves (never printed).
-    Raises ConnectorFailed with the reason, UnknownTable, NoPrimaryKey or NoReplicaIdentity before anything is changed.
+    Raises ConnectorFailed with the reason, or a DefinitionError, before anything is changed.
     """
-    wanted, dsn = definition.config(source_dsn, password, str(kafka or "")), definition.dsn(source_dsn)
+    wanted, dsn = definition.config(source_dsn, password, str(kafka or ""), salt), definition.dsn(source_dsn)
     async with connect(connect_at) as client:
         now = await client.config(definition.name)
         wanted = _as_begun(definition, wanted, now)
@@ -148,6 +159,9 @@ def check_tables(definition: ConnectorDefinition, catalog: Catalog) -> None:
             _check_parsed(definition.name, table)
         else:
             _check_identity(definition.name, table)
+    for column, way in definition.mask.items():
+        if (wrong := complaint(catalog, column, way)) is not None:
+            raise DefinitionError(f"Connector {definition.name}: {wrong}.")
 
 
 def warnings(catalog: Catalog) -> tuple[str, ...]:
@@ -238,7 +252,7 @@ def masked(key: str, value: str | None) -> str | None:
 def _plan(name: str, now: Mapping[str, str] | None, wanted: Mapping[str, str]) -> ConnectorPlan:
     before = now or {}
     changes = tuple(
-        ConfigChange(key=key, before=masked(key, before.get(key)), after=masked(key, wanted.get(key)))
+        ConfigChange(key=unsalted(key), before=masked(key, before.get(key)), after=masked(key, wanted.get(key)))
         for key in sorted({*before, *wanted})
         if before.get(key) != wanted.get(key)
     )

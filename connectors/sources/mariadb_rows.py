@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from connectors.sources.mariadb_client import Session, connected
 from connectors.sources.mariadb_config import quoted
+from connectors.sources.masks import in_python
 from pipeline.addresses import MariadbAddress
 from pipeline.authoring.catalog import Column, Table
 
@@ -68,6 +69,10 @@ def open_rows(dsn: str) -> Iterator[MariadbRows]:
 
 def writer(column: Column) -> Callable[[Any], Any]:
     """From what the client gives of this column to its value in an event."""
+    return in_python(column, _clear(column))
+
+
+def _clear(column: Column) -> Callable[[Any], Any]:
     kind, zero = plain(column.type), not column.nullable
     if kind == "bit":
         return _or_null(_truth if column.type == "bit(1)" else _reversed)

@@ -68,14 +68,29 @@ class Slot:
     wal_status: str | None
 
 
-def where(dsn: str) -> str:
-    """The database of a DSN for messages, without user and password."""
+def heartbeat_query(table: str) -> str:
+    """The heartbeat's statement: one row that says which source log the stream comes from."""
+    return (
+        f"INSERT INTO {table} (id, system_id, timeline, at) "
+        "SELECT 1, system_identifier::text, ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::int,"
+        " now() FROM pg_control_system() "
+        "ON CONFLICT (id) DO UPDATE SET system_id = EXCLUDED.system_id, timeline = EXCLUDED.timeline, at = EXCLUDED.at"
+    )
+
+
+def parsed(dsn: str) -> dict[str, Any]:
+    """A DSN's parts; raises SettingsError, without the DSN, where it is none."""
     try:
-        parts = conninfo_to_dict(dsn)
+        return conninfo_to_dict(dsn)
     except psycopg.ProgrammingError:
         raise SettingsError(
             "source.dsn is no libpq URI (postgresql://user@host:5432/database): set it again."
         ) from None
+
+
+def where(dsn: str) -> str:
+    """The database of a DSN for messages, without user and password."""
+    parts = parsed(dsn)
     host, port = parts.get("host") or "localhost", parts.get("port") or 5432
     return f"{parts.get('dbname') or parts.get('user') or 'postgres'} at {host}:{port}"
 

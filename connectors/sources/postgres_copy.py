@@ -11,9 +11,10 @@ from typing import Any, Final
 import psycopg
 from psycopg import sql
 
-from connectors.sources.debezium import ConnectorDefinition, heartbeat_query
+from connectors.sources.debezium import ConnectorDefinition
+from connectors.sources.masks import salted
 from connectors.sources.notices import newest_commit
-from connectors.sources.postgres import connected, position
+from connectors.sources.postgres import connected, heartbeat_query, position
 from connectors.sources.postgres_documents import ARGUMENTS, SESSION, exported
 from connectors.sources.postgres_rows import spelled
 from pipeline.addresses import KafkaAddress
@@ -45,6 +46,7 @@ class TableCopies:
     def rows(self, table: Table, columns: Sequence[str]) -> Iterator[bytes]:
         """All rows, some thousand at a time: `[[1, "a"], …]`, values as events have them, columns in this order."""
         schema, _, name = table.name.partition(".")
+        salted(self._connection, map(table.column, columns))
         values = [spelled(table.column(column), sql.Identifier(column)) for column in columns]
         arrays = [values[start : start + ARGUMENTS] for start in range(0, len(values), ARGUMENTS)]
         # without its brackets: one array has no more values than a function takes arguments

@@ -20,6 +20,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import dict_row, tuple_row
 from psycopg.types.json import set_json_loads
 
+from connectors.sources.masks import salted
 from connectors.sources.postgres import connected, reason, where
 from connectors.sources.postgres_rows import written
 from pipeline.authoring.catalog import Catalog, Column, Table
@@ -62,6 +63,7 @@ class PostgresDocuments:
         """One state of the source; raises SourceError where no slot can be made, SourceUnavailable where it is away."""
         with connected(self.dsn) as connection:
             connection.execute(SESSION.encode())
+            salted(connection, (column for table in self.catalog.tables.values() for column in table.columns))
             connection.commit()
             with exported(self.dsn, self.patience) as (position, name):
                 connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")

@@ -19,6 +19,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
+from connectors.sources.masks import in_sql, salted
 from connectors.sources.postgres import connected
 from pipeline.authoring.catalog import Column, Table
 
@@ -90,6 +91,7 @@ class Rows:
 
     def _select(self, table: Table, columns: Sequence[str]) -> sql.Composable:
         schema, _, name = table.name.partition(".")
+        salted(self._connection, map(table.column, columns))
         wanted = [
             sql.SQL("{} AS {}").format(written(table.column(column), sql.Identifier(column)), sql.Identifier(column))
             for column in columns
@@ -110,7 +112,14 @@ def open_rows(dsn: str) -> Iterator[Rows]:
 
 
 def written(column: Column, name: sql.Composable) -> sql.Composable:
-    """The SQL expression of a column's value in an event; `name` is the column in its query."""
+    """The SQL expression of a column's value in an event; `name` is the column in its query.
+
+    Where a column is hashed, the session needs the salt: `masks.salted`.
+    """
+    return in_sql(column, _clear(column, name))
+
+
+def _clear(column: Column, name: sql.Composable) -> sql.Composable:
     named = ("enum", "composite", "range", "multirange")
     kind = plain(column.base if column.base and column.base not in named else column.type)
     if kind.endswith("[]"):

@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from pipeline.errors import SettingsError, UnknownColumn, UnknownTable
 
@@ -27,6 +27,14 @@ class _Entry(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class MaskedBy(_Entry):
+    """How a connector masks a column: SHA-256 of the salt and the value, or stars for every value and for null."""
+
+    way: Literal["hash", "redact"]
+    salt: SecretStr | None = None
+    """None where this process was not told it: then the values can't be read as events have them."""
+
+
 class Column(_Entry):
     """One column of a source table."""
 
@@ -42,6 +50,8 @@ class Column(_Entry):
     """A long value may be kept out of line, and an update that leaves it alone says UNCHANGED."""
     base: str | None = None
     """What a named type is made of: `enum`, `composite`, `range`, or a domain's base type; or UNREADABLE."""
+    masked: MaskedBy | None = Field(default=None, exclude=True)
+    """What its connector sends instead of its values; said by the connector's definition, so it is not in the file."""
 
     @property
     def unchanged_is_null(self) -> bool:

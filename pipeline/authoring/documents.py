@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, dataclass_transform
 from pydantic import BaseModel, ConfigDict, Field, computed_field
 from pydantic.fields import FieldInfo
 
+from pipeline.authoring.masks import Mask
+from pipeline.errors import BadShape
+
 Constant = str | int | bool | None
 """What a column is compared with in `where`."""
 
@@ -148,6 +151,18 @@ def hidden(name: str | None = None) -> Any:
     return marked(Field(exclude=True, validation_alias=name), Hidden())
 
 
+def hashed(name: str | None = None) -> Any:
+    """Write the hash of the column's text, 64 hex digits, never the text: SHA-256 of the setting `mask.salt` and it."""
+    return marked(Field(validation_alias=name), Mask("hash"))
+
+
+def masked(name: str | None = None, *, keep: int = 0) -> Any:
+    """Write three stars and the last `keep` characters of the column's text; the stars alone where it has no more."""
+    if keep < 0:
+        raise BadShape(f"masked(keep={keep}) keeps less than nothing; write keep=0 or more.")
+    return marked(Field(validation_alias=name), Mask("keep", keep))
+
+
 if TYPE_CHECKING:
     derived = property
 else:
@@ -157,7 +172,9 @@ else:
         return computed_field(property(method))
 
 
-@dataclass_transform(kw_only_default=True, field_specifiers=(Field, one, many, column, hidden, left_out, constant))
+@dataclass_transform(
+    kw_only_default=True, field_specifiers=(Field, one, many, column, hidden, hashed, masked, left_out, constant)
+)
 class Document(BaseModel):
     """One JSON document per row of `source`."""
 

@@ -37,7 +37,8 @@ def fingerprint(shape: Shape) -> str:
 
 
 def _said(member: FieldShape | RelationShape) -> tuple[Any, ...]:
-    left_out = ("annotation", "shape")
+    # without a mask all is as it was before there were masks
+    left_out = ("annotation", "shape", *(("mask",) if getattr(member, "mask", None) is None else ()))
     return tuple(getattr(member, of.name) for of in fields(member) if of.name not in left_out)
 
 

@@ -19,6 +19,7 @@ from pipeline.authoring.aggregates import Aggregate
 from pipeline.authoring.annotations import marks_of, model_in, unwrapped
 from pipeline.authoring.documents import Constant, Document, Fixed, Hidden, LeftOut, Many, One, Text
 from pipeline.authoring.event_documents import EventDocument
+from pipeline.authoring.masks import Mask
 from pipeline.errors import BadShape
 
 Kind = Literal[
@@ -55,6 +56,8 @@ class FieldShape:
     annotation: Any = None
     fixed: Fixed | None = None
     left_out_of: str | None = None
+    mask: Mask | None = None
+    """What documents and the author's code have in place of the column's text."""
 
     @property
     def derived(self) -> bool:
@@ -131,6 +134,11 @@ class Shape:
         """Whether a document has to pass through Python: something is derived, kept or read by a model, at any depth."""
         own = self.keeps or any(field.derived or field.model for field in self.fields)
         return own or any(relation.shape.python for relation in self.relations)
+
+    @property
+    def masks(self) -> set[str]:
+        """How fields are masked, at any depth; `hash` needs the salt."""
+        return {field.mask.way for level in self.walk() for field in level.fields if field.mask is not None}
 
     def walk(self) -> Iterator[Shape]:
         """This level and all below it."""
@@ -335,12 +343,24 @@ def field_shape(
     is_hidden = any(isinstance(m, Hidden) for m in marks)
     fixed = next((m for m in marks if isinstance(m, Fixed)), None)
     counts = next((m for m in marks if isinstance(m, LeftOut)), None)
+    if (mask := next((m for m in marks if isinstance(m, Mask)), None)) is not None:
+        _masked(document, name, plain, column)
     if counts is not None:
         _counted(document, name, counts.of)
     return FieldShape(
         name, kind, None if fixed or counts else column, nullable, is_hidden, repeated, text, annotation,
-        fixed, counts.of if counts else None,
+        fixed, counts.of if counts else None, mask,
     )  # fmt: skip
+
+
+def _masked(document: type[BaseModel], name: str, plain: Any, column: str | None) -> None:
+    where = f"{written_at(document)}: {document.__name__}.{name}"
+    if plain is not str:
+        raise BadShape(f"{where} is hashed or masked, and is no text; write {name}: str, or leave it out.")
+    if column in getattr(document, "__key__", ()):
+        raise BadShape(
+            f"{where} is of the document's key, by which it is found; take another key, or leave it as it is."
+        )
 
 
 def _counted(document: type[BaseModel], name: str, of: str) -> None:

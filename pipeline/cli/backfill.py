@@ -66,9 +66,9 @@ def captured_by(own: Settings, table: str) -> ConnectorDefinition:
 
 
 async def _check_connector(own: Settings, definition: ConnectorDefinition) -> None:
-    plan = await lifecycle.plan(
-        definition, connect_at=own.connect_address(), source_dsn=own.source_dsn(definition.source)
-    )
+    dsn = own.source_dsn(definition.source)
+    at = own.connect_address(definition.kafka)
+    plan = await lifecycle.plan(definition, connect_at=at, source_dsn=dsn, salt=own.mask.salt)
     if any(change.key.startswith("notification.") for change in plan.changes):
         raise OperationError(
             f"Connector {definition.name} does not say how its snapshots go: cdc connector apply {definition.name}."
@@ -93,12 +93,12 @@ async def read_again(
 
     async def ill() -> str:
         try:
-            found = await lifecycle.status(definition.name, connect_at=own.connect_address())
+            found = await lifecycle.status(definition.name, connect_at=own.connect_address(definition.kafka))
         except CdcError as error:
             return str(error)
         return "" if found.running else f"connector {definition.name} is {found.state}: {found.reason or 'resume it'}"
 
-    kafka = own.kafka_address()
+    kafka = own.kafka_address(definition.kafka)
     told = False
     while True:
         with signals.turn(definition, own.source_dsn(definition.source)) as mine:

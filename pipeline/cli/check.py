@@ -31,6 +31,7 @@ def check(
 ) -> None:
     """Find every error in the projections at once, with file and line; exit code 3 where there are errors."""
     from connectors.sources.debezium import load_definitions
+    from connectors.sources.masks import masked
     from connectors.sources.topics import load_topics
     from pipeline.cli.sinks import RULES
 
@@ -42,8 +43,10 @@ def check(
     lock = Catalog.load(own.catalog) if live is None or own.catalog.exists() else None
     catalog = live or lock
     assert catalog is not None
+    catalog = masked(catalog, definitions.values(), own.mask.salt)
     connectors = [
-        Captures(name, d.source, frozenset(d.tables), _uncopied(d, catalog)) for name, d in definitions.items()
+        Captures(name, d.source, frozenset(d.tables), d.mask, d.kafka, _uncopied(d, catalog))
+        for name, d in definitions.items()
     ]
     connectors += [
         Captures(name, f"topics {name}", frozenset(of.tables), foreign=True)
@@ -55,9 +58,11 @@ def check(
         sinks=RULES,
         problems=found.problems,
         connectors=connectors,
-        lock=lock if live is not None else None,
+        lock=masked(lock, definitions.values(), own.mask.salt) if live is not None and lock is not None else None,
         source=live is not None,
         withheld={kind: own.withheld(kind) for kind in RULES},
+        withheld_rows=own.withheld_rows,
+        targets={f"{target.kind}:{target.name}" for each in found.projections.values() for target in each.to},
     )
     if as_json(output):
         print_json(report)

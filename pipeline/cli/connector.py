@@ -11,6 +11,8 @@ from rich.table import Table
 from connectors.sources import lifecycle
 from connectors.sources.debezium import ConnectorDefinition, load_definition, load_definitions
 from connectors.sources.grants import grants
+from connectors.sources.masks import unsalted
+from pipeline.addresses import ConnectAddress
 from pipeline.cli.output import As, DryRun, Format, Yes, as_json, confirm, err, load_settings, out
 from pipeline.reports import connectors as reports
 from pipeline.reports.connectors import ConnectorLine
@@ -40,7 +42,7 @@ def show(name: Name) -> None:
     settings = load_settings()
     definition = _definition(settings, name)
     config = _config(settings, definition)
-    out().print_json(data={key: lifecycle.masked(key, value) for key, value in config.items()})
+    out().print_json(data={unsalted(key): lifecycle.masked(key, value) for key, value in config.items()})
 
 
 @app.command("grants")
@@ -69,13 +71,16 @@ def apply(
     """Make Connect run the definition, and wait until it does; nothing changes where it already does."""
     settings = load_settings()
     definition = _definition(settings, name)
-    password, kafka = _password(settings, definition), reports.kafka(settings)
-    url, dsn = settings.connect_address(), settings.source_dsn(definition.source)
+    password, kafka = _password(settings, definition), reports.kafka(settings, definition.kafka)
+    url, salt = settings.connect_address(definition.kafka), settings.mask.salt
+    dsn = settings.source_dsn(definition.source)
     if anew:
         if not _go(f"begin connector {name} anew, by a new slot and a new snapshot of all its tables", dry_run, yes):
             return
         asyncio.run(lifecycle.delete(name, connect_at=url, definition=definition, source_dsn=dsn, kafka=kafka))
-    plan = asyncio.run(lifecycle.plan(definition, connect_at=url, source_dsn=dsn, password=password, kafka=kafka))
+    plan = asyncio.run(
+        lifecycle.plan(definition, connect_at=url, source_dsn=dsn, password=password, kafka=kafka, salt=salt)
+    )
     if dry_run or (plan.outcome == "updated" and not yes):
         _print_plan(plan, output, asking=not dry_run)
     if dry_run:
@@ -83,7 +88,9 @@ def apply(
     if plan.outcome == "updated":
         confirm(f"Change connector {name}?", yes)
     with err().status(f"Applying connector {name} …"):
-        done = asyncio.run(lifecycle.apply(definition, connect_at=url, source_dsn=dsn, password=password, kafka=kafka))
+        done = asyncio.run(
+            lifecycle.apply(definition, connect_at=url, source_dsn=dsn, password=password, kafka=kafka, salt=salt)
+        )
     _print_applied(done, output)
 
 
@@ -91,7 +98,7 @@ def apply(
 def status(name: Name, output: As = None) -> None:
     """The connector, its tasks and its slot; exit code 4 where one has failed."""
     settings = load_settings()
-    found = asyncio.run(lifecycle.status(name, connect_at=settings.connect_address()))
+    found = asyncio.run(lifecycle.status(name, connect_at=_connect(settings, name)))
     _print([reports.line(settings, name, load_definitions(settings.connectors).get(name), found)], output)
     if found.failed:
         err().print(f"Connector {name} has failed: {found.reason}", markup=False, style="red")
@@ -107,7 +114,7 @@ def restart(name: Name, dry_run: DryRun = False, yes: Yes = False) -> None:
             done = asyncio.run(
                 lifecycle.restart(
                     name,
-                    connect_at=settings.connect_address(),
+                    connect_at=_connect(settings, name),
                     dsn=reports.source_dsn(settings, load_definitions(settings.connectors).get(name)),
                 )
             )
@@ -119,7 +126,7 @@ def pause(name: Name, dry_run: DryRun = False, yes: Yes = False) -> None:
     """Stop reading the source; it keeps its log on disk until `resume`."""
     settings = load_settings()
     if _go(f"pause connector {name} (the source keeps its log meanwhile)", dry_run, yes):
-        done = asyncio.run(lifecycle.pause(name, connect_at=settings.connect_address()))
+        done = asyncio.run(lifecycle.pause(name, connect_at=_connect(settings, name)))
         out().print(f"{name} {done.state.lower()}")
 
 
@@ -128,7 +135,7 @@ def resume(name: Name, dry_run: DryRun = False) -> None:
     """Go on reading where `pause` stopped."""
     settings = load_settings()
     if _go(f"resume connector {name}", dry_run, yes=True):
-        done = asyncio.run(lifecycle.resume(name, connect_at=settings.connect_address()))
+        done = asyncio.run(lifecycle.resume(name, connect_at=_connect(settings, name)))
         out().print(f"{name} {done.state.lower()}")
 
 
@@ -146,10 +153,17 @@ def delete(
         return
     definition = _definition(settings, name) if drop else None
     dsn = settings.source_dsn(definition.source) if definition else None
-    at, kafka = settings.connect_address(), reports.kafka(settings)
+    at = _connect(settings, name)
+    kafka = reports.kafka(settings, definition.kafka) if definition else None
     done = asyncio.run(lifecycle.delete(name, connect_at=at, definition=definition, source_dsn=dsn, kafka=kafka))
     removed = [part for part in ("connector", "slot", "publication") if getattr(done, part)]
     out().print(f"{name} deleted: {', '.join(removed)}" if removed else f"{name}: there was nothing to delete")
+
+
+def _connect(settings: Settings, name: str) -> ConnectAddress:
+    """That which the connector's definition names; the first where there is none."""
+    definition = load_definitions(settings.connectors).get(name)
+    return settings.connect_address(definition.kafka if definition is not None else "")
 
 
 def _definition(settings: Settings, name: str) -> ConnectorDefinition:
@@ -158,8 +172,9 @@ def _definition(settings: Settings, name: str) -> ConnectorDefinition:
 
 
 def _config(settings: Settings, definition: ConnectorDefinition) -> dict[str, str]:
-    kafka = str(reports.kafka(settings) or "")
-    return definition.config(settings.source_dsn(definition.source), _password(settings, definition), kafka)
+    kafka = str(reports.kafka(settings, definition.kafka) or "")
+    dsn, password = settings.source_dsn(definition.source), _password(settings, definition)
+    return definition.config(dsn, password, kafka, settings.mask.salt)
 
 
 def _password(settings: Settings, definition: ConnectorDefinition) -> str | None:

@@ -81,7 +81,8 @@ def _there(dsn: str, catalog: Catalog, table: str, parts: list[str]) -> bool:
 async def _erase(
     own: Settings, readers: list[Projection[Any]], table: str, parts: list[str], patience: float, dry: bool
 ) -> EraseReport:
-    definition, kafka = captured_by(own, table), own.kafka_address()
+    definition = captured_by(own, table)
+    kafka = own.kafka_address(definition.kafka)
     topic = definition.topic(table)
     return await operation.erase(
         own, readers, table, parts,

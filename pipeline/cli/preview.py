@@ -11,6 +11,7 @@ import typer
 
 from connectors.sources.debezium import capturing, load_definitions
 from connectors.sources.kinds import RowsBySource, open_rows, read_catalog
+from connectors.sources.masks import masked
 from connectors.sources.topics import refuse_foreign
 from pipeline.authoring.aggregate_shape import AggregateShape
 from pipeline.authoring.discovery import find
@@ -50,8 +51,11 @@ def preview(
         rows = RowsBySource()
         for source, tables in _sources(own, projection).items():
             dsn = own.source_dsn(source)
-            rows.add(read_catalog(dsn, tables=sorted(tables)), opened.enter_context(open_rows(dsn)))
-        found = operation(projection, rows.catalog, rows, keys=keys or (), limit=limit)
+            of_source = [d for d in load_definitions(own.connectors).values() if d.source == source]
+            catalog = masked(read_catalog(dsn, tables=sorted(tables)), of_source, own.mask.salt)
+            rows.add(catalog, opened.enter_context(open_rows(dsn)))
+        salt = own.salt(projection.name) if "hash" in shape_of(projection.shape).masks else None
+        found = operation(projection, rows.catalog, rows, keys=keys or (), limit=limit, salt=salt)
     _print(found)
     if isinstance(shape_of(projection.shape), AggregateShape):
         err().print(f"Counted in the first {SAMPLE:,} rows only: a worker counts all.", style="yellow")

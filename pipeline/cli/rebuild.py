@@ -130,7 +130,7 @@ def _hands(own: Settings, code: Projection[Any]) -> Iterator[Hands]:
 async def _missing_log(own: Settings, wired: wiring.Wired, topics: list[str]) -> str:
     if wired.definition.snapshot.mode == "copy":
         return f"the topics of connector {wired.definition.name} have what changed, and not the rows"
-    return await missing_log(own.kafka_address(), topics)
+    return await missing_log(own.kafka_address(wired.definition.kafka), topics)
 
 
 def _copying(own: Settings, wired: wiring.Wired) -> Copying | None:
@@ -140,7 +140,7 @@ def _copying(own: Settings, wired: wiring.Wired) -> Copying | None:
 
 
 def _reading(own: Settings, definition: ConnectorDefinition, topics: list[str], bar: Bar) -> Reading:
-    kafka = own.kafka_address()
+    kafka = own.kafka_address(definition.kafka)
 
     async def read(table: str) -> None:
         await read_again(

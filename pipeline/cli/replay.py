@@ -37,9 +37,10 @@ def replay(
     projection = find(own, name)
     refuse_foreign(own, shape_of(projection.shape).columns(), projection.name)
     time, position = _since(since)
-    inputs = wiring.wire(own, projection).inputs
+    wired = wiring.wire(own, projection)
+    inputs = wired.inputs
     ends = operation.ends_of(own, projection, inputs.topics)
-    records = history(own.kafka_address(), ends, time)
+    records = history(own.kafka_address(wired.definition.kafka), ends, time)
     report = asyncio.run(operation.replay(own, projection, inputs.topics, records, since=position, dry=dry_run))
     if as_json(output):
         print_json(report)

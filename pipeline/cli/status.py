@@ -52,6 +52,9 @@ def _print(report: StatusReport, json: bool) -> None:
                 f"{projection.name}: since {since} from source log {now.identity} (before: {was.identity or 'not said'})",
                 markup=False, highlight=False, soft_wrap=True,
             )  # fmt: skip
+        for sink in projection.sinks:
+            if sink.withheld:
+                err().print(f"{sink.name}: {sink.withheld:,} documents are withheld from it", markup=False)
         for line in projection.attention:
             err().print(line, style="yellow")
     for line in report.attention:

@@ -16,6 +16,8 @@ import typer
 
 from connectors.sinks import open_sink
 from connectors.sources import kinds, logs
+from connectors.sources.catalogs import captured_catalog
+from connectors.sources.debezium import ConnectorDefinition
 from connectors.sources.kinds import open_rows
 from pipeline.authoring.aggregate_shape import AggregateShape
 from pipeline.authoring.catalog import Catalog
@@ -107,7 +109,7 @@ def wait(
     definition = definition_of(own, projection)
     dsn = definition.dsn_in(own) if position is None else ""
     wanted = _position(position) if position is not None else kinds.position(dsn, txid)
-    found = asyncio.run(_wait(own, projection, definition.name, wanted, timeout, searchable))
+    found = asyncio.run(_wait(own, projection, definition, wanted, timeout, searchable))
     if as_json(output):
         print_json(found)
     else:
@@ -118,10 +120,10 @@ def wait(
 
 
 async def _wait(
-    own: Settings, projection: Projection[Any], connector: str, wanted: int, patience: float,
+    own: Settings, projection: Projection[Any], definition: ConnectorDefinition, wanted: int, patience: float,
     searchable: bool,
 ) -> list[Waited]:  # fmt: skip
-    log = await _source_log(own, connector)
+    log, connector = await _source_log(own, definition), definition.name
     sinks = _sinks(own, projection)
     try:
         waits = [waiting(s, connector, wanted, patience=patience, log=log, searchable=searchable) for s in sinks]
@@ -131,10 +133,10 @@ async def _wait(
             await sink.close()
 
 
-async def _source_log(own: Settings, connector: str) -> str | None:
+async def _source_log(own: Settings, definition: ConnectorDefinition) -> str | None:
     """The label of the log that the connector reads; None, and a word of it, where Connect does not say."""
     try:
-        return await logs.running(own.connect_address(), connector)
+        return await logs.running(own.connect_address(definition.kafka), definition.name)
     except CdcError as error:
         err().print(f"{error} A source that was restored meanwhile is not noticed.", style="yellow")
         return None
@@ -167,16 +169,17 @@ async def verified(
 ) -> VerifyReport:
     """Compare all sinks of a projection with the source, and tell `cdc status`."""
     shape = shape_of(projection.shape)
-    options = replace(options, log=await _source_log(own, options.connector))
     definition = definition_of(own, projection)
+    options = replace(options, log=await _source_log(own, definition))
     dsn = definition.dsn_in(own)
-    catalog = await asyncio.to_thread(kinds.read_catalog, dsn, tables=sorted(shape.columns()))
+    catalog = await asyncio.to_thread(captured_catalog, own, definition, sorted(shape.columns()))
     unreadable = frozenset(
         f"{table.name}.{column.name}"
         for table in catalog.tables.values()
         for column in table.columns
         if not kinds.readable(dsn, column)
     )
+    salt = own.salt(projection.name) if "hash" in shape.masks else None
     rows = kinds.documents(dsn, shape.source, catalog, patience=options.patience)
     found: list[SinkVerified] = []
     with ExitStack() as stack:
@@ -185,20 +188,22 @@ async def verified(
         repairs: tuple[operation.Repair, ...]
         if isinstance(shape, AggregateShape):
             gone = stack.enter_context(gone_rows(own, projection))
-            expectation = GroupExpectation(shape, catalog, unreadable, gone)
+            expectation = GroupExpectation(shape, catalog, unreadable, gone, salt)
             reading = partial(bar.update, "reading the source", total=0)
             source = groups = GroupSource(rows, expectation, options.share.has, options.rate, reading)
             repairs = _group_repairs(own, projection, catalog, dsn, groups)
         else:
-            expectation, source = Expectation(shape, catalog, unreadable), rows
+            expectation, source = Expectation(shape, catalog, unreadable, salt), rows
             repairs = _repairs(own, projection, catalog, dsn)
         if definition.kind != "postgres":
             repairs = (_until_written(own, projection, repairs[0], options.patience),)  # rows are not read again there
-        for sink in _sinks(own, projection):
+        for target, sink in zip(projection.to, _sinks(own, projection), strict=True):
+            rules = own.rows_withheld(target.kind, target.name)
+            wanted = expectation.for_sink(rules) if isinstance(expectation, Expectation) else expectation
             try:
                 with_repair = repairs if repair else ()
                 found.append(
-                    await operation.verify(source, expectation, sink, options, repairs=with_repair, progress=bar.update)
+                    await operation.verify(source, wanted, sink, options, repairs=with_repair, progress=bar.update)
                 )
             finally:
                 await sink.close()

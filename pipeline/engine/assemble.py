@@ -7,11 +7,15 @@ import json
 from collections.abc import Sequence
 from typing import Any, Final
 
+import apsw
+
 from pipeline.authoring.documents import Constant
+from pipeline.authoring.masks import STARS, Mask
 from pipeline.authoring.shape import FieldShape, RelationShape, Shape
 from pipeline.engine.layout import Layout, Table
 from pipeline.engine.ordering import order_key
 from pipeline.engine.sql import equal, literal, quoted
+from pipeline.engine.withholding import Rules, compared, of_table
 
 LONGEST_ID: Final = 512
 """Elasticsearch's bound of `_id`, in bytes; a longer key is hashed."""
@@ -29,11 +33,11 @@ def _json(part: Any) -> str:
     return json.dumps(part, ensure_ascii=False)
 
 
-def assembly_sql(layout: Layout, *, checked: bool) -> str:
+def assembly_sql(layout: Layout, *, checked: bool, rules: Rules | None = None) -> str:
     """`SELECT key…, document` for the keys in `temp.batch`; a NULL document is one that is to be deleted.
 
     `checked` is the careful variant for a mirror that holds unknown values or lacks required parents: a further column
-    tells (not 0) that the document can't be built yet.
+    tells (not 0) that the document can't be built yet. `rules`: a last column tells (not 0) that it must not go, built or not.
     """
     compiler = _Compiler(layout)
     root = layout.root
@@ -43,11 +47,38 @@ def assembly_sql(layout: Layout, *, checked: bool) -> str:
     present = f"r.{quoted(root.key[0])} IS NOT NULL"
     # what is unknown is a blob, which no JSON function takes
     known = f"{present} AND NOT {pending}" if checked else present
+    withheld = ""
+    if rules:
+        must_not = compiler.withheld(layout.shape, rules, "r", 0)
+        present, known = f"{present} AND NOT {must_not}", f"{known} AND NOT {must_not}"
+        withheld = f", {must_not}"
     return (
         f"SELECT {', '.join('d.' + k for k in keys)}, CASE WHEN {known} THEN {body} END,"
-        f" CASE WHEN {present} THEN {pending} ELSE 0 END"
+        f" CASE WHEN {present} THEN {pending} ELSE 0 END{withheld}"
         f" FROM temp.batch d LEFT JOIN {quoted(root.name)} r ON {equal('r', root.key, 'd', keys)}"
     )
+
+
+def masked(column: str, mask: Mask | None) -> str:
+    """The SQL expression of what is shown of a text; `know_masks` makes its function known."""
+    if mask is None:
+        return column
+    if mask.way == "hash":
+        return f"hashed({column})"
+    kept = f"{literal(STARS)} || substr({column}, -{mask.chars})" if mask.chars else literal(STARS)
+    return (
+        f"(CASE WHEN length({column}) > {mask.chars} THEN {kept} WHEN {column} IS NOT NULL THEN {literal(STARS)} END)"
+    )
+
+
+def know_masks(db: apsw.Connection, layout: Layout) -> None:
+    """Make the function by which fields are hashed known to a connection that assembles documents."""
+    mask = Mask("hash")
+
+    def hashed(*values: Any) -> Any:
+        return mask.of(values[0], layout.salt)
+
+    db.create_scalar_function("hashed", hashed, 1, deterministic=True)
 
 
 class _Compiler:
@@ -81,7 +112,7 @@ class _Compiler:
         if field.kind == "bool":
             return f"(CASE WHEN {column} IS NULL THEN 'null' WHEN {column} THEN 'true' ELSE 'false' END)"
         if field.kind == "text":
-            return f"json_quote({column})"
+            return f"json_quote({masked(column, field.mask)})"
         return f"coalesce('\"' || {column} || '\"', 'null')"
 
     def _relation(self, relation: RelationShape, above: str, depth: int) -> str:
@@ -135,6 +166,26 @@ class _Compiler:
             else:
                 terms.append(term if name in table.key else f"{term} NULLS LAST")
         return terms
+
+    def withheld(self, shape: Shape, rules: Rules, alias: str, depth: int) -> str:
+        """Whether the document shows a row that must not go, whatever `keep()` says of it."""
+        tests = [
+            f"coalesce({self._one_of(compared(f'{alias}.{quoted(column)}', values), values)}, 0)"
+            for column, values in of_table(rules, shape.table).items()
+        ]
+        for relation in shape.relations:
+            below = f"{'m' if relation.many else 'o'}{depth + 1}"
+            if (inner := self.withheld(relation.item, rules, below, depth + 1)) != "(0)":
+                tests.append(f"EXISTS(SELECT 1 FROM {self._shown(relation, below, alias)} AND {inner})")
+        return f"({' OR '.join(tests) or '0'})"
+
+    def _shown(self, relation: RelationShape, alias: str, above: str) -> str:
+        rows = self._rows(relation, alias, above)
+        limit = relation.limit if relation.many else 1
+        if limit is None:
+            return rows
+        order = ", ".join(self._ordered(relation, alias))
+        return f"(SELECT {alias}.* FROM {rows} ORDER BY {order} LIMIT {limit}) {alias} WHERE true"
 
     # ---- the careful variant: is anything unknown, or is a required parent missing? ------------------------
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.engine.assemble import assembly_sql, document_id, keys_sql, needs_check
+from pipeline.engine.assemble import assembly_sql, document_id, keys_sql, know_masks, needs_check
 from pipeline.engine.groups import GroupReader
 from pipeline.engine.layout import Layout
 from pipeline.engine.measures import group_id
@@ -16,6 +16,7 @@ from pipeline.engine.ownership import Tombstones
 from pipeline.engine.revision import revision
 from pipeline.engine.sql import connect, value
 from pipeline.engine.twin import Twin, needs_python
+from pipeline.engine.withholding import Rules, settle
 from pipeline.ports import Outcome, Rejected, Throttled, Write
 
 _SOME = "SELECT 1 FROM dirty WHERE sink = ? LIMIT ?"
@@ -35,13 +36,18 @@ class Taken:
     """Tells its reader's batches apart."""
     split: bool = False
     """More is dirty than was taken: a source transaction may be in it in part."""
+    withheld: set[tuple[Any, ...]] | None = None
+    """Keys whose documents must not go there; None where the sink has no such rule."""
 
 
 class Reader:
-    """Reads dirty keys and assembles their documents, on a connection of its own; used from one thread."""
+    """Reads dirty keys and assembles their documents, on a connection of its own; used from one thread.
 
-    def __init__(self, path: str, layout: Layout) -> None:
-        self.layout = layout
+    `rules`: which rows must not go to the sink that it takes for.
+    """
+
+    def __init__(self, path: str, layout: Layout, rules: Rules | None = None) -> None:
+        self.layout, self._rules = layout, rules
         self.db = connect(path)
         self.keys = layout.written_key
         names = ", ".join(self.keys)
@@ -51,7 +57,8 @@ class Reader:
             f"CREATE TEMP TABLE inflight(sink INTEGER, {names}, number INTEGER, PRIMARY KEY(sink, {names})) WITHOUT ROWID"
         )
         self._groups = GroupReader(self.db, layout) if layout.aggregate is not None else None
-        self._plain, self._checked = assembly_sql(layout, checked=False), assembly_sql(layout, checked=True)
+        self._plain, self._checked = (assembly_sql(layout, checked=checked, rules=rules) for checked in (False, True))
+        know_masks(self.db, layout)
         self._always_check = needs_check(layout.shape)
         self._twin = Twin(layout.shape) if needs_python(layout.shape) else None
         same = " AND ".join(f"f.{k} = d.{k}" for k in self.keys)
@@ -99,11 +106,14 @@ class Reader:
             return
         checked = self._always_check or bool(value(self.db, "SELECT n FROM counters WHERE name = 'unknown'"))
         width, finish = len(self.keys), self._twin.finish if self._twin else None
+        taken.withheld = set() if self._rules else None
         for row in self.db.execute(self._checked if checked else self._plain):
             key, document, pending = row[:width], row[width], row[width + 1]
             if pending:
                 taken.refused.append((key, "pending", "waits for a row or a column that is not known yet"))
                 continue
+            if taken.withheld is not None and row[width + 2]:
+                taken.withheld.add(key)
             if finish is not None and document is not None:
                 try:
                     document = finish(document)
@@ -128,7 +138,8 @@ class Reader:
                 return {(group.key,): group.document for group in self._groups.read()}
             found: dict[tuple[Any, ...], str | None] = {}
             for row in self.db.execute(self._checked):
-                key, document, pending = row[: len(self.keys)], row[-2], row[-1]
+                width = len(self.keys)
+                key, document, pending = row[:width], row[width], row[width + 1]
                 if document is not None and not pending and self._twin is not None:
                     document = self._twin.finish(document)
                 found[key] = None if pending else document
@@ -181,6 +192,8 @@ class Settling:
                     gone.append(key)
         if gone:
             self.tombstones.sent(taken.sink, gone)
+        if taken.withheld is not None:
+            settle(self.db, self._same, done, taken.withheld)
         if self._any_quarantined and done:
             self.db.executemany(f"DELETE FROM quarantine WHERE {self._same}", done)
         now = time.time()

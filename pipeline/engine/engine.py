@@ -24,6 +24,7 @@ from pipeline.engine.sql import value
 from pipeline.engine.staging import Staging
 from pipeline.engine.sweep import Beginnings
 from pipeline.engine.transactions import REMEMBERED, Gate, Released
+from pipeline.engine.withholding import Rules
 from pipeline.errors import DecodeError
 from pipeline.events.envelope import Boundary, Event, decode_boundary
 from pipeline.events.sourcelog import Moment
@@ -389,8 +390,8 @@ class Engine:
             self.refreshing.find_unknown()
             self.refreshing.prune()
 
-    def reader(self) -> Reader:
-        return Reader(self.mirror.path, self.layout)
+    def reader(self, rules: Rules | None = None) -> Reader:
+        return Reader(self.mirror.path, self.layout, rules)
 
 
 __all__ = ["UNKNOWN", "Engine", "Inputs", "Progress", "Record"]

@@ -8,7 +8,7 @@ from typing import Any, Final
 import msgspec
 
 from pipeline.authoring.event_shape import EventShape
-from pipeline.engine.assemble import assembly_sql, keys_sql, needs_check
+from pipeline.engine.assemble import assembly_sql, keys_sql, know_masks, needs_check
 from pipeline.engine.event_fold import EventContributing
 from pipeline.engine.layout import Layout
 from pipeline.engine.marking import Marking
@@ -64,6 +64,7 @@ class Folding:
         self._values = columns_of(self._slots)
         self._places = {i: self._values.index(f"v{i}") for i in range(len(self._slots))}
         self._plain, self._checked = assembly_sql(layout, checked=False), assembly_sql(layout, checked=True)
+        know_masks(self.db, layout)
         self._always_check = needs_check(layout.shape)
         self._twin = Twin(layout.shape)
         self._table = layout.root.name

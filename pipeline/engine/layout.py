@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from pydantic import SecretStr
+
 from pipeline.authoring.aggregate_shape import AggregateShape
 from pipeline.authoring.catalog import Catalog
 from pipeline.authoring.column_types import Wire, declared_wire, wire_of
@@ -66,6 +68,8 @@ class Layout:
     tables: dict[str, Table]
     aggregate: AggregateShape | None = None
     """What is made of the documents, where those are not themselves written."""
+    salt: SecretStr = field(default_factory=lambda: SecretStr(""))
+    """Goes before values that are hashed."""
 
     @property
     def written_key(self) -> tuple[str, ...]:
@@ -82,7 +86,7 @@ class Layout:
         return self.tables[self.shape.table]
 
 
-def lay_out(shape: Shape, catalog: Catalog | None = None) -> Layout:
+def lay_out(shape: Shape, catalog: Catalog | None = None, salt: SecretStr | None = None) -> Layout:
     """Lay out the mirror. Where the catalog does not know a table, its key and types are what the shape says."""
     aggregate = shape if isinstance(shape, AggregateShape) else None
     shape = shape.source
@@ -100,7 +104,7 @@ def lay_out(shape: Shape, catalog: Catalog | None = None) -> Layout:
             wires.update({c.name: wire_of(c) for c in source.columns if c.name in columns})
         tables[name] = Table(len(tables), name, key, columns, wires)
     tables[shape.table].kept = isinstance(aggregate, EventShape) and not aggregate.forgets
-    layout = Layout(shape, tables, aggregate)
+    layout = Layout(shape, tables, aggregate, salt or SecretStr(""))
     _place(layout, shape, ())
     return layout
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from pipeline.authoring.catalog import Catalog, Table
 from pipeline.authoring.discovery import Problem
+from pipeline.authoring.masks import complaint as unmaskable
 from pipeline.authoring.projection import Projection
 from pipeline.authoring.shape import Shape, shape_of
 from pipeline.authoring.withheld import taken
+from pipeline.engine.layout import lay_out
+from pipeline.engine.withholding import Rules, unkept
 from pipeline.errors import UnknownColumn, UnknownTable
 from pipeline.operations.check_shapes import check_level, check_root_key
 from pipeline.operations.findings import Checked, Finding, sort_key, split
@@ -30,10 +33,14 @@ class Captures:
     connector: str
     source: str
     tables: frozenset[str]
+    mask: Mapping[str, str] = field(default_factory=dict)
+    """How it masks columns, by their names."""
+    kafka: str = ""
+    """The Kafka cluster that it writes to."""
     uncopied: frozenset[str] = frozenset()
     """Of tables that workers copy, the columns whose values SQL does not give as events do, `schema.table.column`."""
     foreign: bool = False
-    """It stands for topics that others produce."""
+    """It stands for topics that others produce, which are read from `[kafka]`."""
 
 
 class CheckReport(BaseModel):
@@ -64,20 +71,26 @@ def check(
     lock: Catalog | None = None,
     source: bool = False,
     withheld: Mapping[str, Sequence[str]] | None = None,
+    withheld_rows: Mapping[str, Rules] | None = None,
+    targets: Collection[str] = (),
 ) -> CheckReport:
     """Look at every projection and say everything that is wrong.
 
     `problems` are those of discovery; `lock` is the catalog in git where `catalog` was just read from the source.
-    `withheld`: by kind of sink the columns that must not go there.
+    `withheld`: by kind of sink the columns that must not go there; `withheld_rows`: by kind, or kind and name, the rows.
+    `targets`: all that there are, `redis:orders`, of projections that are not looked at, too.
     """
-    withheld = withheld or {}
-    findings = [_from_problem(problem) for problem in (*problems, *_rules(withheld, catalog))]
+    withheld, withheld_rows = withheld or {}, withheld_rows or {}
+    masks = _masks(connectors or (), catalog)
+    findings = [_from_problem(problem) for problem in (*problems, *_rules(withheld, catalog), *masks)]
+    findings += map(_from_problem, _row_rules(withheld_rows, catalog, sinks, targets))
     for projection in projections:
         checked = Checked(projection, catalog)
         shape = shape_of(projection.shape)
         _names(checked)
         _targets(checked, shape, sinks)
         _withheld(checked, shape, withheld)
+        _withheld_rows(checked, shape, withheld_rows)
         _tables(checked, shape, lock)
         for table, column in unreadable(shape, catalog):
             checked.add(
@@ -154,6 +167,33 @@ def _withheld(checked: Checked, shape: Shape, withheld: Mapping[str, Sequence[st
             )
 
 
+def _withheld_rows(checked: Checked, shape: Shape, withheld: Mapping[str, Rules]) -> None:
+    for target in checked.projection.to:
+        for sink in (target.kind, f"{target.kind}:{target.name}"):
+            if rules := withheld.get(sink):
+                for why, level in unkept(lay_out(shape, checked.catalog), rules):
+                    checked.add("Withheld", f"{why} (withheld_rows, {sink}).", level)
+
+
+def _row_rules(
+    withheld: Mapping[str, Rules], catalog: Catalog, sinks: Mapping[str, SinkRules], targets: Collection[str]
+) -> Iterator[Problem]:
+    """A rule that keeps no row back because of what it names."""
+    for sink, rules in withheld.items():
+        subject, kind = f"withheld_rows.{sink}", sink.partition(":")[0]
+        if kind not in sinks or (sink not in sinks and sink not in targets):
+            known = ", ".join(sorted({*sinks, *targets}))
+            yield Problem("UnknownSink", f"Nothing goes to {sink!r}; known are {known}.", "cdc.toml", 1, subject)
+        for name in rules:
+            table, _, column = name.rpartition(".")
+            try:
+                if catalog.table(table).column(column).masked is not None:
+                    said = f"{name} is masked by its connector, so that no row has such a value; take it out of `mask`."
+                    yield Problem("BadMask", said, "cdc.toml", 1, subject)
+            except (UnknownTable, UnknownColumn) as error:
+                yield Problem(type(error).__name__, str(error), "cdc.toml", 1, subject)
+
+
 def _rules(withheld: Mapping[str, Sequence[str]], catalog: Catalog) -> Iterator[Problem]:
     """A rule that keeps nothing back because of how it is written."""
     for kind, columns in withheld.items():
@@ -164,6 +204,14 @@ def _rules(withheld: Mapping[str, Sequence[str]], catalog: Catalog) -> Iterator[
                     catalog.tables[table].column(column)
             except UnknownColumn as error:
                 yield Problem("UnknownColumn", str(error), "cdc.toml", 1, f"{kind}.withheld")
+
+
+def _masks(connectors: Sequence[Captures], catalog: Catalog) -> Iterator[Problem]:
+    """A column that its connector can't mask."""
+    for connector in connectors:
+        for name, way in connector.mask.items():
+            if (wrong := unmaskable(catalog, name, way)) is not None:
+                yield Problem("BadMask", f"{wrong}.", "connectors", 1, f"{connector.connector}.mask")
 
 
 def _clashes(projections: Sequence[Projection[Any]], sinks: Mapping[str, SinkRules]) -> Iterator[Finding]:
@@ -262,6 +310,14 @@ def _captured(checked: Checked, shape: Shape, connectors: Sequence[Captures]) ->
                 level,
                 level="hint",
             )
+    if captured and not set.intersection(*({c.kafka for c in found} for found in captured.values())):
+        places = ", ".join(f"{table} by {_listed(c.connector for c in found)}" for table, found in captured.items())
+        checked.add(
+            "SeveralKafkas",
+            f"Its tables are in the topics of several Kafka clusters, {places}, and a worker reads one; give their"
+            " connectors the same `kafka`.",
+        )
+        return
     if checked.projection.across_sources:
         checked.add(
             "AcrossSources",

@@ -9,6 +9,7 @@ from typing import Final
 from pipeline.authoring.catalog import UNREADABLE, Table
 from pipeline.authoring.column_types import kinds_of, spelling
 from pipeline.authoring.documents import Constant
+from pipeline.authoring.masks import maskable
 from pipeline.authoring.shape import FieldShape, Kind, RelationShape, Shape
 from pipeline.errors import UnknownColumn
 from pipeline.operations.findings import Checked
@@ -28,6 +29,13 @@ def check_level(checked: Checked, shape: Shape, table: Table) -> None:
 def _key(checked: Checked, shape: Shape, table: Table) -> None:
     missing = [name for name in shape.key if not _has(table, name)]
     if not missing:
+        if hashed := [name for name in shape.key if table.column(name).masked is not None]:
+            checked.add(
+                "BadMask",
+                f"{table.name}.{hashed[0]} is {shape.name}'s key and masked by its connector; take another key, or take it"
+                " out of `mask`.",
+                shape,
+            )
         return
     try:
         table.column(missing[0])
@@ -72,6 +80,13 @@ def _field(checked: Checked, shape: Shape, table: Table, own: FieldShape, name: 
             shape,
             own.name,
         )
+    if own.mask is not None and not maskable(column):
+        checked.add(
+            "WrongType",
+            f"{table.name}.{name} is {column.type}, and only plain texts are hashed or masked; leave the field out.",
+            shape,
+            own.name,
+        )
     if column.nullable and not own.nullable and name not in table.primary_key:
         checked.add(
             "WrongType",
@@ -109,6 +124,7 @@ def _field(checked: Checked, shape: Shape, table: Table, own: FieldShape, name: 
 def _relation(checked: Checked, shape: Shape, table: Table, own: RelationShape) -> None:
     shown = checked.catalog.tables.get(own.item.table)
     if shown is not None:
+        _in_clear(checked, shape, shown, own, (*own.order_by, *(name for name, _ in own.where)))
         if own.many and own.order_by != own.item.key:
             _columns(checked, shape, shown, own.order_by, own.name)
         for name, values in own.where:
@@ -118,6 +134,8 @@ def _relation(checked: Checked, shape: Shape, table: Table, own: RelationShape) 
     if remote is None or not (_columns(checked, shape, remote, own.remote, own.name) and known):
         return
     _comparable(checked, shape, table, remote, own)
+    _in_clear(checked, shape, table, own, own.local)
+    _in_clear(checked, shape, remote, own, own.remote)
     if own.many:
         _many(checked, shape, remote, own)
     else:
@@ -135,6 +153,19 @@ def _link(checked: Checked, shape: Shape, link: Table, own: RelationShape) -> No
         return
     _comparable(checked, shape, link, target, onward)
     _one(checked, shape, link, target, onward)
+
+
+def _in_clear(checked: Checked, shape: Shape, table: Table, own: RelationShape, names: Sequence[str]) -> None:
+    """What is joined, ordered or chosen by, is not masked by its connector: verify does it by the values themselves."""
+    for column in table.columns:
+        if column.name in names and column.masked is not None:
+            checked.add(
+                "BadMask",
+                f"{table.name}.{column.name} is masked by its connector ({column.masked.way}), and rows can't be joined,"
+                " ordered or chosen by it; take another column, or take it out of `mask`.",
+                shape,
+                own.name,
+            )
 
 
 def _condition(

@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, SecretStr
 
 from pipeline.authoring.catalog import Catalog, Column
 from pipeline.authoring.column_types import kinds_of
 from pipeline.authoring.shape import FieldShape, Kind, RelationShape, Shape
+from pipeline.engine.withholding import Rules, withheld
 from pipeline.errors import OperationError
 from pipeline.operations.canonical import canonical, parsed
 
@@ -60,8 +62,15 @@ class Expectation:
     over them are left out, and listed in `not_compared`.
     """
 
-    def __init__(self, shape: Shape, catalog: Catalog, unreadable: frozenset[str] = frozenset()) -> None:
-        self.shape = shape
+    def __init__(
+        self,
+        shape: Shape,
+        catalog: Catalog,
+        unreadable: frozenset[str] = frozenset(),
+        salt: SecretStr | None = None,
+    ) -> None:
+        self.shape, self._salt, self._masked = shape, salt or SecretStr(""), bool(shape.masks)
+        self._rules: Rules = {}
         self.not_compared: list[str] = []
         self._unreadable = unreadable
         self._level = self._compiled(shape, catalog, "")
@@ -71,12 +80,21 @@ class Expectation:
                 " has a type that verify can't read as events have it."
             )
 
+    def for_sink(self, rules: Rules) -> Self:
+        """What is expected in a sink that must not have such rows."""
+        own = copy(self)
+        own._rules = rules
+        return own
+
     @property
     def width(self) -> int:
         return len(self.shape.key)
 
     def document(self, raw: Mapping[str, Any]) -> dict[str, Any] | None:
         """The document in canonical values, None where there is to be none; raises Unbuildable."""
+        if self._rules and withheld(self.shape, raw, self._rules):
+            return None
+        raw = self.masked(raw)
         if not self.shape.python:
             return self._from_rows(self._level, raw)
         try:
@@ -85,8 +103,12 @@ class Expectation:
         except Exception as error:  # the author's code: the worker quarantines this document
             raise Unbuildable(f"{type(error).__name__}: {error}") from None
 
+    def masked(self, raw: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The rows as documents show them."""
+        return _masked(self._level, raw, self._salt) if self._masked else raw
+
     def made(self, raw: Mapping[str, Any]) -> Any:
-        """The author's own object of these rows, None where `keep()` says no; raises Unbuildable."""
+        """The author's own object of masked rows, None where `keep()` says no; raises Unbuildable."""
         try:
             made, _ = _made(self._level, raw)
             return made if made.keep() else None
@@ -153,6 +175,19 @@ class Expectation:
                 of = raw[member.name]
                 found[member.name] = None if value is None else self._from_python(member.below, value, of)
         return found
+
+
+def _masked(level: _Level, raw: Mapping[str, Any], salt: SecretStr) -> dict[str, Any]:
+    found = dict(raw)
+    for member in level.members:
+        if member.field is not None and member.field.mask is not None:
+            found[member.name] = member.field.mask.of(raw[member.name], salt)
+        elif member.below is not None and raw[member.name] is not None:
+            below, rows = member.below, raw[member.name]
+            found[member.name] = (
+                [_masked(below, one, salt) for one in rows] if member.repeated else _masked(below, rows, salt)
+            )
+    return found
 
 
 def _compared_as(field: FieldShape, column: Column | None) -> tuple[Kind, bool]:

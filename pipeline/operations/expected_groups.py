@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 import apsw
+from pydantic import SecretStr
 
 from pipeline.authoring.aggregate_shape import AggregateShape, Value
 from pipeline.authoring.catalog import Catalog
@@ -70,9 +71,10 @@ class GroupExpectation:
         catalog: Catalog,
         unreadable: frozenset[str] = frozenset(),
         gone: Gone | None = None,
+        salt: SecretStr | None = None,
     ) -> None:
         self.shape, self.gone = shape, gone
-        self.rows = Expectation(shape.of, catalog, unreadable)
+        self.rows = Expectation(shape.of, catalog, unreadable, salt)
         if self.rows.not_compared:
             raise OperationError(
                 f"{shape.name} can't be verified: it may use {', '.join(self.rows.not_compared)} of {shape.of.name}, whose"
@@ -120,6 +122,7 @@ class GroupExpectation:
 
     def part(self, raw: Mapping[str, Any]) -> tuple[str, Any, str] | None:
         """The group that a row is in, what it gives there, and why it gives nothing; None where it is in no group."""
+        raw = self.rows.masked(raw)
         try:
             made = self.rows.made(raw)
             if made is None:

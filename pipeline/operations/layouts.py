@@ -19,7 +19,7 @@ def layout_of(settings: Settings, projection: Projection[Any]) -> Layout:
     shape = shape_of(projection.shape)
     for name, column in unreadable(shape, catalog or Catalog()):
         raise DefinitionError(f"{projection.id}: {name}.{column.name} is {column.type}: see `cdc check`.")
-    return lay_out(shape, catalog)
+    return lay_out(shape, catalog, settings.mask.salt)
 
 
 def unreadable(shape: Shape, catalog: Catalog) -> Iterator[tuple[str, Column]]:

@@ -104,6 +104,8 @@ def _mark(db: apsw.Connection, layout: Layout, code: str, sinks: Sequence[str]) 
     with transaction(db):
         for table in ("sinks", "dirty", "quarantine", "refresh"):
             db.execute(f"DELETE FROM {table}")
+        db.execute("DROP TABLE IF EXISTS withheld")
+        db.execute("DELETE FROM meta WHERE name LIKE 'withheld/%'")
         db.execute("UPDATE meta SET value = ? WHERE name = 'fingerprint'", (code,))
         db.executemany("INSERT INTO sinks(name) VALUES(?)", [(name,) for name in sinks])
         # since 0: no watermark before all of them are written

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, SecretStr
 
 from pipeline.authoring.aggregate_shape import AggregateShape
 from pipeline.authoring.catalog import Catalog, Table
@@ -71,7 +71,13 @@ class _Fetched:
 
 
 def preview(
-    projection: Projection[Any], catalog: Catalog, rows: RowReader, *, keys: Sequence[str] = (), limit: int = 3
+    projection: Projection[Any],
+    catalog: Catalog,
+    rows: RowReader,
+    *,
+    keys: Sequence[str] = (),
+    limit: int = 3,
+    salt: SecretStr | None = None,
 ) -> list[Previewed]:
     """The documents of these root keys (`10`, or `10,1` where the key has two columns), or of the first rows.
 
@@ -79,8 +85,8 @@ def preview(
     """
     shape = shape_of(projection.shape)
     if isinstance(shape, AggregateShape):
-        return _groups(shape, catalog, rows, keys, limit)
-    fetched = _Fetched(catalog, lay_out(shape, catalog))
+        return _groups(shape, _Fetched(catalog, lay_out(shape, catalog, salt)), rows, keys, limit)
+    fetched = _Fetched(catalog, lay_out(shape, catalog, salt))
     wanted = [_split(text, shape) for text in keys]
     table = catalog.table(shape.table)
     if wanted:
@@ -96,11 +102,10 @@ def preview(
 
 
 def _groups(
-    shape: AggregateShape, catalog: Catalog, rows: RowReader, keys: Sequence[str], limit: int
+    shape: AggregateShape, fetched: _Fetched, rows: RowReader, keys: Sequence[str], limit: int
 ) -> list[Previewed]:
     """Groups of the first rows: all that belong to a group are known only when every row was read."""
-    fetched = _Fetched(catalog, lay_out(shape, catalog))
-    roots = rows.first(catalog.table(shape.table), fetched.columns(shape.table), SAMPLE)
+    roots = rows.first(fetched.catalog.table(shape.table), fetched.columns(shape.table), SAMPLE)
     fetched.add(shape.table, roots)
     _below(fetched, shape.of, roots, rows)
     with _filled(fetched) as engine:

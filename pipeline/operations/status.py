@@ -19,6 +19,7 @@ from pipeline.authoring.shape import shape_of
 from pipeline.engine.sourcelog import bare, log_of
 from pipeline.engine.sql import connect, quoted, rows, value
 from pipeline.engine.sweep import held
+from pipeline.engine.withholding import count as withheld
 from pipeline.events.sourcelog import parsed
 from pipeline.settings import Settings
 
@@ -39,6 +40,8 @@ class SinkStatus(BaseModel):
     behind: float | None
     error: str | None
     written: dict[str, int]
+    withheld: int = 0
+    """Documents of rows that must not go there."""
 
 
 class SourceLogStatus(BaseModel):
@@ -306,6 +309,7 @@ def _sink(db: apsw.Connection, number: int, name: str, said: dict[str, Any]) -> 
         behind=None if newest is None else max(0.0, round(time.time() - newest / 1000, 3)),
         error=own.get("error"),
         written={k: int(own.get(k, 0)) for k in ("applied", "stale", "rejected", "throttled", "split")},
+        withheld=withheld(db, number),
     )
 
 

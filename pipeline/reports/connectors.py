@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 
 from pydantic import BaseModel, ConfigDict
 
@@ -40,13 +41,23 @@ class ConnectorLine(BaseModel):
 def connectors(settings: Settings) -> list[ConnectorLine]:
     """Every connector defined here or known to Connect; who is away is said in the lines."""
     defined = load_definitions(settings.connectors)
-    away: str | None = None
+    away: dict[str, str] = {}
     running: dict[str, ConnectorStatus] = {}
-    try:
-        running = asyncio.run(lifecycle.statuses(connect_at=settings.connect_address()))
-    except CdcError as error:
-        away = str(error)
-    return [line(settings, name, defined.get(name), running.get(name), away) for name in sorted({*defined, *running})]
+    for cluster in clusters(defined):
+        try:
+            running |= asyncio.run(lifecycle.statuses(connect_at=settings.connect_address(cluster)))
+        except CdcError as error:
+            away[cluster] = str(error)
+    return [
+        line(settings, name, own, running.get(name), away.get(own.kafka if own is not None else ""))
+        for name in sorted({*defined, *running})
+        for own in (defined.get(name),)
+    ]
+
+
+def clusters(defined: Mapping[str, ConnectorDefinition]) -> list[str]:
+    """The Kafka clusters that these connectors write to; the first is that of the empty name."""
+    return sorted({definition.kafka for definition in defined.values()} or {""})
 
 
 def line(
@@ -98,9 +109,9 @@ def source_dsn(settings: Settings, definition: ConnectorDefinition | None) -> st
     return settings.source_dsn(name) if settings.has_source(name) else ""
 
 
-def kafka(settings: Settings) -> KafkaAddress | None:
+def kafka(settings: Settings, name: str = "") -> KafkaAddress | None:
     """Kafka's address; None where this project does not say, though Connect knows it."""
     try:
-        return settings.kafka_address()
+        return settings.kafka_address(name)
     except SettingsError:
         return None

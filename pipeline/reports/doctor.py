@@ -20,7 +20,7 @@ from pipeline.errors import CdcError, SettingsError, SinkError, SourceUnavailabl
 from pipeline.operations import doctor as operation
 from pipeline.operations.doctor import Finding, bad, ok, warn
 from pipeline.operations.states import states
-from pipeline.reports.connectors import kafka
+from pipeline.reports.connectors import clusters, kafka
 from pipeline.settings import Settings
 
 SUPPORTED = ("8.", "9.")
@@ -38,7 +38,7 @@ def doctor(settings: Settings) -> Findings:
 async def _look(settings: Settings) -> list[Finding]:
     found: list[Finding] = []
     definitions = load_definitions(settings.connectors)
-    topics: dict[str, float] = {}
+    topics: dict[str, dict[str, float]] = {cluster: {} for cluster in clusters(definitions)}
     for name, definition in definitions.items():
         try:
             dsn = definition.dsn_in(settings)
@@ -49,11 +49,13 @@ async def _look(settings: Settings) -> list[Finding]:
             found += await asyncio.to_thread(_mariadb, definition, dsn)
         else:
             found += await asyncio.to_thread(operation.source, dsn, list(definition.tables), {definition.slot: name})
-        topics |= {definition.topic(table): definition.retention_days for table in definition.tables}
-        topics[definition.transaction_topic] = definition.retention_days
-        found.append(await _connector(settings, name))
+        own = topics[definition.kafka]
+        own |= {definition.topic(table): definition.retention_days for table in definition.tables}
+        own[definition.transaction_topic] = definition.retention_days
+        found.append(await _connector(settings, definition))
         found += await _log(settings, definition, dsn)
-    for look in (_kafka(settings, topics), _elasticsearch(settings), _redis(settings)):
+    brokers = (_kafka(settings, cluster, own) for cluster, own in topics.items())
+    for look in (*brokers, _elasticsearch(settings), _redis(settings)):
         try:
             found += await look
         except SettingsError as error:
@@ -89,9 +91,10 @@ def _mariadb(definition: ConnectorDefinition, dsn: str) -> list[Finding]:
     return [ok(subject, f"binlog, GTIDs and {len(definition.tables)} tables as they have to be")]
 
 
-async def _connector(settings: Settings, name: str) -> Finding:
+async def _connector(settings: Settings, definition: ConnectorDefinition) -> Finding:
+    name = definition.name
     try:
-        status = await lifecycle.status(name, connect_at=settings.connect_address())
+        status = await lifecycle.status(name, connect_at=settings.connect_address(definition.kafka))
     except CdcError as error:
         return bad(f"connector {name}", str(error), f"cdc connector apply {name}")
     broken = [task for task in status.tasks if task.state != "RUNNING"]
@@ -105,9 +108,9 @@ async def _log(settings: Settings, definition: ConnectorDefinition, dsn: str) ->
     """Whether the source's log is the one that the connector reads."""
     subject = f"source log of {definition.name}"
     try:
-        async with connect(settings.connect_address()) as client:
+        async with connect(settings.connect_address(definition.kafka)) as client:
             log = logs.log_of(await client.config(definition.name))
-            reached = await logs.reached(client, definition, log, kafka(settings))
+            reached = await logs.reached(client, definition, log, kafka(settings, definition.kafka))
         # asked last: it goes on, and what was read of it before is never beyond it
         source = await asyncio.to_thread(logs.identity, definition, dsn, reached)
     except CdcError:
@@ -128,9 +131,9 @@ async def _log(settings: Settings, definition: ConnectorDefinition, dsn: str) ->
     return [ok(subject, now)]
 
 
-async def _kafka(settings: Settings, topics: dict[str, float]) -> list[Finding]:
-    found = await operation.kafka(settings.kafka_address(), topics)
-    return found if found[0].level == "error" else [*found, *await _documents_in_kafka(settings)]
+async def _kafka(settings: Settings, cluster: str, topics: dict[str, float]) -> list[Finding]:
+    found = await operation.kafka(settings.kafka_address(cluster), topics)
+    return found if cluster or found[0].level == "error" else [*found, *await _documents_in_kafka(settings)]
 
 
 async def _documents_in_kafka(settings: Settings) -> list[Finding]:
@@ -184,7 +187,7 @@ async def _redis(settings: Settings) -> list[Finding]:
         from connectors.sinks.redis_client import Client, connect
     except ImportError:
         return []  # who has a projection there is told by `cdc apply`
-    url = settings.redis_url()
+    url = settings.redis_url
     client = Client(connect(settings.redis.model_copy(update={"request_timeout": 5.0}), url), "redis", url)
     kept = ""
     try:

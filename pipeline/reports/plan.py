@@ -17,6 +17,7 @@ from pipeline.errors import CdcError
 from pipeline.operations import apply as operation
 from pipeline.operations.apply import Applied, ApplyReport, CapturedBy
 from pipeline.ports import Sink
+from pipeline.reports.connectors import clusters
 from pipeline.settings import Settings
 
 
@@ -39,8 +40,16 @@ def opener(settings: Settings) -> operation.Opener:
 def _connectors(settings: Settings) -> list[CapturedBy]:
     definitions = load_definitions(settings.connectors)
     foreign = [CapturedBy(name, frozenset(of.tables), True) for name, of in load_topics(settings.topics).items()]
-    try:
-        running = set(asyncio.run(lifecycle.statuses(connect_at=settings.connect_address())))
-    except CdcError:
-        return [*foreign, *(CapturedBy(name, frozenset(d.tables), None) for name, d in definitions.items())]
-    return [*foreign, *(CapturedBy(name, frozenset(d.tables), name in running) for name, d in definitions.items())]
+    running: dict[str, set[str] | None] = {}
+    for cluster in clusters(definitions):
+        try:
+            running[cluster] = set(asyncio.run(lifecycle.statuses(connect_at=settings.connect_address(cluster))))
+        except CdcError:
+            running[cluster] = None
+    return [
+        *foreign,
+        *(
+            CapturedBy(name, frozenset(d.tables), None if (known := running[d.kafka]) is None else name in known)
+            for name, d in definitions.items()
+        ),
+    ]

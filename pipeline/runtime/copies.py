@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 from connectors.sources import kinds
+from connectors.sources.masks import masked
 from connectors.sources.postgres_copy import open_copies, streams
 from pipeline.authoring.catalog import Catalog
 from pipeline.errors import DefinitionError
@@ -50,11 +51,11 @@ def copying(
     settings: Settings, wired: Wired, say: Callable[[str], None], going: Callable[[], bool] = lambda: True
 ) -> Copying:
     """What `fill` is handed."""
-    definition, kafka = wired.definition, settings.kafka_address()
+    definition, kafka = wired.definition, settings.kafka_address(wired.definition.kafka)
     dsn = definition.dsn_in(settings)
     topics = [*wired.inputs.topics, definition.transaction_topic]
     return Copying(
-        catalog=Catalog.load(settings.catalog), streams=partial(streams, definition, dsn, kafka),
+        catalog=masked(Catalog.load(settings.catalog), [definition], settings.mask.salt), streams=partial(streams, definition, dsn, kafka),
         ends=partial(ends_of, kafka, definition, topics), copies=partial(open_copies, dsn, PATIENCE),
         say=say, going=going, passing=passing,
     )  # fmt: skip

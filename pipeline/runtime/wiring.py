@@ -15,6 +15,7 @@ from pipeline.authoring.shape import Shape, shape_of
 from pipeline.authoring.withheld import taken
 from pipeline.engine.engine import Inputs
 from pipeline.engine.layout import Layout
+from pipeline.engine.withholding import Rules, concerning, unkept
 from pipeline.errors import DefinitionError, OperationError
 from pipeline.operations.layouts import layout_of
 from pipeline.ports import Sink
@@ -31,6 +32,8 @@ class Wired:
     inputs: Inputs
     by_table: Mapping[str, ConnectorDefinition]
     """Of each table, which are several for a projection across sources; but for those of foreign topics."""
+    rules: list[Rules]
+    """Of each target, which rows must not go there."""
     foreign: Mapping[str, ForeignTopics] = field(default_factory=dict)
     """Of each table that others produce."""
     registries: Mapping[str, Registry] = field(default_factory=dict)
@@ -53,13 +56,22 @@ class Wired:
 
 
 def wire(settings: Settings, projection: Projection[Any]) -> Wired:
-    """Find the connector that captures all its tables; raises DefinitionError where none does, or a target may not have a column."""
+    """Find the connector that captures all its tables; raises DefinitionError where none does, or a target may not have a column,
+    SettingsError where the salt of hashed fields is missing."""
     shape = shape_of(projection.shape)
     for target in projection.to:
         for found in taken(shape, settings.withheld(target.kind)):
             raise DefinitionError(f"{projection.id}: {found.column} is withheld from {target.kind}: see `cdc check`.")
+    if "hash" in shape.masks:
+        settings.salt(projection.id)
     layout = layout_of(settings, projection)
     by_table, foreign = producers_of(settings, projection)
+    rules = [concerning(layout, settings.rows_withheld(target.kind, target.name)) for target in projection.to]
+    for each in rules:
+        for why, _ in unkept(layout, each):
+            raise DefinitionError(f"{projection.id}: {why}.")
+        if masked := [name for of in by_table.values() for name in of.mask if name in each]:
+            raise DefinitionError(f"{projection.id}: rows are withheld by {masked[0]}, which its connector masks.")
     producers: dict[str, ConnectorDefinition | ForeignTopics] = {**by_table, **foreign}
     own = producers[layout.root.name]
     topics = {producers[table].topic(table): table for table in layout.tables}
@@ -72,7 +84,7 @@ def wire(settings: Settings, projection: Projection[Any]) -> Wired:
     read = {of.topic(table): of.foreign(table, opened[of.name]) for table, of in foreign.items()}
     asked = {of.topic(table): registry for table, of in foreign.items() if (registry := opened[of.name]) is not None}
     inputs = Inputs(topics, boundaries, own.name, others, heard, read)
-    return Wired(projection, shape, layout, inputs, by_table, foreign, asked)
+    return Wired(projection, shape, layout, inputs, by_table, rules, foreign, asked)
 
 
 def open_sinks(settings: Settings, wired: Wired) -> None:
@@ -130,6 +142,8 @@ def _captured(settings: Settings, projection: Projection[Any], wanted: set[str])
     if projection.across_sources:
         each = {table: capturing(definitions, {table}) for table in sorted(wanted)}
         found = {table: of for table, of in each.items() if of is not None}
+        if len({of.kafka for of in found.values()}) > 1:
+            raise DefinitionError(f"{projection.name} reads the topics of several Kafka clusters: see `cdc check`.")
         if len(found) == len(wanted):
             return found
     best = max(definitions.values(), key=lambda d: len(wanted & set(d.tables)), default=None)

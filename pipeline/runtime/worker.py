@@ -22,6 +22,7 @@ from pipeline.engine.dirty import Reader
 from pipeline.engine.engine import Engine, Progress
 from pipeline.engine.mirror import Mirror
 from pipeline.engine.revision import RENEW_AT
+from pipeline.engine.withholding import apply_rules
 from pipeline.errors import (
     CdcError,
     CheckpointError,
@@ -65,7 +66,7 @@ class Worker:
 
     def __init__(self, settings: Settings, wired: wiring.Wired) -> None:
         self.settings, self.wired = settings, wired
-        self.kafka = settings.kafka_address()
+        self.kafka = settings.kafka_address(wired.definition.kafka)
         self.id = wired.projection.id
         self.owner = f"{os.uname().nodename}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         self.stopping = asyncio.Event()
@@ -182,10 +183,11 @@ class Worker:
 
     async def _open_flushers(self) -> None:
         window = self.settings.worker.session_timeout + self.settings.elasticsearch.request_timeout
-        for sink, number in zip(self.wired.sinks, self.sink_ids, strict=True):
+        for sink, number, rules in zip(self.wired.sinks, self.sink_ids, self.wired.rules, strict=True):
+            await self.in_engine(apply_rules, self.mirror, number, rules)
             thread = ThreadPoolExecutor(1, f"reader-{number}")
             self._reader_threads.append(thread)
-            reader: Reader = await self._in(thread, self.engine.reader)
+            reader: Reader = await self._in(thread, self.engine.reader, rules)
             self.flushers.append(
                 Flusher(
                     engine=self.engine, reader=reader, sink=sink, sink_id=number, owner=self.owner,

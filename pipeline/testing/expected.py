@@ -36,6 +36,8 @@ def _nested(layout: Layout, shape: Shape, row: Row, rows: Rows) -> dict[str, Any
             held = _held(wires[member.column], row.get(member.column))
             array = wires[member.column].array or member.repeated
             found[member.name] = _python(member.kind, held, array)
+            if member.mask is not None:
+                found[member.name] = member.mask.of(found[member.name], layout.salt)
         elif member.fixed is not None:
             found[member.name] = member.fixed.value
         elif member.left_out_of is not None:

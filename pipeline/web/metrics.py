@@ -37,6 +37,7 @@ METRICS: Final[dict[Name, tuple[str, tuple[str, ...]]]] = {
     "cdc_sink_behind_seconds": ("Source time that this sink has to catch up with", ("projection", "sink")),
     "cdc_sink_watermark_lsn": ("Position of the source up to which it is complete", ("projection", "sink", "connector")),
     "cdc_sink_failing": ("1 where the last write to the sink failed, else 0", ("projection", "sink")),
+    "cdc_sink_withheld": ("Documents that are kept from the sink by withheld_rows", ("projection", "sink")),
     "cdc_sink_writes_total": ("Outcomes of writes since the worker started", ("projection", "sink", "outcome")),
     "cdc_build_done_ratio": ("How much of the build under way is done, 0 to 1", ("projection", "build", "step")),
     "cdc_build_seconds": ("How long the build has been under way", ("projection", "build", "step")),
@@ -114,6 +115,7 @@ def _projection(found: ProjectionStatus) -> Iterator[tuple[Name, tuple[str, ...]
         labels = (found.name, sink.name)
         if sink.behind is not None:
             yield "cdc_sink_behind_seconds", labels, sink.behind
+        yield "cdc_sink_withheld", labels, sink.withheld
         yield "cdc_sink_failing", labels, float(sink.error is not None)
         for connector, mark in sink.watermark.items():
             yield "cdc_sink_watermark_lsn", (*labels, connector), mark["lsn"]

@@ -193,7 +193,9 @@ class ReadModel:
         async with self._lock("log"):
             if self._log is None or time.monotonic() - self._log[0] > LOG_KNOWN:
                 try:
-                    label = await logs.running(self.settings.connect_address(), self.definition.name)
+                    label = await logs.running(
+                        self.settings.connect_address(self.definition.kafka), self.definition.name
+                    )
                 except CdcError:
                     label = None
                 self._log = time.monotonic(), label

@@ -31,7 +31,7 @@ class PostgresServer:
         self, projection: str, *, shape: Shape = SHAPE, bulk_bytes: int = 0, dsn: str = "", **options: object
     ) -> PostgresSink:
         return PostgresSink(
-            dsn=dsn or self.dsn, target=f"{self.schema}.orders", projection=projection, shape=shape,
+            dsn=lambda: dsn or self.dsn, target=f"{self.schema}.orders", projection=projection, shape=shape,
             options=self.options | options, request_timeout=self.timeout,
         )  # fmt: skip
 

@@ -362,7 +362,7 @@ class TestPostgresSinkWithChildren(SinkContract):
         sink = own.open(lab.projection(1), **made)
         lab.opened.append(sink)
         target = postgres(f"{own.schema}.orders", **(own.options | later))
-        reader = PostgresReader(dsn=own.dsn, target=target, shape=SHAPE, request_timeout=10)
+        reader = PostgresReader(dsn=lambda: own.dsn, target=target, shape=SHAPE, request_timeout=10)
         try:
             await sink.prepare()
             documents = [{"id": n, "note": f"n{n}", "lines": [{"id": n}]} for n in range(3)]
@@ -461,7 +461,7 @@ class TestPostgresSinkWithChildren(SinkContract):
         }
         target = postgres(f"{own.schema}.orders", **options)
         sink = own.open(lab.projection(1), shape=BASKET, **options)
-        reader = PostgresReader(dsn=own.dsn, target=target, shape=BASKET, request_timeout=10)
+        reader = PostgresReader(dsn=lambda: own.dsn, target=target, shape=BASKET, request_timeout=10)
         lab.opened.append(sink)
         await sink.prepare()
         writes = [
@@ -537,4 +537,4 @@ class Long(Document, source="shop.long"):
 )  # fmt: skip
 def test_lists_that_can_have_no_table_are_refused(shape: Any, options: dict[str, object], said: str) -> None:
     with pytest.raises(DefinitionError, match=said):
-        PostgresSink(dsn="", target="somewhat_longer", projection="orders-v1", shape=shape, options=options)
+        PostgresSink(dsn=lambda: "", target="somewhat_longer", projection="orders-v1", shape=shape, options=options)

@@ -224,7 +224,7 @@ def test_a_target_is_opened_with_the_settings(stack: Endpoints) -> None:
 
 def test_what_is_no_uri_is_said_without_showing_it() -> None:
     with pytest.raises(SettingsError, match="no libpq URI") as caught:
-        PostgresSink(dsn=f"nonsense {SECRET}", target="orders", projection="orders-v1", shape=SHAPE, options={})
+        PostgresSink(dsn=lambda: f"nonsense {SECRET}", target="orders", projection="orders-v1", shape=SHAPE, options={})
     assert SECRET not in str(caught.value)
 
 
@@ -240,7 +240,7 @@ def test_what_is_no_uri_is_said_without_showing_it() -> None:
 )
 def test_options_that_say_nothing_are_refused(options: dict[str, object], said: str) -> None:
     with pytest.raises(DefinitionError, match=said):
-        PostgresSink(dsn="", target="orders", projection="orders-v1", shape=SHAPE, options=options)
+        PostgresSink(dsn=lambda: "", target="orders", projection="orders-v1", shape=SHAPE, options=options)
 
 
 def test_what_can_not_be_sent_is_refused_before_anything_is_sent() -> None:

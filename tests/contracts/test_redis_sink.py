@@ -37,7 +37,7 @@ class RedisServer:
         self, projection: str, *, shape: Shape = SHAPE, bulk_bytes: int = 1_000_000, url: str = "", **options: object
     ) -> RedisSink:
         return RedisSink(
-            url=url or self.url, target=self.target, projection=projection, shape=shape, options=options,
+            url=lambda: url or self.url, target=self.target, projection=projection, shape=shape, options=options,
             settings=RedisSettings(bulk_bytes=bulk_bytes, request_timeout=self.timeout),
         )  # fmt: skip
 
@@ -364,7 +364,7 @@ def test_a_target_is_opened_with_the_settings() -> None:
 @pytest.mark.parametrize("url", [f"http://me:{SECRET}@there", f"redis://me:{SECRET}@there:port/0"])
 def test_what_is_no_url_is_said_without_showing_it(url: str) -> None:
     with pytest.raises(SettingsError, match="no URL of a Redis") as caught:
-        RedisSink(url=url, target="o", projection="o-v1", shape=SHAPE, options={}, settings=RedisSettings())
+        RedisSink(url=lambda: url, target="o", projection="o-v1", shape=SHAPE, options={}, settings=RedisSettings())
     assert SECRET not in str(caught.value)
 
 
@@ -386,5 +386,10 @@ def test_what_is_no_url_is_said_without_showing_it(url: str) -> None:
 def test_options_that_say_nothing_are_refused(options: dict[str, object], said: str) -> None:
     with pytest.raises(DefinitionError, match=said):
         RedisSink(
-            url="redis://there", target="o", projection="o-v1", shape=SHAPE, options=options, settings=RedisSettings()
+            url=lambda: "redis://there",
+            target="o",
+            projection="o-v1",
+            shape=SHAPE,
+            options=options,
+            settings=RedisSettings(),
         )

@@ -57,6 +57,7 @@ class Project:
     password: str
     """The reference by which Connect finds the database's password."""
     settings: dict[str, str] = field(default_factory=dict)
+    """Of its environment; an empty one takes out what is there otherwise."""
     workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
     before_connector: Callable[[Project], None] = lambda project: None
     """What has to be done between the connector's definition and the connector."""
@@ -142,8 +143,7 @@ class Project:
     @property
     def environment(self) -> dict[str, str]:
         up = self.endpoints
-        return {
-            **os.environ,
+        own = {
             "CDC_PROJECT": self.name.replace("_", "-"),
             "CDC_STATE_DIR": str(self.folder / ".cdc"),
             "CDC_KAFKA__BOOTSTRAP": up.kafka,
@@ -152,8 +152,8 @@ class Project:
             "CDC_SOURCE__DSN": self.dsn,
             "CDC_POSTGRES__DSN": self.dsn,
             "CDC_REDIS__URL": up.redis,
-            **self.settings,
         }
+        return os.environ | {name: value for name, value in (own | self.settings).items() if value}
 
     # ---- using it -----------------------------------------------------------------------------------------
 

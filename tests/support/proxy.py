@@ -12,6 +12,8 @@ from typing import Literal
 
 Mood = Literal["pass", "slow", "silent", "cut", "refuse", "busy"]
 CHUNK = 4096
+METHODS = (b"GET ", b"PUT ", b"POST ", b"HEAD ", b"DELETE ")
+NOBODY = b"HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 TOO_MANY = b"HTTP/1.1 429 Too Many Requests\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 
 
@@ -21,11 +23,13 @@ class Proxy:
     `slow`: each piece waits 50 ms; `silent`: nothing comes through, and nobody is told; `cut`: connections end after a
     random number of pieces, in the middle of a request or an answer; `refuse`: they end at once; `busy`: each request
     is answered with 429, as by a gateway that has no room. With `tls` it speaks TLS, and the server behind it does not.
+    `login`: what each request has to say in its header `authorization`, or it is answered with 401.
     """
 
     def __init__(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> None:
         self.target, self.tls = (host, port), tls
         self.mood: Mood = "pass"
+        self.login = ""
         self.cuts = self.refused = 0
         self.port = 0
         self._random = Random(1)
@@ -77,9 +81,10 @@ class Proxy:
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, asks: asyncio.StreamWriter | None = None
     ) -> None:
         while piece := await reader.read(CHUNK):
-            if self.mood == "busy" and asks is not None:
+            stranger = self.login and piece.startswith(METHODS) and self.login.encode() not in piece
+            if (self.mood == "busy" or stranger) and asks is not None:
                 self.refused += 1
-                asks.write(TOO_MANY)
+                asks.write(NOBODY if stranger else TOO_MANY)
                 await asks.drain()
                 return
             if self.mood == "refuse" or (self.mood == "cut" and self._random.random() < 0.1):

@@ -11,6 +11,7 @@ from threading import Thread
 import pytest
 
 from connectors.sources import lifecycle
+from pipeline import addresses
 from pipeline.addresses import ConnectAddress, KafkaAddress
 from pipeline.cli.root import run
 from pipeline.errors import SettingsError, SourceUnavailable
@@ -52,6 +53,38 @@ def test_the_environment_may_name_a_file_or_a_command(folder: Path, monkeypatch:
 
     assert password() == "from a file"
     assert load().source_dsn() == "postgresql://reader:pw@db/shop"
+
+
+def test_a_file_and_a_command_are_asked_again_and_the_last_answer_holds_where_there_is_none(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "secret").write_text("first")
+    (folder / "cdc.toml").write_text(
+        '[kafka]\npassword = {file = "secret"}\n[connect]\npassword = {command = "cat secret"}\n'
+    )
+    own = load()
+    kafka, connect = own.kafka.password, own.connect.password
+    assert kafka is not None and connect is not None
+
+    (folder / "secret").write_text("second")
+    assert kafka.get_secret_value() == connect.get_secret_value() == "first", "not at every look"
+    monkeypatch.setattr(addresses, "FRESH", 0.0)
+    assert kafka.get_secret_value() == connect.get_secret_value() == "second"
+
+    (folder / "secret").write_text("")
+    assert kafka.get_secret_value() == connect.get_secret_value() == "second", "somebody is just writing it"
+    (folder / "secret").unlink()
+    assert kafka.get_secret_value() == connect.get_secret_value() == "second"
+    assert "second" not in repr(own) + repr(own.shown()) + repr(kafka)
+
+
+def test_a_salt_stays_the_same_while_a_process_lives(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "salt").write_text("the-first-salt")
+    (folder / "cdc.toml").write_text('[mask]\nsalt = {file = "salt"}\n')
+    monkeypatch.setattr(addresses, "FRESH", 0.0)
+    own = load()
+    (folder / "salt").write_text("another-salt")
+    assert own.salt("x").get_secret_value() == "the-first-salt"
 
 
 @pytest.mark.parametrize(

@@ -452,6 +452,18 @@ def test_a_join_of_two_sources_is_refused_though_another_table_is_not_captured_y
     assert {f.error for f in report.findings if f.level == "warning"} == {"NotCaptured"}
 
 
+def test_a_document_of_two_kafka_clusters_is_refused_across_sources_too(checked: Checked) -> None:
+    shop = Captures("shop", "", frozenset({"shop.orders", "shop.order_lines", "shop.products"}))
+    crm = Captures("crm", "", frozenset({"shop.customers"}), kafka="west")
+    across = GOOD.replace("projection(Order, ", "projection(Order, across_sources=True, ")
+    assert across != GOOD
+
+    for text in (GOOD, across):
+        assert [f.error for f in checked(connectors=[shop, crm], orders=text).findings] == ["SeveralKafkas"]
+    both = Captures("both", "", frozenset({"shop.customers", *shop.tables}), kafka="west")
+    assert checked(connectors=[shop, crm, both], orders=GOOD).ok
+
+
 def test_a_join_that_the_source_has_no_index_for_is_a_hint(checked: Checked) -> None:
     report = checked(
         customers="""

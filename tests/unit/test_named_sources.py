@@ -101,6 +101,25 @@ def test_a_table_that_two_sources_have_is_not_taken_from_either(
     assert "captured from several sources" in capsys.readouterr().err
 
 
+def test_a_further_kafka_and_its_connect_have_addresses_of_their_own(folder: Path) -> None:
+    (folder / "cdc.toml").write_text(
+        '[kafka]\nbootstrap = "east:9092"\n[connect]\nurl = "http://east:8083"\n'
+        '[kafkas.west]\nbootstrap = "west:9092"\nusername = "cdc"\npassword = "not-shown"\n[connects.west]\nurl = "http://west:8083"\n'
+    )
+    own = load()
+    assert (own.kafka_address().bootstrap, own.kafka_address("west").bootstrap) == ("east:9092", "west:9092")
+    assert (own.connect_address().url, own.connect_address("west").url) == ("http://east:8083", "http://west:8083")
+    assert own.kafka_address().login is None and own.kafka_address("west").login == ("cdc", "not-shown")
+    assert "not-shown" not in repr(own) + repr(own.kafka_address("west"))
+    with pytest.raises(
+        SettingsError,
+        match=r"No address of kafka north: set kafkas\.north\.bootstrap in cdc\.toml or CDC_KAFKAS__NORTH__BOOTSTRAP",
+    ):
+        own.kafka_address("north")
+    with pytest.raises(SettingsError, match=r"No address of connect north: set connects\.north\.url"):
+        own.connect_address("north")
+
+
 def test_two_connectors_of_one_source_may_both_capture_a_table(folder: Path) -> None:
     capture(folder, "one", "public.people", source="crm")
     capture(folder, "two", "public.people", source="crm")
