@@ -41,7 +41,7 @@ def check(
     lock = Catalog.load(own.catalog) if live is None or own.catalog.exists() else None
     catalog = live or lock
     assert catalog is not None
-    connectors = [Captures(name, d.source, frozenset(d.tables)) for name, d in definitions.items()]
+    connectors = [Captures(name, d.source, frozenset(d.tables), d.kind) for name, d in definitions.items()]
     report = checked(
         chosen,
         catalog,

@@ -133,7 +133,7 @@ class Reader(shop.Worker):
     staged_bytes=st.sampled_from([300, 64_000_000]),
     snapshot=st.booleans(),
 )
-@settings(max_examples=50, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 def test_whatever_is_lost_repeated_or_late_each_document_is_the_sources_and_never_half_a_transaction(
     random: Random, workers: int, partitions: int, rounds: int, staged_bytes: int, snapshot: bool
 ) -> None:
