@@ -8,6 +8,7 @@ from typing import Any, Literal, Protocol
 
 from pipeline.authoring.leaves import Leaf
 from pipeline.errors import Fenced
+from pipeline.events.sourcelog import parsed
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +75,27 @@ class SinkRecord:
     watermark: dict[str, dict[str, Any]] = field(default_factory=dict)
     state: dict[str, Any] = field(default_factory=dict)
 
+    @classmethod
+    def least(cls, parts: Sequence[SinkRecord | None]) -> SinkRecord | None:
+        """What can be said of a read model in partitions: no more than each of them says. None: nobody claimed any."""
+        known = [part for part in parts if part is not None]
+        if not known:
+            return None
+        shared = set.intersection(*(set(part.watermark if part is not None else ()) for part in parts))
+        watermark = {
+            connector: min((part.watermark[connector] for part in known), key=_place) for connector in sorted(shared)
+        }
+        offsets = {name: offset for part in known for name, offset in part.offsets.items()}
+        return cls(max(part.epoch for part in known), "", offsets, watermark)
+
     def fenced_by(self, stored: SinkRecord | None, sink: str) -> Fenced:
         """The error of an owner that finds this record replaced, or gone, in the sink of that name."""
         owned = "no record" if stored is None else f"epoch {stored.epoch} of {stored.owner}"
         return Fenced(f"{sink}: the sink has {owned}, not epoch {self.epoch} of {self.owner}: this worker stops.")
+
+
+def _place(mark: Mapping[str, Any]) -> tuple[int, int]:
+    return parsed(str(mark.get("log", ""))).number, int(mark["lsn"])
 
 
 def always() -> bool:

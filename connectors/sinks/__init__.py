@@ -16,17 +16,25 @@ Opener = Callable[[Target, Projection[Any], Shape, Settings], Sink]
 FeedOpener = Callable[[Target, Settings], Feed]
 
 
-def open_sink(target: Target, projection: Projection[Any], shape: Shape, settings: Settings) -> Sink:
-    """The sink that writes this projection version to the target; it connects with its first request."""
+def open_sink(
+    target: Target, projection: Projection[Any], shape: Shape, settings: Settings, part: str | None = None
+) -> Sink:
+    """The sink that writes this projection version, or one of its parts, to the target; it connects with its first request."""
     opener = SINKS.get(target.kind)
     if opener is None:
         raise DefinitionError(
             f"{projection.id}: no sink is called {target.kind!r}; known are {', '.join(sorted(SINKS))}."
         )
+    if projection.workers > 1:
+        if target.kind not in IN_PARTS:
+            raise DefinitionError(f"{projection.id}: {target.kind} takes no documents of several workers.")
+        return _elasticsearch(target, projection, shape, settings, part)
     return opener(target, projection, shape, settings)
 
 
-def _elasticsearch(target: Target, projection: Projection[Any], shape: Shape, settings: Settings) -> Sink:
+def _elasticsearch(
+    target: Target, projection: Projection[Any], shape: Shape, settings: Settings, part: str | None = None
+) -> Sink:
     from connectors.sinks.elasticsearch import ElasticsearchSink, connect
 
     own = settings.elasticsearch
@@ -41,6 +49,8 @@ def _elasticsearch(target: Target, projection: Projection[Any], shape: Shape, se
         # deletes have to be remembered for as long as a replaced worker's last request may take to come
         gc_deletes=f"{max(900, int(2 * (settings.worker.session_timeout + own.request_timeout)))}s",
         bulk_timeout=f"{max(1, int(own.request_timeout * 2 / 3))}s",
+        parts=projection.parts,
+        part=part,
     )
 
 
@@ -106,6 +116,10 @@ SINKS: dict[str, Opener] = {
     "kafka": _kafka,
     "memory": _memory,
 }
+
+
+IN_PARTS: frozenset[str] = frozenset({"elasticsearch"})
+"""The kinds of sinks that keep a record of each partition (exchange mode)."""
 
 
 def open_reader(target: Target, shape: Shape, settings: Settings) -> Reader | None:

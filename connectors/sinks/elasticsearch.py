@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import asdict
 from typing import Any
 from urllib.parse import quote
 
@@ -13,6 +13,7 @@ from elasticsearch import ApiError, AsyncElasticsearch
 from connectors.sinks.elasticsearch_bulk import FILTER, encode, outcomes, split_bulk
 from connectors.sinks.elasticsearch_client import call, connect, kind, reason
 from connectors.sinks.elasticsearch_mapping import difference, flat, known, mapping, settings
+from connectors.sinks.elasticsearch_records import record_of, stored_parts
 from pipeline.authoring.shape import Shape
 from pipeline.errors import NotAllowed, SinkError, SinkUnavailable, TargetMissing
 from pipeline.ports import Outcome, Rejected, SinkRecord, Stored, Write, always
@@ -22,7 +23,6 @@ __all__ = ["ElasticsearchSink", "connect", "mapping", "split_bulk"]
 CHECKPOINTS = "cdc-checkpoints"
 CHECKPOINT_SETTINGS = {"number_of_shards": 1, "auto_expand_replicas": "0-1"}
 CHECKPOINT_MAPPING = {"dynamic": False, "properties": {"epoch": {"type": "long"}, "owner": {"type": "keyword"}}}
-RECORD = tuple(field.name for field in fields(SinkRecord))
 # Attempts at a compare-and-set: each lost one means that another worker won.
 CLAIMS = 20
 MGET = 500
@@ -50,13 +50,19 @@ class ElasticsearchSink:
         gc_deletes: str = "15m",
         bulk_timeout: str = "20s",
         checkpoints: str = CHECKPOINTS,
+        parts: Sequence[str] = (),
+        part: str | None = None,
     ) -> None:
+        """`parts`: what of the projection has a record of its own; `part`: the one that this sink writes for."""
         known(options)
         self._client, self._alias, self._index, self._shape = client, alias, projection, shape
         self._options, self._gc_deletes = dict(options), gc_deletes
         self._bulk_bytes, self._slots = bulk_bytes, asyncio.Semaphore(in_flight)
         self._bulk = {"require_alias": "true", "timeout": bulk_timeout, "filter_path": FILTER}
         self._checkpoints = checkpoints
+        self._parts = tuple(parts) or (projection,)
+        self._part = part or self._parts[0]
+        self._all = part is None and len(self._parts) > 1
         self._stored_at: tuple[int, int] | None = None
 
     @property
@@ -75,12 +81,21 @@ class ElasticsearchSink:
             stored, at = await self._get_record()
             record = stored or SinkRecord()
             record.epoch, record.owner = max(record.epoch, at_least) + 1, owner
+            if len(self._parts) > 1:
+                record.state["parts"] = list(self._parts)  # for readers, who do not know the projection
             if await self._put_record(record, at):
                 return record
         raise SinkUnavailable(f"{self.name}: {CLAIMS} others claimed it at the same time; try again.")
 
     async def record(self) -> SinkRecord | None:
-        return (await self._get_record())[0]
+        if not self._all:
+            return (await self._get_record())[0]
+        try:
+            return SinkRecord.least(await stored_parts(self._client, self.name, self._checkpoints, self._parts))
+        except ApiError as error:
+            if error.meta.status == 404:
+                return None
+            raise self._failed(error) from None
 
     async def save(self, record: SinkRecord) -> None:
         if self._stored_at is not None and await self._put_record(record, self._stored_at):
@@ -154,7 +169,11 @@ class ElasticsearchSink:
         await self._call("POST", "/_aliases", body={"actions": actions})
 
     async def drop(self) -> None:
-        for path in (f"/{self._index}", f"/{self._checkpoints}/_doc/{quote(self._index, safe='')}"):
+        # whoever drops it may know another number of parts, of the version after it
+        (first,) = await stored_parts(self._client, self.name, self._checkpoints, [f"{self._index}@0"])
+        parts = {self._index, *(first.state["parts"] if first is not None else ())}
+        records = [f"/{self._checkpoints}/_doc/{quote(part, safe='')}" for part in sorted(parts)]
+        for path in (f"/{self._index}", *records):
             try:
                 await call(self._client, self.name, "DELETE", path)
             except ApiError as error:
@@ -268,21 +287,20 @@ class ElasticsearchSink:
             await self._send(lines, half, found, allowed)
 
     async def _get_record(self) -> tuple[SinkRecord | None, tuple[int, int] | None]:
-        path = f"/{self._checkpoints}/_doc/{quote(self._index, safe='')}"
+        path = f"/{self._checkpoints}/_doc/{quote(self._part, safe='')}"
         try:
             answer = await call(self._client, self.name, "GET", path)
         except ApiError as error:
             if error.meta.status == 404:
                 return None, None
             raise self._failed(error) from None
-        stored = {name: value for name, value in answer["_source"].items() if name in RECORD}
-        return SinkRecord(**stored), (answer["_seq_no"], answer["_primary_term"])
+        return record_of(answer["_source"]), (answer["_seq_no"], answer["_primary_term"])
 
     async def _put_record(self, record: SinkRecord, at: tuple[int, int] | None) -> bool:
         """Store the record if it is still the one read at `at`; says whether it was."""
         where = {"op_type": "create"} if at is None else {"if_seq_no": str(at[0]), "if_primary_term": str(at[1])}
-        path = f"/{_writer(self._checkpoints)}/_doc/{quote(self._index, safe='')}"
-        body = {name: getattr(record, name) for name in RECORD}
+        path = f"/{_writer(self._checkpoints)}/_doc/{quote(self._part, safe='')}"
+        body = asdict(record)
         try:
             answer = await call(
                 self._client, self.name, "PUT", path, params={**where, "require_alias": "true"}, body=body

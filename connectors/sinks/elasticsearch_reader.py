@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from decimal import Decimal
 from typing import Any
-from urllib.parse import quote
 
 import msgspec
 from elasticsearch import ApiError, AsyncElasticsearch
 
 from connectors.sinks.elasticsearch_client import call, kind, reason
+from connectors.sinks.elasticsearch_records import stored_parts
 from pipeline.authoring.aggregate_shape import AggregateShape
 from pipeline.authoring.leaves import Leaf, leaves
 from pipeline.authoring.shape import Shape
@@ -20,7 +19,6 @@ from pipeline.ports import Condition, Found, Group, Measure, Order, Page, Query,
 
 # How documents spell a time, its microseconds written out.
 FORMATS = {"date": "uuuu-MM-dd", "datetime": "uuuu-MM-dd'T'HH:mm:ss.SSSSSSX"}
-RECORD = tuple(field.name for field in fields(SinkRecord))
 
 
 class _Hit(msgspec.Struct):
@@ -68,15 +66,15 @@ class ElasticsearchReader:
 
     async def record(self, version: str) -> SinkRecord | None:
         try:
-            answer = await call(
-                self._client, self.name, "GET", f"/{self._checkpoints}/_doc/{quote(version, safe='')}"
-            )  # fmt: skip
+            one, first = await stored_parts(self._client, self.name, self._checkpoints, (version, f"{version}@0"))
+            if one is not None or first is None:
+                return one
+            parts = first.state["parts"]
+            return SinkRecord.least(await stored_parts(self._client, self.name, self._checkpoints, parts))
         except ApiError as error:
             if error.meta.status == 404:
                 return None
             raise self._failed(error) from None
-        stored = _plain(answer["_source"])
-        return SinkRecord(**{name: value for name, value in stored.items() if name in RECORD})
 
     async def get(self, version: str, ids: Sequence[str]) -> Mapping[str, Found]:
         answer = await self._call("POST", f"/{version}/_mget", {"ids": list(ids)})

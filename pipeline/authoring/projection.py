@@ -69,6 +69,8 @@ class Projection(Generic[ShapeT]):
     line: int = 0
     across_sources: bool = False
     """It may join tables of several databases: each row is right, and they are of no common moment."""
+    workers: int = 1
+    """More than one: exchange mode, its documents in so many partitions (docs/concepts/scale.md)."""
     build: int = 1
     """Builds of one version have the same code: each rebuild of it makes the next."""
 
@@ -76,6 +78,11 @@ class Projection(Generic[ShapeT]):
     def id(self) -> str:
         """`orders-v3`, its second build `orders-v3.2`: names the mirror, the consumer group and the index."""
         return f"{self.name}-v{self.version}" + (f".{self.build}" if self.build > 1 else "")
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """What has a mirror and a checkpoint record of its own: it, or each of its partitions, `orders-v3@0`."""
+        return (self.id,) if self.workers == 1 else tuple(f"{self.id}@{n}" for n in range(self.workers))
 
 
 def projection(
@@ -85,16 +92,19 @@ def projection(
     name: str | None = None,
     version: int = 1,
     across_sources: bool = False,
+    workers: int = 1,
 ) -> Projection[ShapeT]:
     """Declare a read model: documents of `shape`, kept in step in every target of `to`.
 
     `across_sources`: its tables may be in several databases, whose transactions have no common order. Then each row is
     applied as it comes, and a document may show half a transaction until the rest is there.
+
+    `workers`: so many processes share out the documents (exchange mode). The number is part of the version.
     """
     targets = (to,) if isinstance(to, Target) else tuple(to)
     caller = inspect.stack()[1]
     own = name or _own_name(targets[0])
-    return Projection(shape, targets, own, version, caller.filename, caller.lineno, across_sources)
+    return Projection(shape, targets, own, version, caller.filename, caller.lineno, across_sources, workers)
 
 
 def _own_name(target: Target) -> str:

@@ -28,12 +28,13 @@ def worker(
     build: Annotated[
         int | None, typer.Option("--build", min=1, help="Not the build that readers see, but this.", show_default=False)
     ] = None,
+    number: Annotated[int, typer.Option("--number", min=1, help="Which of its workers, where it has several.")] = 1,
 ) -> None:
-    """Run the worker of one projection in this process."""
+    """Run the worker of one projection in this process, or one of its workers."""
     from pipeline.runtime import tracing
     from pipeline.runtime import worker as workers
 
     own = load_settings()
     logs.start(own, projection=name)
     tracing.start(own, f"worker {name}")
-    raise typer.Exit(workers.run(own, name, build))
+    raise typer.Exit(workers.run(own, name, build, number))

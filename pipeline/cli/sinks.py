@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from connectors.sinks import SINKS
+from connectors.sinks import IN_PARTS, SINKS
 from connectors.sinks.elasticsearch_mapping import mapping
 from connectors.sinks.kafka_topics import NAME as TOPIC
 from connectors.sinks.kafka_topics import described as topics
@@ -18,7 +18,10 @@ _TABLE = re.compile(r"([a-z_][a-z0-9_]{0,62}\.)?[a-z_][a-z0-9_-]{0,45}")
 
 RULES = {kind: SinkRules() for kind in SINKS} | {
     "elasticsearch": SinkRules(
-        mapping, _INDEX, 'write small letters, digits, - and _ (no \\ / * ? " < > | , # :), a letter or digit first'
+        mapping,
+        _INDEX,
+        'write small letters, digits, - and _ (no \\ / * ? " < > | , # :), a letter or digit first',
+        in_parts="elasticsearch" in IN_PARTS,
     ),
     "postgres": SinkRules(
         name=_TABLE,

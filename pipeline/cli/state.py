@@ -28,13 +28,14 @@ def take(name: Annotated[str, typer.Argument(metavar="PROJECTION")], output: As 
     """Take one now of each build of a projection; its worker may run."""
     own = load_settings()
     states = States(own)
-    there = [build.id for build in builds.maintained(own, find(own, name)) if mirror_file(own, build.id).exists()]
+    parts = [part for build in builds.maintained(own, find(own, name)) for part in build.parts]
+    there = [part for part in parts if mirror_file(own, part).exists()]
     if not there:
         raise OperationError(f"{name} has no mirror on this machine: nothing to take.")
     taken = []
-    for build in there:
-        taken.append(states.take(build))
-        states.prune(build, own.state.keep)
+    for part in there:
+        taken.append(states.take(part))
+        states.prune(part, own.state.keep)
     _print(taken, as_json(output))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal
 
@@ -11,8 +10,9 @@ from pipeline.engine.apply import Applier
 from pipeline.engine.columns import Missing, SeenColumns
 from pipeline.engine.copied import Copied
 from pipeline.engine.dirty import Reader, Settling, Taken
+from pipeline.engine.exchange import PASSED_BYTES, Inlet, in_order
 from pipeline.engine.folding import Folding
-from pipeline.engine.inputs import Inputs, Progress, Record, decoded
+from pipeline.engine.inputs import SNAPSHOT, Inputs, Progress, Record, decoded, decoders
 from pipeline.engine.layout import Layout
 from pipeline.engine.loading import end_load
 from pipeline.engine.marks import Marks
@@ -31,7 +31,6 @@ from pipeline.events.sourcelog import Moment
 from pipeline.ports import Outcome
 
 FANOUT_CHUNK: Final = 2000
-SNAPSHOT: Final = frozenset({"true", "first", "first_in_data_collection", "last_in_data_collection", "last", True})
 
 
 class Engine:
@@ -60,9 +59,7 @@ class Engine:
         self.marks = Marks(mirror, self.applier.marking, self.logs)
         self.folding = Folding(mirror, self.applier.marking)
         self.ownership = Ownership(self)
-        self.decoders = {
-            topic: inputs.decoder(topic, self.layout.tables[table]) for topic, table in inputs.topics.items()
-        }
+        self.decoders = decoders(inputs, self.layout)
         by_row = self.consistency == "row"
         self.gate = Gate(self.layout.tables, by_row=by_row, keep_repeats=by_row, counted=bool(inputs.boundaries))
         self.catching_up: dict[str, int] | None = None
@@ -78,8 +75,7 @@ class Engine:
         self._bad_boundaries: list[tuple[str, int, bytes, str]] = []
         self.durable: dict[str, int] = mirror.offsets()
         """The offsets in the mirror, as of the last checkpoint."""
-        self._history: deque[tuple[int, dict[str, int]]] = deque(maxlen=1000)
-        """Offsets by sequence, so that a sink's record can say which it has acknowledged."""
+        self.inlet = Inlet(self, of, self.durable.get(of, 0)) if (of := inputs.exchange) else None
         self._restore()
 
     # ---- state --------------------------------------------------------------------------------------------
@@ -87,7 +83,7 @@ class Engine:
     def _restore(self) -> None:
         stored = self.mirror.offsets()
         boundary = next((p for p in stored if p.rpartition("/")[0] == self.inputs.boundaries), None)
-        offsets = {p: n for p, n in stored.items() if p != boundary}
+        offsets = {p: n for p, n in stored.items() if p not in (boundary, self.inputs.exchange)}
         self.staging.restore(self.gate, offsets, stored.get(boundary or "", 0))
         moment = self.mirror.get("copied")
         self.copied = Copied(Moment.parsed(moment)) if moment else None
@@ -106,6 +102,8 @@ class Engine:
         """Where to go on reading a partition, `topic/number`."""
         if partition.rpartition("/")[0] == self.inputs.boundaries:
             return self.gate.boundary_next
+        if self.inlet is not None and partition == self.inlet.name:
+            return self.inlet.next
         return self.gate.partition(partition).next
 
     # ---- in -----------------------------------------------------------------------------------------------
@@ -117,12 +115,23 @@ class Engine:
         """
         if not records:
             return
+        self.take_in(partition, records, self.begin(partition, label), (), records[-1][0] + 1)
+
+    def begin(self, partition: str, label: str) -> int:
+        """The number of the source log that records of this partition with this label are from."""
         topic = partition.rpartition("/")[0]
         # a label in a foreign topic is that of another project's connector, of which nothing is known
         log = self.logs.see(label, self.inputs.connector_of(topic)) if label and topic not in self.inputs.foreign else 0
         if not self.loaded and self.catching_up is None:
             # the first records ever: what was sent before them, a snapshot perhaps, may still be to come
             self.catching_up, self.gate.by_row, self.wants_cut = {}, True, True
+        return log
+
+    def take_in(
+        self, partition: str, records: Sequence[Record], log: int, passed: Sequence[Event], next_offset: int
+    ) -> None:
+        """Records of one source log, and `passed`: events that are counted only, whose rows others have."""
+        topic = partition.rpartition("/")[0]
         if topic == self.inputs.boundaries:
             for offset, _, data in records:
                 if data is not None:
@@ -131,13 +140,13 @@ class Engine:
                         continue
                     self.gate.add_boundary(boundary, offset, self.inputs.connector, log)
                     self._streams(log, boundary.ts_ms)
-            self.gate.boundary_next = records[-1][0] + 1
+            self.gate.boundary_next = next_offset
             self._boundary_partition = partition
             return
         if topic in self.inputs.heard:
             for offset, _, data in records:
                 self._streams(log, self._boundary(data or b"{}", partition, offset).ts_ms)
-            self.gate.add(partition, (), records[-1][0] + 1)
+            self.gate.add(partition, (), next_offset)
             return
         events, tombstones = decoded(self.decoders[topic], records, self.logs.known[log], self.consistency == "row")
         self._tombstones += tombstones
@@ -145,9 +154,11 @@ class Engine:
             events = self.copied.left(events, self.logs.known[log])
         if events:
             self.columns.look(events)
+        events = in_order(events, passed) if passed else events
+        if events:
             self._look_for_snapshot(events)
-        self._staged_bytes += sum(len(r[2]) for r in records if r[2] is not None)
-        self.gate.add(partition, events, records[-1][0] + 1)
+        self._staged_bytes += sum(len(r[2]) for r in records if r[2] is not None) + PASSED_BYTES * len(passed)
+        self.gate.add(partition, events, next_offset)
 
     def _boundary(self, data: bytes, partition: str, offset: int) -> Boundary:
         try:
@@ -272,7 +283,7 @@ class Engine:
             self.folding.fold(seq)
             progress.offsets = self._save(released, seq)
         self.durable = progress.offsets
-        self._history.append((self.mirror.seq, progress.offsets))
+        self.marks.reached.append((self.mirror.seq, progress.offsets))
         self._bad_boundaries.clear()
         self._tombstones = 0
         if not self.gate.staged:
@@ -284,6 +295,8 @@ class Engine:
         if self._boundary_partition:
             ends = self.gate.ends
             offsets[self._boundary_partition] = ends[0].offset if ends else self.gate.boundary_next
+        if self.inlet is not None:
+            offsets[self.inlet.name] = self.inlet.checkpoint(offsets)
         self.mirror.set_offsets(offsets)
         self.columns.save()
         self.staging.save(self.gate, released, seq)
@@ -377,9 +390,7 @@ class Engine:
 
     def acknowledged(self, sink: int) -> tuple[dict[str, int], dict[str, dict[str, Any]]]:
         """The input offsets of which everything is written to this sink, and the watermark; monotone."""
-        bound = self.marks.oldest_unwritten(sink)
-        past = [offsets for seq, offsets in self._history if bound is None or seq < bound]
-        return (past[-1] if past else {}), self.watermark(sink)
+        return self.marks.acknowledged(sink), self.watermark(sink)
 
     def prune(self) -> None:
         """Forget marks below each connector's published one, and old tombstones."""

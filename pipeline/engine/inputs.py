@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
-from pipeline.engine.layout import Table
+from pipeline.engine.layout import Layout, Table
 from pipeline.engine.sourcelog import in_log
 from pipeline.errors import DecodeError, PositionWentBack
 from pipeline.events.envelope import Event, TableDecoder, dead_letter, placed
 from pipeline.events.foreign import Foreign, ForeignDecoder
 from pipeline.events.sourcelog import Gtid, SourceLog
 
+SNAPSHOT: Final = frozenset({"true", "first", "first_in_data_collection", "last_in_data_collection", "last", True})
+"""What events say that a snapshot of all tables read."""
 Record = tuple[int, bytes | None, bytes | None]
 """Offset, key and value of one Kafka record."""
 
@@ -28,6 +31,10 @@ class Inputs:
     """The connector of each topic that is not of that one: then there are no boundaries, for two have no common order."""
     heard: frozenset[str] = frozenset()
     """The transaction topics of these several: they say that a snapshot is over, and no more."""
+    exchange: str | None = None
+    """The partition of the exchange topic, `topic/number`, by which all of these come; None where they are read themselves."""
+    partitions: int = 1
+    """Of the exchange topic."""
 
     foreign: Mapping[str, Foreign] = field(default_factory=dict)
     """How the topics that others produce are read."""
@@ -44,6 +51,11 @@ class Inputs:
     def tables_of(self, connector: str) -> frozenset[str]:
         """The tables that come by a connector."""
         return frozenset(table for topic, table in self.topics.items() if self.connector_of(topic) == connector)
+
+
+def decoders(inputs: Inputs, layout: Layout) -> dict[str, TableDecoder | ForeignDecoder]:
+    """The decoder of each data topic."""
+    return {topic: inputs.decoder(topic, layout.tables[table]) for topic, table in inputs.topics.items()}
 
 
 @dataclass(slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from typing import Any
 
 from pipeline.engine.marking import Marking
@@ -20,6 +21,8 @@ class Marks:
     def __init__(self, mirror: Mirror, marking: Marking, logs: SourceLogs) -> None:
         self.mirror, self.marking, self.logs = mirror, marking, logs
         self.loaded = False
+        self.reached: deque[tuple[int, dict[str, int]]] = deque(maxlen=1000)
+        """Offsets by sequence, so that a sink's record can say which it has acknowledged."""
 
     def add(self, seq: int, end: End) -> None:
         """The last END of a checkpoint; inside it."""
@@ -39,6 +42,12 @@ class Marks:
             c: {"lsn": lsn, "txid": bare(txid), "ts_ms": ts, "log": self.logs.known[log_of(txid)].label}
             for c, _, lsn, txid, ts in found
         }
+
+    def acknowledged(self, sink: int) -> dict[str, int]:
+        """The newest input offsets of which everything is written to this sink."""
+        bound = self.oldest_unwritten(sink)
+        past = [offsets for seq, offsets in self.reached if bound is None or seq < bound]
+        return past[-1] if past else {}
 
     def oldest_unwritten(self, sink: int) -> int | None:
         """The oldest change that this sink has not acknowledged; a fan-out and a sweep still to come count."""

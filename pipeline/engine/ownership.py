@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from pipeline.engine.assemble import document_id
+from pipeline.engine.exchange import owner_of
 from pipeline.engine.measures import group_id
 from pipeline.engine.mirror import Mirror
 from pipeline.engine.revision import revision
@@ -113,6 +114,11 @@ class Ownership:
             engine.wants_cut = engine.gate.by_row = True
             engine.catching_up = engine.catching_up or {}
         return anew
+
+    def owns(self, id: str) -> bool:
+        """Whether the document with this id is this engine's: all are, unless partitions share them."""
+        exchange, partitions = self.engine.inputs.exchange, self.engine.inputs.partitions
+        return exchange is None or owner_of(id, partitions) == int(exchange.rpartition("/")[2])
 
     def came_back(self, sink: int, keys: Iterable[tuple[Any, ...]]) -> None:
         """Documents that were deleted from the sink are there again."""

@@ -15,11 +15,13 @@ from pipeline.authoring.masks import complaint as unmaskable
 from pipeline.authoring.projection import Projection
 from pipeline.authoring.shape import Shape, shape_of
 from pipeline.authoring.withheld import taken
+from pipeline.engine.exchange import owned_by
 from pipeline.engine.layout import lay_out
 from pipeline.engine.withholding import Rules, unkept
 from pipeline.errors import UnknownColumn, UnknownTable
 from pipeline.operations.check_shapes import check_level, check_root_key
 from pipeline.operations.findings import Checked, Finding, sort_key, split
+from pipeline.operations.in_parts import in_parts
 from pipeline.operations.layouts import unreadable
 from pipeline.operations.sinks import SinkRules
 
@@ -33,6 +35,8 @@ class Captures:
     connector: str
     source: str
     tables: frozenset[str]
+    kind: str = "postgres"
+    """Of the source; `topics` where others produce them."""
     mask: Mapping[str, str] = field(default_factory=dict)
     """How it masks columns, by their names."""
     kafka: str = ""
@@ -105,6 +109,7 @@ def check(
             if level.table in catalog.tables:
                 check_level(checked, level, catalog.tables[level.table])
         check_root_key(checked, shape.source)
+        _workers(checked, shape, sinks, connectors or ())
         findings += checked.findings
     findings += _clashes(projections, sinks)
     return CheckReport(
@@ -152,6 +157,28 @@ def _targets(checked: Checked, shape: Shape, sinks: Mapping[str, SinkRules]) -> 
             continue
         for complaint in rules.complaints(target, shape, checked.projection.id):
             checked.add("BadTarget", complaint)
+
+
+def _workers(checked: Checked, shape: Shape, sinks: Mapping[str, SinkRules], connectors: Sequence[Captures]) -> None:
+    own = checked.projection
+    if own.workers < 1:
+        checked.add("BadWorkers", f"{own.name!r} has {own.workers} workers; count from 1.")
+    if own.workers <= 1 or not set(shape.columns()) <= checked.catalog.tables.keys():
+        return
+    layout = lay_out(shape, checked.catalog)
+    complaints = [*in_parts(own, layout, [kind for kind, rules in sinks.items() if rules.in_parts])]
+    if any(c.kind != "postgres" for c in connectors if c.tables & layout.tables.keys()):
+        complaints.append("Its source has to be Postgres.")
+    for complaint in complaints:
+        checked.add("BadWorkers", f"{own.name!r} can't have {own.workers} workers: {complaint}")
+    everywhere = [name for name, owned in owned_by(layout).items() if owned is None]
+    if everywhere and not complaints:
+        checked.add(
+            "SentEverywhere",
+            f"The rows of {_listed(everywhere)} go to all {own.workers} partitions, for the key of {layout.root.name} is not"
+            " in theirs.",
+            level="hint",
+        )
 
 
 def _withheld(checked: Checked, shape: Shape, withheld: Mapping[str, Sequence[str]]) -> None:

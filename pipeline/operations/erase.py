@@ -22,6 +22,7 @@ from pipeline.engine.sql import connect, listed, quoted, rows, transaction, valu
 from pipeline.engine.staging import staged_key
 from pipeline.errors import CdcError, MalformedEnvelope, OperationError
 from pipeline.events.envelope import TableDecoder
+from pipeline.operations.in_parts import one_worker
 from pipeline.operations.layouts import layout_of
 from pipeline.operations.passing import Ends, passed
 from pipeline.operations.refresh import refresh
@@ -84,6 +85,8 @@ async def erase(
     `key`: its columns as texts. `topics`: those that have its old values, and when the last of them goes (None: never).
     Raises OperationError, before anything is changed, where a worker does not run or does not get there in time.
     """
+    for build in builds:
+        one_worker(build, "erasing a row")
     found = [await _look(settings, build, table, key, sinks) for build in builds]
     if not dry:
         await _passed(settings, builds, connector, await position(), topic, ends, patience)

@@ -20,6 +20,7 @@ from pipeline.engine.sql import connect, rows, value
 from pipeline.engine.story import RowStory, rows_behind
 from pipeline.errors import CdcError, OperationError
 from pipeline.operations.expected import FieldDifference, differences
+from pipeline.operations.in_parts import part_of
 from pipeline.operations.status import mirror_file
 from pipeline.ports import Sink
 from pipeline.settings import Settings
@@ -64,11 +65,11 @@ async def explain(
     layout: Layout,
 ) -> DocumentStory:
     """`layout`: the mirror's, as the worker has it. Raises OperationError where there is no mirror."""
-    path = mirror_file(settings, projection.id)
-    if not path.exists():
-        raise OperationError(f"{projection.name} has no mirror yet: start it with cdc run.")
     root = _written_key(projection, layout, key)
     id = group_id(root[0]) if layout.aggregate is not None else document_id(root)
+    path = mirror_file(settings, part_of(projection, id))
+    if not path.exists():
+        raise OperationError(f"{projection.name} has no mirror yet: start it with cdc run.")
     db = connect(str(path), readonly=True)
     reader = Reader(str(path), layout)
     try:

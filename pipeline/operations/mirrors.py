@@ -143,6 +143,11 @@ def files_of(settings: Settings, id: str) -> list[Path]:
     ]
 
 
+def parts_of(settings: Settings, id: str) -> list[str]:
+    """A build, and those of its partitions that this machine has a mirror of."""
+    return [id, *sorted(path.stem for path in mirror_file(settings, id).parent.glob(f"{id}@*.db"))]
+
+
 @contextmanager
 def owned(settings: Settings, id: str) -> Iterator[bool]:
     """Hold a mirror as its worker would; False where a worker has it."""

@@ -29,30 +29,31 @@ async def passed(
     Empty when it is; else why not: no worker runs, or nothing moved for `patience` seconds. The topic's ends are read
     once an END at or after `lsn` is applied, for what was sent before that END is in Kafka by then.
     """
-    path = mirror_file(settings, projection.id)
-    if not path.exists():
-        return "it has no mirror yet: start it, cdc run"
-    db = connect(str(path), readonly=True)
-    try:
-        for step in (_applied(db, connector, lsn), _read(db, topic, ends), _written(db)):
-            try:
-                await _until(settings, projection, step, patience)
-            except OperationError as error:
-                return str(error)
-    finally:
-        db.close()
+    for path in (mirror_file(settings, part) for part in projection.parts):
+        if not path.exists():
+            return "it has no mirror yet: start it, cdc run" if projection.workers == 1 else f"{path} is not here"
+        db = connect(str(path), readonly=True)
+        try:
+            for step in (_applied(db, connector, lsn), _read(db, topic, ends), _written(db)):
+                try:
+                    await _until(settings, projection, step, patience)
+                except OperationError as error:
+                    return str(error)
+        finally:
+            db.close()
     return ""
 
 
 async def written(settings: Settings, projection: Projection[Any], patience: float) -> str:
     """Wait until what is dirty now is in every sink. Empty when it is; else why not."""
-    db = connect(str(mirror_file(settings, projection.id)), readonly=True)
-    try:
-        await _until(settings, projection, _written(db), patience)
-    except OperationError as error:
-        return str(error)
-    finally:
-        db.close()
+    for part in projection.parts:
+        db = connect(str(mirror_file(settings, part)), readonly=True)
+        try:
+            await _until(settings, projection, _written(db), patience)
+        except OperationError as error:
+            return str(error)
+        finally:
+            db.close()
     return ""
 
 

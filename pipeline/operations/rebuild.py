@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
@@ -18,7 +19,8 @@ from pipeline.errors import OperationError, VerificationFailed
 from pipeline.operations.building import building
 from pipeline.operations.copying import Copying, fill
 from pipeline.operations.from_source import Reading, begin_mirror, read_tables
-from pipeline.operations.mirrors import copy_mirror, files_of, owned, usable
+from pipeline.operations.in_parts import one_worker
+from pipeline.operations.mirrors import copy_mirror, files_of, owned, parts_of, usable
 from pipeline.operations.states import states
 from pipeline.operations.status import Building, status
 from pipeline.operations.verified import VerifyReport
@@ -116,9 +118,11 @@ async def _origin(
     settings: Settings, live: Projection[Any], new: Projection[Any], hands: Hands, asked: str
 ) -> tuple[str, str]:
     """The cheapest origin that is enough, and why."""
+    if new.workers > 1 and asked == "source":
+        one_worker(new, "a rebuild from the source")
     if asked == "source":
         return "source", "asked for"
-    no_mirror = usable(settings, live, new)
+    no_mirror = usable(settings, live, new) if new.workers == 1 else "several workers share out the log"
     if asked == "mirror" and no_mirror:
         raise OperationError(f"{new.id} can't be built from the mirror: {no_mirror}. Try --from log, or --from source.")
     if asked in ("mirror", "auto") and not no_mirror:
@@ -127,6 +131,7 @@ async def _origin(
     if no_log and asked == "log":
         raise OperationError(f"{new.id} can't be built from the log: {no_log}. Try --from source.")
     if no_log:
+        one_worker(new, f"a rebuild from the source, which it would take, for {no_log},")
         return "source", f"neither mirror nor log is enough: {no_mirror}; {no_log}"
     return "log", no_mirror or "asked for, and Kafka's topics hold everything"
 
@@ -335,8 +340,8 @@ def _without(build: Build, now: Builds) -> Builds:
 
 
 async def _dropped(settings: Settings, old: Projection[Any], sinks: Sequence[Sink]) -> bool:
-    with owned(settings, old.id) as mine:
-        if not mine:
+    with ExitStack() as held:
+        if not all(held.enter_context(owned(settings, part)) for part in parts_of(settings, old.id)):
             return False
         for sink in sinks:
             try:
@@ -344,7 +349,9 @@ async def _dropped(settings: Settings, old: Projection[Any], sinks: Sequence[Sin
             finally:
                 await sink.close()
         if (saved := states(settings)) is not None:
-            await asyncio.to_thread(saved.drop, old.id)
-        for path in files_of(settings, old.id):
-            path.unlink(missing_ok=True)
+            for part in parts_of(settings, old.id):
+                await asyncio.to_thread(saved.drop, part)
+        for part in parts_of(settings, old.id):
+            for path in files_of(settings, part):
+                path.unlink(missing_ok=True)
     return True

@@ -16,6 +16,7 @@ from pipeline.authoring.projection import Projection
 from pipeline.engine.refresh import key_text
 from pipeline.engine.sql import connect, rows, transaction
 from pipeline.errors import OperationError
+from pipeline.operations.in_parts import one_worker
 from pipeline.operations.layouts import layout_of
 from pipeline.operations.status import mirror_file, status
 from pipeline.settings import Settings
@@ -71,6 +72,7 @@ def refresh(
 
     Raises OperationError where no worker of the projection runs, or a table or a key is not the projection's.
     """
+    one_worker(projection, "reading rows again")
     wanted = _wanted(settings, projection, keys)
     request = uuid4().hex
     with _requests(settings, projection) as db:

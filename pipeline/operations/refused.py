@@ -17,6 +17,7 @@ from pipeline.engine.refresh import key_text
 from pipeline.engine.sql import connect, rows, transaction
 from pipeline.errors import MalformedEnvelope, OperationError
 from pipeline.events.envelope import TableDecoder
+from pipeline.operations.in_parts import one_worker
 from pipeline.operations.layouts import layout_of
 from pipeline.operations.refresh import PATIENCE, refresh
 from pipeline.operations.status import mirror_file
@@ -66,8 +67,22 @@ class Quarantined(BaseModel):
 
 
 def _open(settings: Settings, projection: Projection[Any], *, readonly: bool = True) -> apsw.Connection | None:
+    one_worker(projection, "a retry or a discard")
     path = mirror_file(settings, projection.id)
     return connect(str(path), readonly=readonly) if path.exists() else None
+
+
+def _all(settings: Settings, projection: Projection[Any], sql: str) -> list[tuple[Any, ...]]:
+    """The lines of its mirror, or of those of its partitions."""
+    found: list[tuple[Any, ...]] = []
+    for path in (mirror_file(settings, part) for part in projection.parts):
+        if path.exists():
+            db = connect(str(path), readonly=True)
+            try:
+                found += rows(db, sql)
+            finally:
+                db.close()
+    return found
 
 
 def _text(data: bytes | None) -> str | None:
@@ -81,15 +96,8 @@ def _text(data: bytes | None) -> str | None:
 
 def dead_letters(settings: Settings, projection: Projection[Any]) -> list[DeadLetter]:
     """Oldest first."""
-    db = _open(settings, projection)
-    if db is None:
-        return []
-    try:
-        found = rows(
-            db, "SELECT id, topic, partition, offset, error, txid, at, key, value FROM dead_letters ORDER BY id"
-        )
-    finally:
-        db.close()
+    wanted = "SELECT id, topic, partition, offset, error, txid, at, key, value FROM dead_letters ORDER BY id"
+    found = _all(settings, projection, wanted)
     return [
         DeadLetter(
             projection=projection.name, id=n, topic=topic, partition=partition, offset=offset, error=error,
@@ -170,13 +178,8 @@ def _shown(projection: Projection[Any], key: tuple[Any, ...]) -> list[Any]:
 
 def quarantined(settings: Settings, projection: Projection[Any]) -> list[Quarantined]:
     """Oldest first."""
-    db = _open(settings, projection)
-    if db is None:
-        return []
-    try:
-        found = rows(db, "SELECT s.name, q.* FROM quarantine q JOIN sinks s ON s.id = q.sink ORDER BY q.at")
-    finally:
-        db.close()
+    wanted = "SELECT s.name, q.* FROM quarantine q JOIN sinks s ON s.id = q.sink ORDER BY q.at"
+    found = _all(settings, projection, wanted)
     return [
         Quarantined(
             projection=projection.name, sink=row[0], key=_shown(projection, row[2:-4]), kind=row[-4], error=row[-3],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import apsw
@@ -12,9 +13,11 @@ from pipeline.authoring.catalog import Catalog, Table
 from pipeline.authoring.column_types import kinds_of
 from pipeline.authoring.projection import Projection
 from pipeline.authoring.shape import Shape, shape_of
+from pipeline.engine.assemble import document_id
 from pipeline.engine.sql import connect, listed, quoted, rows, transaction, value
 from pipeline.errors import OperationError
 from pipeline.operations.expected import key_of
+from pipeline.operations.in_parts import part_of
 from pipeline.operations.layouts import layout_of
 from pipeline.operations.refresh import RefreshReport, refresh
 from pipeline.operations.status import mirror_file
@@ -39,12 +42,20 @@ def mirror_keys(
 
 def mark_dirty(settings: Settings, projection: Projection[Any], sink: str, keys: Sequence[tuple[Any, ...]]) -> None:
     """The worker writes these documents of that sink again, as its mirror has them; raises OperationError without one."""
-    path = mirror_file(settings, projection.id)
+    by_part: dict[str, list[tuple[Any, ...]]] = {}
+    for key in keys:
+        part = part_of(projection, document_id(key)) if projection.workers > 1 else projection.id
+        by_part.setdefault(part, []).append(key)
+    for part, own in by_part.items():
+        _mark(mirror_file(settings, part), projection, sink, own)
+
+
+def _mark(path: Path, projection: Projection[Any], sink: str, keys: Sequence[tuple[Any, ...]]) -> None:
     if not path.exists():
         raise OperationError(
             f"There is no mirror {path}, so no document of {projection.id} can be marked: repair on the worker's machine."
         )
-    names = [f"k{i}" for i in range(len(keys[0]) if keys else 1)]
+    names = [f"k{i}" for i in range(len(keys[0]))]
     values = ", ".join(f"json_extract(j.value, '$[{i}]')" for i in range(len(names)))
     seq = "(SELECT value FROM meta WHERE name = 'seq')"
     db = connect(str(path))

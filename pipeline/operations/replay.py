@@ -23,6 +23,7 @@ from pipeline.engine.sql import connect, listed, quoted, rows, transaction
 from pipeline.errors import DecodeError, OperationError
 from pipeline.events.envelope import Event, TableDecoder, placed
 from pipeline.events.sourcelog import parsed
+from pipeline.operations.in_parts import one_worker
 from pipeline.operations.layouts import layout_of
 from pipeline.operations.refresh import RefreshReport, refresh
 from pipeline.operations.status import mirror_file
@@ -67,6 +68,7 @@ class ReplayReport(BaseModel):
 
 def ends_of(settings: Settings, projection: Projection[Any], topics: Mapping[str, str]) -> dict[str, int]:
     """Where the worker stands in these topics (`{topic: table}`), `{"topic/0": 17}`; raises OperationError without a mirror."""
+    one_worker(projection, "a replay")
     path = mirror_file(settings, projection.id)
     if not path.exists():
         raise OperationError(f"{projection.name} has no mirror yet: start it with cdc run.")

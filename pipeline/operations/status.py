@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Iterable
@@ -89,6 +90,8 @@ class ProjectionStatus(BaseModel):
     """Rows of each table that a new snapshot left out, and all it has: kept until `cdc sweep`."""
     attention: list[str]
     """What needs somebody; empty where all is well."""
+    partitions: list[ProjectionStatus] = []
+    """Of a projection with several workers, each by itself: those that this machine has, or had."""
 
 
 class Building(BaseModel):
@@ -152,8 +155,43 @@ def write_verified(settings: Settings, projection_id: str, report: BaseModel) ->
 
 
 def _projection(settings: Settings, projection: Projection[Any], fail_behind: float) -> ProjectionStatus:
-    said = _said(settings, projection)
-    path = mirror_file(settings, projection.id)
+    parts = [_part(settings, projection, part, fail_behind) for part in projection.parts]
+    if projection.workers == 1:
+        return parts[0]
+    for number, part in enumerate(parts):
+        part.attention = [f"partition {number}: {said}" for said in part.attention]
+    return _together([part for part in parts if part.state != "new"] or parts[:1], parts)
+
+
+_WORST = ("failed", "gone", "stopped", "new", "standby", "catching up", "running")
+
+
+def _together(here: list[ProjectionStatus], parts: list[ProjectionStatus]) -> ProjectionStatus:
+    """What the partitions that are here come to: sums, the worst state, the watermark of the one that is furthest behind."""
+    found = min(here, key=lambda part: _WORST.index(part.state)).model_copy()
+    for name in ("documents", "dirty", "fanouts", "staged", "pending", "refreshing", "quarantined", "dead_letters",
+                 "released_incomplete", "changes"):  # fmt: skip
+        setattr(found, name, sum(getattr(part, name) for part in here))
+    found.behind = max((part.behind for part in here if part.behind is not None), default=None)
+    found.transactions = max(part.transactions for part in here)
+    found.sinks = [_sinks_together([*same]) for same in zip(*(part.sinks for part in here if part.sinks), strict=True)]
+    found.attention = list(dict.fromkeys(said for part in here for said in part.attention))
+    found.partitions = parts
+    return found
+
+
+def _sinks_together(same: list[SinkStatus]) -> SinkStatus:
+    found = max(same, key=lambda sink: sink.behind if sink.behind is not None else math.inf).model_copy()
+    for name in ("dirty", "pending", "quarantined"):
+        setattr(found, name, sum(getattr(sink, name) for sink in same))
+    found.error = next((sink.error for sink in same if sink.error), None)
+    found.written = {kind: sum(sink.written[kind] for sink in same) for kind in found.written}
+    return found
+
+
+def _part(settings: Settings, projection: Projection[Any], part: str, fail_behind: float) -> ProjectionStatus:
+    said = _said(settings, part)
+    path = mirror_file(settings, part)
     if not path.exists():
         return _new(projection, said)
     db = connect(str(path), readonly=True)
@@ -165,9 +203,9 @@ def _projection(settings: Settings, projection: Projection[Any], fail_behind: fl
         db.close()
 
 
-def _said(settings: Settings, projection: Projection[Any]) -> dict[str, Any]:
+def _said(settings: Settings, part: str) -> dict[str, Any]:
     try:
-        return dict(json.loads(worker_file(settings, projection.id).read_text()))
+        return dict(json.loads(worker_file(settings, part).read_text()))
     except (FileNotFoundError, ValueError):
         return {}
 

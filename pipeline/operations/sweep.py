@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from pipeline.authoring.projection import Projection
 from pipeline.engine.sql import connect, quoted, rows, transaction, value
 from pipeline.engine.sweep import held
+from pipeline.operations.in_parts import one_worker
 from pipeline.operations.status import mirror_file
 from pipeline.settings import Settings
 
@@ -24,6 +25,7 @@ class SweepReport(BaseModel):
 
 def look(settings: Settings, projection: Projection[Any]) -> SweepReport:
     """Count anew what a sweep would take away; changes nothing."""
+    one_worker(projection, "a sweep")
     path = mirror_file(settings, projection.id)
     report = SweepReport(projection=projection.name, rows={})
     if not path.exists():

@@ -15,10 +15,8 @@ from itertools import groupby
 from typing import Any, Final, Protocol
 
 import faust
-from aiokafka.cluster import ClusterMetadata
 from aiokafka.consumer import fetcher
 from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
-from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment, ConsumerProtocolMemberMetadata
 from aiokafka.errors import (
     IllegalStateError,
     NoOffsetForPartitionError,
@@ -33,6 +31,7 @@ from faust.types import TP
 from faust.types.tuples import ConsumerMessage
 
 from pipeline.events.sourcelog import HEADER
+from pipeline.runtime.assignors import OldestTakesAll
 
 log = logging.getLogger("cdc.batches")
 
@@ -113,44 +112,6 @@ class _BatchSchema(faust.Schema):  # type: ignore[misc]
         return decode
 
 
-class OldestTakesAll(RoundRobinPartitionAssignor):  # type: ignore[misc]
-    """One member reads everything, the others stand by: a document's rows lie in partitions of many topics.
-
-    The member that has been in the group longest keeps it, so a newcomer takes nothing away; one that the group has
-    put out meanwhile, as it does with one that was stopped, comes back as the youngest.
-    """
-
-    name = "oldest-takes-all"
-    who = ""
-    """This process, as the others are to name it."""
-    reader = ""
-    """The process that reads, as of the last assignment."""
-    member_since = time.time_ns()
-
-    @classmethod
-    def metadata(cls, topics: Iterable[str]) -> ConsumerProtocolMemberMetadata:
-        return ConsumerProtocolMemberMetadata(cls.version, list(topics), f"{cls.member_since} {cls.who}".encode())
-
-    @classmethod
-    def assign(
-        cls, cluster: ClusterMetadata, members: Mapping[str, ConsumerProtocolMemberMetadata]
-    ) -> dict[str, ConsumerProtocolMemberAssignment]:
-        said = {m: (metadata.user_data or b"0").decode().partition(" ") for m, metadata in members.items()}
-        oldest = min(members, key=lambda m: (int(said[m][0]), m))
-        reader = said[oldest][2].encode()
-        topics = sorted(
-            (topic, sorted(cluster.partitions_for_topic(topic) or ())) for topic in members[oldest].subscription
-        )
-        return {
-            member: ConsumerProtocolMemberAssignment(cls.version, topics if member == oldest else [], reader)
-            for member in members
-        }
-
-    @classmethod
-    def on_assignment(cls, assignment: ConsumerProtocolMemberAssignment) -> None:
-        cls.reader = (assignment.user_data or b"").decode()
-
-
 def _as_it_came(data: bytes | None) -> bytes | None:
     """The key deserializer that marks our consumers; never called."""
     return data
@@ -170,7 +131,7 @@ fetcher.PartitionRecords._consumer_record = _record
 class _Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
     def _create_worker_consumer(self, transport: Any) -> Any:
         stock = driver.RoundRobinPartitionAssignor
-        driver.RoundRobinPartitionAssignor = OldestTakesAll
+        driver.RoundRobinPartitionAssignor = self.consumer.app.assigns
         try:
             consumer = super()._create_worker_consumer(transport)
         finally:
@@ -380,9 +341,9 @@ class Transport(driver.Transport):  # type: ignore[misc]
     Consumer = BatchConsumer
 
 
-def install(app: faust.App, positions: Positions) -> None:
-    """Give the app whole-poll delivery; before its first agent."""
-    app.positions = positions
+def install(app: faust.App, positions: Positions, assigns: type[RoundRobinPartitionAssignor] = OldestTakesAll) -> None:
+    """Give the app whole-poll delivery; before its first agent. `assigns` says which member reads what."""
+    app.positions, app.assigns = positions, assigns
     app.transport = Transport(app.conf.broker_consumer, app)
 
 

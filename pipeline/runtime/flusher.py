@@ -45,7 +45,7 @@ class Flusher:
         look: Callable[[], Awaitable[None]],
         whole: bool = False,
     ) -> None:
-        self._engine, self._reader, self.sink, self.sink_id = engine, reader, sink, sink_id
+        self._engine, self.reader, self.sink, self.sink_id = engine, reader, sink, sink_id
         self._owner, self._rows, self._rate = owner, min(rows, max(1, int(rate))) if rate else rows, rate
         self._in_engine, self._in_reader, self._may_write = in_engine, in_reader, may_write
         # one more than the sink sends at once: it is assembled or settled while the others are on their way
@@ -155,7 +155,7 @@ class Flusher:
 
     async def _take(self) -> Taken:
         assert self._record is not None
-        take = partial(self._reader.take, whole=self._whole)
+        take = partial(self.reader.take, whole=self._whole)
         taken: Taken = await self._in_reader(take, self.sink_id, self._rows, self._record.epoch)
         self.written["split"] += self._whole and taken.split
         return taken
@@ -175,7 +175,7 @@ class Flusher:
         if outcomes is not None:
             await self._in_engine(self._engine.settle, taken, outcomes)
             passing("settled")
-        await self._in_reader(self._reader.landed, taken)
+        await self._in_reader(self.reader.landed, taken)
 
     async def _written(self, taken: Taken) -> list[Outcome]:
         return await self._sent(taken.writes) if taken.writes else []
@@ -261,8 +261,9 @@ class Flusher:
         ids, documents = [], 0
         await self.sink.refresh()
         async for page in self.sink.scan(documents=False):
-            documents += len(page)
-            ids += [i for i, stored in page.items() if stored.revision >> 40 < found.epoch and i not in found.leave]
+            own = [i for i in page if self._engine.ownership.owns(i)]
+            documents += len(own)
+            ids += [i for i in own if page[i].revision >> 40 < found.epoch and i not in found.leave]
         held = len(ids) if self._engine.ownership.too_many(len(ids), documents) else 0
         if ids:
             what = "are too many to go by themselves" if held else "go"

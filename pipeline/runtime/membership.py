@@ -15,7 +15,8 @@ from faust.types import TP
 from pipeline.engine.engine import Engine
 from pipeline.errors import Fenced, LogTruncated
 from pipeline.metadata import topic_ids
-from pipeline.runtime.batches import OldestTakesAll, now
+from pipeline.runtime.assignors import OldestTakesAll
+from pipeline.runtime.batches import now
 
 log = logging.getLogger("cdc.membership")
 CATCH_UP_LAG: Final = 5000

@@ -24,6 +24,17 @@ from pipeline.settings import Settings
 log = logging.getLogger("cdc.worker")
 
 
+def locked(lock: Any, owner: str) -> bool:
+    """Take the lock of a mirror, and say whose it is; False where another process has it."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    lock.truncate(0)
+    print(owner, file=lock, flush=True)
+    return True
+
+
 @dataclass(frozen=True, slots=True)
 class Opening:
     """Each step says whether to go on: not where the worker is told to stop meanwhile."""
@@ -57,17 +68,13 @@ class Opening:
         """The mirror has one writer: a second worker stands by until the first is gone (the kernel frees its lock)."""
         said = False
         while not self.stopping.is_set():
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                lock.truncate(0)
-                print(self.owner, file=lock, flush=True)
+            if locked(lock, self.owner):
                 return True
-            except BlockingIOError:
-                if not said:
-                    lock.seek(0)
-                    log.warning("%s: worker %s holds the mirror; standing by", self.id, lock.read().strip())
-                    said = True
-                await self.nap(0.5)
+            if not said:
+                lock.seek(0)
+                log.warning("%s: worker %s holds the mirror; standing by", self.id, lock.read().strip())
+                said = True
+            await self.nap(0.5)
         return False
 
     async def filled(self, states: States | None, say: Callable[[str | None], None]) -> bool:

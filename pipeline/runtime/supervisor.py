@@ -187,7 +187,11 @@ def _wanted(settings: Settings, code: Projection[Any], options: Sequence[str]) -
         if known.job is not None and build == known.job.target and known.job.rate:
             environment["CDC_WORKER__FLUSH_RATE"] = str(known.job.rate)
         arguments = [*options, "worker", code.name, "--build", str(build.build)]
-        yield Child(own.id, arguments, environment, said=worker_file(settings, own.id))
+        if own.workers == 1:
+            yield Child(own.id, arguments, environment, said=worker_file(settings, own.id))
+        for number in range(1, own.workers + 1) if own.workers > 1 else ():
+            name = f"{own.id}#{number}"
+            yield Child(name, [*arguments, "--number", str(number)], environment, said=worker_file(settings, name))
 
 
 def _sinks(settings: Settings, projection: Projection[Any]) -> list[Sink]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from connectors.sinks import open_sink
+from connectors.sinks import IN_PARTS, open_sink
 from connectors.sources.debezium import ConnectorDefinition, capturing, load_definitions
 from connectors.sources.registry import Registry
 from connectors.sources.topics import ForeignTopics, foreign_tables, open_registry, refuse_foreign
@@ -17,7 +17,9 @@ from pipeline.engine.engine import Inputs
 from pipeline.engine.layout import Layout
 from pipeline.engine.withholding import Rules, concerning, unkept
 from pipeline.errors import DefinitionError, OperationError
+from pipeline.operations.in_parts import in_parts
 from pipeline.operations.layouts import layout_of
+from pipeline.operations.status import mirror_file
 from pipeline.ports import Sink
 from pipeline.settings import Settings
 
@@ -83,12 +85,33 @@ def wire(settings: Settings, projection: Projection[Any]) -> Wired:
     opened = {of.name: open_registry(settings, of) for of in foreign.values()}
     read = {of.topic(table): of.foreign(table, opened[of.name]) for table, of in foreign.items()}
     asked = {of.topic(table): registry for table, of in foreign.items() if (registry := opened[of.name]) is not None}
-    inputs = Inputs(topics, boundaries, own.name, others, heard, read)
+    inputs = Inputs(topics, boundaries, own.name, others, heard, foreign=read)
     return Wired(projection, shape, layout, inputs, by_table, rules, foreign, asked)
 
 
-def open_sinks(settings: Settings, wired: Wired) -> None:
-    wired.sinks = [open_sink(target, wired.projection, wired.shape, settings) for target in wired.projection.to]
+def check_workers(settings: Settings, wired: Wired) -> None:
+    """Raises DefinitionError where this build was begun with another number of workers, or can't have several."""
+    projection, mirror = wired.projection, mirror_file(settings, wired.projection.id)
+    if projection.workers > 1:
+        complaints = [*in_parts(projection, wired.layout, IN_PARTS)]
+        if wired.foreign or wired.definition.kind != "postgres":
+            complaints.append("Its source has to be Postgres.")
+        elif wired.definition.snapshot.mode == "copy" or wired.definition.kafka:
+            complaints.append('Its connector has to write to [kafka], and its snapshot.mode can\'t be "copy".')
+        if any(wired.rules):
+            complaints.append("Rows are withheld from a target of it, which is for one worker.")
+        if settings.worker.consistency == "row":
+            complaints.append('worker.consistency = "row" is for one worker.')
+        if complaints:
+            raise DefinitionError(f"{projection.id} can't have {projection.workers} workers: {' '.join(complaints)}")
+    if mirror.exists() if projection.workers > 1 else any(mirror.parent.glob(f"{projection.id}@*.db")):
+        raise DefinitionError(
+            f"{projection.id} was begun with another number of workers, which is part of its version: raise `version`."
+        )
+
+
+def open_sinks(settings: Settings, wired: Wired, part: str | None = None) -> None:
+    wired.sinks = [open_sink(target, wired.projection, wired.shape, settings, part) for target in wired.projection.to]
 
 
 def pace(settings: Settings, sink: Sink) -> dict[str, Any]:

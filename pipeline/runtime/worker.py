@@ -37,7 +37,8 @@ from pipeline.errors import (
 from pipeline.operations.states import States, states
 from pipeline.operations.status import mirror_file
 from pipeline.runtime import wiring
-from pipeline.runtime.batches import Batch, NoTables, OldestTakesAll, batch_topic, install
+from pipeline.runtime.assignors import OldestTakesAll
+from pipeline.runtime.batches import Batch, NoTables, batch_topic, install
 from pipeline.runtime.copies import assure_copyable
 from pipeline.runtime.faults import passing
 from pipeline.runtime.flusher import Flusher
@@ -302,23 +303,29 @@ class Worker:
     async def _consume(self, stream: Any) -> None:
         """Faust's agent: every poll into the gate, what is whole into the mirror, and wake the flushers."""
         async for event in stream.noack().events():
-            batch: Batch = event.value
-            if batch.stale() or not await self.schemas.known(batch):
-                continue
-            with span("receive", partition=batch.partition, records=sum(len(run) for _, run in batch.runs)):
-                self._add(await self.in_engine(self._receive, batch))
-            if self.engine.wants_cut:
-                await self._new_cut()
+            await self.take(event.value)
+
+    async def take(self, batch: Batch) -> None:
+        """One poll, unless a rebalance came in between."""
+        if batch.stale() or not await self.schemas.known(batch):
+            return
+        with span("receive", partition=batch.partition, records=sum(len(run) for _, run in batch.runs)):
+            self._add(await self.in_engine(self._receive, batch))
+        if self.engine.wants_cut:
+            await self._new_cut()
 
     def _receive(self, batch: Batch) -> Progress:
         if batch.stale():
             return Progress()
         passing("received")
-        for label, records in batch.runs:
-            self.engine.receive(batch.partition, records, label)
+        self._feed(batch)
         progress = self.engine.step()
         passing("checkpointed")
         return progress
+
+    def _feed(self, batch: Batch) -> None:
+        for label, records in batch.runs:
+            self.engine.receive(batch.partition, records, label)
 
     async def _new_cut(self) -> None:
         """What is in Kafka by now has to be read before documents are written."""
@@ -366,13 +373,17 @@ class Worker:
             await self._nap(1.0)
 
 
-def run(settings: Settings, name: str, build: int | None = None) -> int:
-    """`cdc worker NAME`: run one projection's worker until it is told to stop; the process's exit code."""
+def run(settings: Settings, name: str, build: int | None = None, number: int = 1) -> int:
+    """`cdc worker NAME`: run one projection's worker until it is told to stop; the process's exit code.
+
+    `number`: which of its workers, where it has several.
+    """
     projection = find(settings, name)
     projection = projection if build is None else replace(projection, build=build)
     try:
         wired = wiring.wire(settings, projection)
         assure_copyable(settings, wired)
+        wiring.check_workers(settings, wired)
     except DefinitionError as error:
         log.critical("%s: %s: %s", projection.id, type(error).__name__, error)
         StatusFile(settings, projection.id).never_began(projection, f"{type(error).__name__}: {error}")
@@ -383,6 +394,10 @@ def run(settings: Settings, name: str, build: int | None = None) -> int:
     keep_code(settings, wired.projection.id)
 
     async def main() -> int:
+        if projection.workers > 1:
+            from pipeline.runtime.member import Member
+
+            return await Member(settings, wired, number).run()
         wiring.open_sinks(settings, wired)
         return await Worker(settings, wired).run()
 

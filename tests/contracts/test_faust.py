@@ -15,7 +15,8 @@ from aiokafka.consumer import fetcher
 from aiokafka.structs import TopicPartition
 from faust.types import TP
 
-from pipeline.runtime.batches import SHORT_WAIT_MS, Batch, OldestTakesAll, batch_topic, install, now
+from pipeline.runtime.assignors import OldestTakesAll
+from pipeline.runtime.batches import SHORT_WAIT_MS, Batch, batch_topic, install, now
 from pipeline.settings import Endpoints
 
 pytestmark = [

@@ -632,3 +632,34 @@ def test_a_column_that_is_withheld_from_a_sink_is_in_none_of_its_documents(
             assert finding.message.startswith(
                 f"shop.customers.email is used, hidden, by the code of documents that go to {kind}"
             )
+
+
+SEVERAL = GOOD.replace('to=elasticsearch("orders")', 'to=elasticsearch("orders"), workers=4')
+
+
+def test_several_workers_share_out_what_has_one_root_and_are_told_what_goes_everywhere(checked: Checked) -> None:
+    report = checked(orders=SEVERAL)
+    assert report.ok
+    (found,) = report.findings
+    assert (found.error, found.level) == ("SentEverywhere", "hint")
+    assert "shop.customers and shop.products go to all 4 partitions" in found.message
+
+
+@pytest.mark.parametrize(("change", "said"), [
+    (("to=elasticsearch(", "to=redis("), "redis keeps no record of each partition"),
+    (("workers=4", "workers=4, across_sources=True"), "Tables of several sources"),
+    (("workers=4", "workers=0"), "count from 1"),
+])  # fmt: skip
+def test_what_several_workers_can_not_have_is_refused_by_name(
+    checked: Checked, change: tuple[str, str], said: str
+) -> None:
+    text = "from pipeline import redis\n" + SEVERAL.replace(*change)
+    report = checked(orders=text)
+    assert [f.error for f in report.findings if f.level == "error"] == ["BadWorkers"]
+    assert said.lower() in " ".join(f"{f.message} {f.suggestion}".lower() for f in report.findings)
+
+
+def test_several_workers_want_postgres_as_their_source(checked: Checked) -> None:
+    tables = frozenset(CATALOG.tables)
+    report = checked(orders=SEVERAL, connectors=[Captures("maria", "", tables, "mariadb")])
+    assert "has to be Postgres" in " ".join(f.message for f in report.findings if f.error == "BadWorkers")

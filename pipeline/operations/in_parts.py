@@ -1,0 +1,45 @@
+"""What a projection with several workers (exchange mode) can have, and what not yet."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from typing import Any
+
+from pipeline.authoring.aggregate_shape import AggregateShape
+from pipeline.authoring.projection import Projection
+from pipeline.authoring.shape import shape_of
+from pipeline.engine.exchange import owner_of
+from pipeline.engine.layout import Layout
+from pipeline.errors import OperationError
+
+KINDS = ("int", "text", "uuid")
+"""Kinds of a root key's columns that are spelled alike wherever they stand."""
+
+
+def in_parts(projection: Projection[Any], layout: Layout, sinks: Collection[str]) -> Iterator[str]:
+    """Why it can't have several workers; `sinks`: the kinds that keep a record of each partition."""
+    if isinstance(shape_of(projection.shape), AggregateShape):
+        yield "Groups and events are not of one root key, which says whose a row is."
+    if projection.across_sources:
+        yield "Tables of several sources have no transactions in common."
+    for target in projection.to:
+        if target.kind not in sinks:
+            yield f"{target.kind} keeps no record of each partition; {' and '.join(sorted(sinks))} does."
+    for name in layout.root.key:
+        kind = layout.root.wires[name].kind
+        if kind not in KINDS:
+            yield f"{layout.root.name}.{name}, a key of {kind}, can't say whose a row is; {', '.join(KINDS)} can."
+
+
+def part_of(projection: Projection[Any], id: str) -> str:
+    """Which of its parts has the document with this id."""
+    return projection.parts[owner_of(id, projection.workers)]
+
+
+def one_worker(projection: Projection[Any], what: str) -> None:
+    """Raises OperationError for a projection with several workers, which `what` does not know of yet."""
+    if projection.workers > 1:
+        raise OperationError(
+            f"{projection.name} has {projection.workers} workers, and {what} works on those with one only"
+            " (docs/concepts/scale.md says what to do instead)."
+        )

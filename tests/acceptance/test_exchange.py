@@ -1,0 +1,170 @@
+"""Several workers of one projection under load: one is killed, one stopped, one is a zombie, and all documents are right."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from pipeline.demo.shop import Load
+from tests.support.project import Project, until
+
+pytestmark = [pytest.mark.stack, pytest.mark.edge_case(38)]
+
+ORDERS = (Path(__file__).parents[2] / "projections" / "orders.py").read_text()
+SESSION = 10.0
+PATIENCE = 180
+"""Far longer than a takeover, which is printed."""
+
+
+def _several_partitions(project: Project) -> None:
+    path = project.folder / "connectors/debezium" / f"{project.name}.toml"
+    path.write_text("partitions = 3\n" + path.read_text())
+
+
+def _project(new_project: Callable[[str], Project], name: str, workers: int) -> Project:
+    project = new_project(name)
+    project.settings |= {"CDC_WORKER__SESSION_TIMEOUT": str(SESSION), "CDC_ELASTICSEARCH__REQUEST_TIMEOUT": "5"}
+    project.before_connector = _several_partitions
+    text = ORDERS.replace('to=elasticsearch("orders")', f'to=elasticsearch("orders"), workers={workers}')
+    project.create(orders=400, projections=(), own={"orders": text})
+    return project
+
+
+class Torn(threading.Thread):
+    """Reads the newest orders again and again, and keeps those that are charged something else than their lines."""
+
+    def __init__(self, project: Project, load: Load) -> None:
+        super().__init__(daemon=True)
+        self._url, self._alias, self._load = project.endpoints.elasticsearch, f"{project.name}-orders", load
+        self.over = threading.Event()
+        self.read, self.found = 0, list[dict[str, Any]]()
+
+    def run(self) -> None:
+        with httpx.Client(base_url=self._url, timeout=30) as client:
+            while not self.over.wait(0.05):
+                ids = [str(n) for n in range(max(1, self._load._next - 200), self._load._next)]
+                answer = client.post(f"/{self._alias}/_mget", json={"ids": ids}).json()
+                documents = [doc["_source"] for doc in answer["docs"] if doc.get("found")]
+                self.read += len(documents)
+                self.found += [d for d in documents if float(d["charged"]) != float(d["total"])]
+
+
+@pytest.fixture
+def load_of() -> Iterator[Callable[[Project], tuple[Load, Torn]]]:
+    started: list[tuple[Load, Torn]] = []
+
+    def start(project: Project) -> tuple[Load, Torn]:
+        load = Load(project.dsn, rate=200, seconds=300)
+        torn = Torn(project, load)
+        started.append((load, torn))
+        load.start()
+        until(lambda: load.done > 20, 20, "the load runs")
+        torn.start()
+        return load, torn
+
+    yield start
+    for load, torn in started:
+        torn.over.set()
+        load.stop()
+
+
+def _end(project: Project, load: Load, torn: Torn) -> None:
+    load.stop()
+    load.join(10)
+    assert load.error is None
+    project.cdc("wait", f"{project.name}-orders", "--now", "--timeout", "60")
+    torn.over.set()
+    torn.join(10)
+    assert torn.read > 1000
+    assert not torn.found, f"half a transaction: {torn.found[0]}"
+    project.assert_equal()
+
+
+def _record(project: Project, part: int) -> dict[str, Any]:
+    url = f"{project.endpoints.elasticsearch}/cdc-checkpoints/_doc/{project.name}-orders-v1@{part}"
+    found: dict[str, Any] = httpx.get(url, timeout=10).json().get("_source", {"epoch": 0, "watermark": {}})
+    return found
+
+
+def _taken_over(project: Project, part: int, pid: int, since: float) -> float:
+    """Seconds until this process has the partition, and what happened since is written."""
+
+    def there() -> bool:
+        record = _record(project, part)
+        newest = record["watermark"].get(project.name, {}).get("ts_ms", 0) / 1000
+        return f":{pid}:" in record.get("owner", "") and newest > since
+
+    until(there, PATIENCE, f"{pid} takes partition {part}: {_record(project, part)}\n{project.log()}")
+    return time.time() - since
+
+
+def _both_home(project: Project, *workers: subprocess.Popen[bytes]) -> None:
+    for part, worker in enumerate(workers):
+        _taken_over(project, part, worker.pid, 0)
+
+
+def test_two_workers_killed_stopped_and_resumed_lose_nothing(
+    new_project: Callable[[str], Project], load_of: Callable[[Project], tuple[Load, Torn]]
+) -> None:
+    """The second has a state folder of its own, as on another machine: both take over by state snapshots, and the log's rest."""
+    project = _project(new_project, "it_exchange", 2)
+    project.settings |= {"CDC_STATE__SNAPSHOTS": str(project.folder / "states"), "CDC_STATE__EVERY": "3"}
+    elsewhere = str(project.folder / "elsewhere")
+    one = project.start_worker(number=1)
+    two = project.start_worker(number=2, CDC_STATE_DIR=elsewhere)
+    _both_home(project, one, two)
+    until(lambda: len([*(project.folder / "states").glob("*/*@*/*.json")]) > 1, PATIENCE, "both have state snapshots")
+    load, torn = load_of(project)
+
+    two.kill()
+    seconds = {"kill -9": _taken_over(project, 1, one.pid, time.time())}
+    two = project.start_worker(number=2, CDC_STATE_DIR=elsewhere)
+    _both_home(project, one, two)
+
+    one.terminate()
+    seconds["SIGTERM"] = _taken_over(project, 0, two.pid, time.time())
+    assert one.wait(30) == 0
+    one = project.start_worker(number=1)
+    _both_home(project, one, two)
+
+    two.send_signal(signal.SIGSTOP)
+    seconds["SIGSTOP"] = _taken_over(project, 1, one.pid, time.time())
+    two.send_signal(signal.SIGCONT)
+    assert two.wait(30) == 75, project.log()
+    two = project.start_worker(number=2, CDC_STATE_DIR=elsewhere)
+    _both_home(project, one, two)
+
+    _end(project, load, torn)
+    said = (project.folder / "worker.log").read_text()
+    assert "there is no mirror here: that of" in said, "the first takeover restores what the other had saved"
+    print({how: round(took, 1) for how, took in seconds.items()})
+
+
+def test_four_workers_under_a_supervisor_lose_nothing_when_one_is_killed(
+    new_project: Callable[[str], Project], load_of: Callable[[Project], tuple[Load, Torn]]
+) -> None:
+    """The killed one is started again, and gets its own partition and mirror back; `verify` says so of all."""
+    project = _project(new_project, "it_exchange4", 4)
+    project.start_run()
+    for part in range(4):
+        until(lambda part=part: _record(project, part)["epoch"] > 0, PATIENCE, f"partition {part}\n{project.log()}")
+    load, torn = load_of(project)
+    pid = int(_record(project, 2)["owner"].split(":")[1])
+    os.kill(pid, signal.SIGKILL)
+    killed = time.time()
+    until(lambda: _record(project, 2)["epoch"] == 2, PATIENCE, f"partition 2 goes on\n{project.log()}")
+    print({"kill -9, started again": round(time.time() - killed, 1)})
+    _end(project, load, torn)
+    found = project.status()
+    assert [part["documents"] > 0 for part in found["partitions"]] == [True] * 4
+    assert found["documents"] == sum(part["documents"] for part in found["partitions"])
+    project.cdc("verify", f"{project.name}-orders", "--all")

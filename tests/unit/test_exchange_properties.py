@@ -1,0 +1,281 @@
+"""The exchange against an oracle: senders that die, repeat themselves or come back late, readers that crash at any step."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pipeline.engine.engine import Engine, Inputs
+from pipeline.engine.exchange import Router, owned_by, owner_of
+from pipeline.engine.inputs import Record
+from pipeline.engine.mirror import Mirror
+from pipeline.errors import LogTruncated
+from pipeline.testing.source import SourceModel
+from tests.unit import test_engine_properties as shop
+from tests.unit.test_engine_properties import KEYS, LAYOUT, Customers, truth
+
+small_fanouts = shop.small_fanouts
+
+
+@dataclass
+class Exchange:
+    """The exchange topic, and what Kafka's group has committed of the source's partitions."""
+
+    model: SourceModel
+    partitions: int
+    random: Random
+    committed: dict[str, int] = field(default_factory=dict)
+    log: list[list[Record]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.log = [[] for _ in range(self.partitions)]
+        self.router = Router(LAYOUT, Inputs(self.model.topics, self.model.boundaries, "shop"), self.partitions)
+
+    def append(self, number: int, data: bytes) -> None:
+        self.log[number].append((len(self.log[number]), None, data))
+
+
+class Sender:
+    """One exchange worker: reads on from what is committed, in polls of its own size; it may be a zombie and not know."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        self.exchange, self.at, self.dying = exchange, dict[str, int](), False
+        self.sent: set[str] = set()
+
+    def poll(self) -> bool:
+        exchange, random = self.exchange, self.exchange.random
+        log = exchange.model.log
+        ready = [p for p in log if self.at.setdefault(p, exchange.committed.get(p, 0)) < len(log[p])]
+        if not ready or self.dying:
+            return False
+        source = random.choice(ready)
+        at = self.at[source]
+        records = log[source][at : at + random.randint(1, 6)]
+        first = source not in self.sent
+        for frames in exchange.router.frames(source, [("", records)], at, first=first):
+            for number, data in enumerate(frames):
+                exchange.append(number, data)
+                if random.random() < 0.1:  # a client without idempotence
+                    exchange.append(number, data)
+        self.sent.add(source)
+        self.at[source] = at + len(records)
+        # acknowledged by all; the commit may come late, and a zombie's is refused or goes back
+        if random.random() < 0.7:
+            exchange.committed[source] = self.at[source]
+        return True
+
+    def fail(self) -> None:
+        """A send of the next poll is lost, a later one of it or of the next poll may go through; then the process ends."""
+        exchange, random = self.exchange, self.exchange.random
+        log, lost = exchange.model.log, random.randrange(exchange.partitions)
+        for source, at in self.at.items():
+            first = source not in self.sent
+            for _ in range(2):
+                records = log[source][at : at + random.randint(1, 6)]
+                if not records:
+                    break
+                for frames in exchange.router.frames(source, [("", records)], at, first=first):
+                    for number, data in enumerate(frames):
+                        if number != lost or (not first and random.random() < 0.3):
+                            exchange.append(number, data)
+                at, first = at + len(records), False
+                lost = random.randrange(exchange.partitions)
+        self.dying = True
+
+
+class Reader(shop.Worker):
+    """The worker of one partition: the same engine, fed by the exchange topic."""
+
+    def __init__(self, exchange: Exchange, number: int, *args: Any) -> None:
+        self.exchange, self.number = exchange, number
+        super().__init__(exchange.model, *args)
+
+    def start(self) -> None:
+        if self.engine is not None:
+            for reader in self.readers.values():
+                reader.close()
+            self.engine.mirror.close()
+        self.epoch += 1
+        mirror = Mirror(self.path, LAYOUT, owner=f"worker{self.epoch}")
+        with mirror.checkpoint():
+            ids = [mirror.sink_id("one")]
+        for number in ids:
+            self.sinks.setdefault(number, {})
+        inputs = Inputs(self.model.topics, self.model.boundaries, "shop", exchange=f"exchange/{self.number}")
+        self.engine = Engine(mirror, inputs, staged_bytes=self.staged_bytes)
+        self.readers = {number: self.engine.reader() for number in ids}
+        self.flying = []
+        if self.random.random() < 0.5 or self.engine.wants_cut:
+            self.cut()
+
+    def poll(self, most: int = 4) -> bool:
+        inlet = self.running.inlet
+        assert inlet is not None
+        records = self.exchange.log[self.number][inlet.next : inlet.next + self.random.randint(1, most)]
+        inlet.receive(records)
+        return bool(records)
+
+
+@pytest.mark.edge_case(6, 8, 13, 38, 40, 41)
+@given(
+    random=st.randoms(use_true_random=False),
+    workers=st.integers(1, 3),
+    partitions=st.integers(1, 3),
+    rounds=st.integers(10, 70),
+    staged_bytes=st.sampled_from([300, 64_000_000]),
+    snapshot=st.booleans(),
+)
+@settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+def test_whatever_is_lost_repeated_or_late_each_document_is_the_sources_and_never_half_a_transaction(
+    random: Random, workers: int, partitions: int, rounds: int, staged_bytes: int, snapshot: bool
+) -> None:
+    model = SourceModel(KEYS, partitions=partitions, seed=random.randint(0, 99))
+    customers = Customers(model, random)
+    for _ in range(3):
+        customers.transaction()
+    if snapshot:
+        model.messages.clear()
+        model.snapshot()
+    exchange = Exchange(model, workers, random)
+    sender, zombies = Sender(exchange), list[Sender]()
+    with tempfile.TemporaryDirectory() as folder:
+        readers = []
+        for number in range(workers):
+            (own := Path(folder) / str(number)).mkdir()
+            readers.append(Reader(exchange, number, random, str(own), "transaction", staged_bytes))
+        if random.random() < 0.8:  # a first load hides much: have it over early
+            model.produce()
+            while sender.poll():
+                pass
+            for reader in readers:
+                reader.drain()
+        for _ in range(rounds):
+            reader = random.choice(readers)
+            match random.choice(("change", "change", "send", "send", "poll", "poll", "poll", "poll", "exchange",
+                                 "exchange", "exchange", "step", "step", "take", "take", "land", "again", "crash",
+                                 "die", "flow", "flow", "flow", "flow", "flow", "crash", "fan", "successor", "failed", "zombie", "zombie", "check")):  # fmt: skip
+                case "change":
+                    customers.transaction()
+                case "send":
+                    model.produce(random.randint(1, 8))
+                case "exchange":
+                    sender.poll()
+                case "flow":
+                    customers.transaction()
+                    model.produce(random.randint(1, 8))
+                    while sender.poll():
+                        pass
+                    for each in readers:
+                        while each.poll():
+                            each.step()
+                case "poll":
+                    reader.poll()
+                case "step":
+                    reader.step()
+                case "take":
+                    reader.take()
+                case "land":
+                    reader.land()
+                case "again":
+                    model.restart(random.randint(1, 12))
+                case "crash":
+                    reader.start()
+                case "die":
+                    reader.land(die=True)
+                case "fan":
+                    reader.running.continue_fanout()
+                case "successor":
+                    zombies.append(sender)
+                    sender = Sender(exchange)
+                case "failed":
+                    sender.fail()
+                    sender = Sender(exchange)
+                case "zombie" if zombies:
+                    random.choice(zombies).poll()
+                case "check":
+                    reader.check_watermark([_owned(truth(s), reader) for s in model.states])
+        model.produce()
+        while sender.poll():
+            pass
+        states = [truth(state) for state in model.states]
+        for reader in readers:
+            reader.drain()
+            mine = [_owned(state, reader) for state in states]
+            assert reader.documents(1) == mine[-1]
+            reader.check_watermark(mine)
+            for key, document in reader.written:
+                assert any(state.get(key) == document for state in mine), f"half a transaction: {key} {document}"
+            reader.running.mirror.close()
+
+
+def _owned(documents: dict[str, Any], reader: Reader) -> dict[str, Any]:
+    return {k: d for k, d in documents.items() if owner_of(k, reader.exchange.partitions) == reader.number}
+
+
+@pytest.fixture
+def reader() -> Iterator[Reader]:
+    random = Random(1)
+    model = SourceModel(KEYS, partitions=1, seed=1)
+    customers = Customers(model, random)
+    for _ in range(20):
+        customers.transaction()
+    model.produce()
+    with tempfile.TemporaryDirectory() as folder:
+        yield Reader(Exchange(model, 2, random), 0, random, folder, "transaction", 64_000_000)
+
+
+def test_a_sender_that_begins_behind_a_gap_stops_its_readers(reader: Reader) -> None:
+    """All before its beginning was acknowledged, so what is missing is in no log any more."""
+    exchange = reader.exchange
+    source = f"{exchange.model.boundaries}/0"
+    (frames,) = exchange.router.frames(source, [("", exchange.model.log[source][5:])], 5, first=True)
+    exchange.append(0, frames[0])
+    with pytest.raises(LogTruncated, match="and 0 comes next"):
+        reader.poll()
+
+
+def test_what_comes_behind_a_lost_send_waits_for_its_successors(reader: Reader) -> None:
+    exchange = reader.exchange
+    source = f"{exchange.model.boundaries}/0"
+    (frames,) = exchange.router.frames(source, [("", exchange.model.log[source][5:])], 5, first=False)
+    exchange.append(0, frames[0])
+    reader.poll()
+    assert reader.running.next_offset(source) == 0
+
+
+def test_a_snapshots_row_that_is_sent_again_does_not_undo_what_came_after_it(tmp_path: Path) -> None:
+    """It has no place in commit order: only by its offset is it known as had."""
+    model = SourceModel(KEYS, partitions=1, seed=1)
+    model.insert("shop.customers", {"id": 1, "name": "old"})
+    model.messages.clear()
+    model.snapshot()
+    model.update("shop.customers", (1,), name="new")
+    model.insert("shop.customers", {"id": 2, "name": "other"})
+    model.produce()
+    exchange = Exchange(model, 1, Random(1))
+    reader = Reader(exchange, 0, Random(1), str(tmp_path), "transaction", 64_000_000)
+    source = f"{model.topic('shop.customers')}/0"
+    for end in (2, 3):
+        (frames,) = exchange.router.frames(source, [("", model.log[source][:end])], 0, first=True)
+        exchange.append(0, frames[0])
+        while reader.poll():
+            reader.step()
+    row = reader.running.mirror.row(LAYOUT.tables["shop.customers"], (1,))
+    assert row is not None and row["name"] == "new"
+
+
+def test_lines_are_owned_by_their_order_and_what_has_no_order_goes_everywhere() -> None:
+    assert owned_by(LAYOUT) == {
+        "shop.orders": (0,),
+        "shop.order_lines": (0,),
+        "shop.customers": None,
+        "shop.products": None,
+    }
