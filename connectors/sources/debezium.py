@@ -105,11 +105,7 @@ class Database(_Section):
 
 
 class Snapshot(_Section):
-    """How the tables' rows are read at first.
-
-    `copy` is not Debezium's: each worker copies the tables that it needs from the source, and the topics never have the
-    rows, but what changes from now on.
-    """
+    """How the tables' rows are read at first; with `copy` by each worker, and the topics have what changes since."""
 
     mode: Literal["copy", "always", "initial", "initial_only", "no_data", "when_needed", "configuration_based"] = (
         "initial"

@@ -31,10 +31,9 @@ def worker(
     number: Annotated[int, typer.Option("--number", min=1, help="Which of its workers, where it has several.")] = 1,
 ) -> None:
     """Run the worker of one projection in this process, or one of its workers."""
-    from pipeline.runtime import tracing
-    from pipeline.runtime import worker as workers
+    from pipeline.runtime import process, tracing
 
     own = load_settings()
     logs.start(own, projection=name)
     tracing.start(own, f"worker {name}")
-    raise typer.Exit(workers.run(own, name, build, number))
+    raise typer.Exit(process.run(own, name, build, number))

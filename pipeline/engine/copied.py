@@ -18,6 +18,11 @@ class Copied:
         self._first, self._end = int(first), int(end)
         self._running = frozenset(map(int, filter(None, running.split(","))))
 
+    @classmethod
+    def of(cls, stored: str | None) -> Copied | None:
+        """As the mirror's meta has it; None for a mirror that was filled from its stream."""
+        return cls(Moment.parsed(stored)) if stored else None
+
     def left(self, events: list[Event], log: SourceLog) -> list[Event]:
         """Those that are not; most often all of them."""
         if not self._same(log):

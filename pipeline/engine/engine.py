@@ -27,7 +27,6 @@ from pipeline.engine.transactions import REMEMBERED, Gate, Released
 from pipeline.engine.withholding import Rules
 from pipeline.errors import DecodeError
 from pipeline.events.envelope import Boundary, Event, decode_boundary
-from pipeline.events.sourcelog import Moment
 from pipeline.ports import Outcome
 
 FANOUT_CHUNK: Final = 2000
@@ -85,8 +84,7 @@ class Engine:
         boundary = next((p for p in stored if p.rpartition("/")[0] == self.inputs.boundaries), None)
         offsets = {p: n for p, n in stored.items() if p not in (boundary, self.inputs.exchange)}
         self.staging.restore(self.gate, offsets, stored.get(boundary or "", 0))
-        moment = self.mirror.get("copied")
-        self.copied = Copied(Moment.parsed(moment)) if moment else None
+        self.copied = Copied.of(self.mirror.get("copied"))
         self.gate.begun = self._begun = json.loads(self.mirror.get("begun") or '["", []]')
         self.loaded = self.marks.loaded = bool(self.mirror.get("loaded"))
         self.applier.marking.held = self.mirror.get("hold") or None
@@ -229,13 +227,6 @@ class Engine:
             self._end_snapshot()
         self.wants_cut = True
         self.catching_up, self.gate.by_row = self.catching_up or {}, True
-
-    def sweep_held(self) -> int:
-        """Sweep what was held back, if somebody has said so (`cdc sweep`); how many rows."""
-        if not self.beginnings.may_go:
-            return 0
-        with self.mirror.checkpoint() as seq:
-            return self.beginnings.sweep_held(seq, mark=self.loaded)
 
     def _finish_load(self, seq: int) -> None:
         end_load(self.mirror, self.applier.marking, seq)

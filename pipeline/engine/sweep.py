@@ -115,9 +115,13 @@ class Beginnings:
         found = held(self.mirror.get("held"))
         return found is not None and self.mirror.get("sweep") == found[0]
 
-    def sweep_held(self, seq: int, *, mark: bool) -> int:
+    def sweep_held(self, *, mark: bool) -> int:
+        """Sweep what was held back, if somebody has said so (`cdc sweep`), in a checkpoint of its own; how many rows."""
         found = held(self.mirror.get("held"))
-        return 0 if found is None else self._sweep(found[0], seq, mark=mark)
+        if found is None or not self.may_go:
+            return 0
+        with self.mirror.checkpoint() as seq:
+            return self._sweep(found[0], seq, mark=mark)
 
     def _sweep(self, log: int, seq: int, *, mark: bool) -> int:
         own = self._tables(self.logs.connectors[log])

@@ -23,6 +23,7 @@ from pipeline.runtime.sender import Sender
 from pipeline.runtime.share import Share
 from pipeline.runtime.telemetry import StatusFile
 from pipeline.runtime.topics import credentials, ensure_topics
+from pipeline.runtime.worker import EXIT_FENCED, EXIT_STOP_AND_SAY, EXIT_UNFORESEEN
 from pipeline.settings import Settings
 
 log = logging.getLogger("cdc.member")
@@ -104,8 +105,6 @@ class Member:
 
     def fatal(self, error: BaseException) -> None:
         """Nobody foresaw it: end, and let the others, or the next life, go on from what is acknowledged."""
-        from pipeline.runtime.worker import EXIT_FENCED, EXIT_STOP_AND_SAY, EXIT_UNFORESEEN
-
         decided = isinstance(error, LogTruncated | PositionWentBack | SchemaChanged | DefinitionError)
         log.critical(
             "%s: %s: %s", self.id, type(error).__name__, error, exc_info=None if isinstance(error, CdcError) else error

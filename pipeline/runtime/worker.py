@@ -10,13 +10,11 @@ import signal
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from functools import partial
 from typing import Any, Final, TypeVar
 
 import faust
 
-from pipeline.authoring.builds import keep_code
-from pipeline.authoring.discovery import find
 from pipeline.authoring.fingerprint import fingerprint
 from pipeline.engine.dirty import Reader
 from pipeline.engine.engine import Engine, Progress
@@ -26,12 +24,10 @@ from pipeline.engine.withholding import apply_rules
 from pipeline.errors import (
     CdcError,
     CheckpointError,
-    DefinitionError,
     Fenced,
     LogTruncated,
     PositionWentBack,
     SchemaChanged,
-    SettingsError,
     Transient,
 )
 from pipeline.operations.states import States, states
@@ -39,7 +35,6 @@ from pipeline.operations.status import mirror_file
 from pipeline.runtime import wiring
 from pipeline.runtime.assignors import OldestTakesAll
 from pipeline.runtime.batches import Batch, NoTables, batch_topic, install
-from pipeline.runtime.copies import assure_copyable
 from pipeline.runtime.faults import passing
 from pipeline.runtime.flusher import Flusher
 from pipeline.runtime.membership import Membership
@@ -366,41 +361,8 @@ class Worker:
             beats += 1
             if self.mirror.seq >= RENEW_AT:
                 raise CheckpointError(f"{self.id}: the sequence is used up; the next start begins it anew.")
-            if await self.in_engine(self.engine.sweep_held):
+            if await self.in_engine(partial(self.engine.beginnings.sweep_held, mark=self.engine.loaded)):
                 self._add(Progress())
             if beats % 60 == 0:
                 await self.in_engine(self.engine.prune)
             await self._nap(1.0)
-
-
-def run(settings: Settings, name: str, build: int | None = None, number: int = 1) -> int:
-    """`cdc worker NAME`: run one projection's worker until it is told to stop; the process's exit code.
-
-    `number`: which of its workers, where it has several.
-    """
-    projection = find(settings, name)
-    projection = projection if build is None else replace(projection, build=build)
-    try:
-        wired = wiring.wire(settings, projection)
-        assure_copyable(settings, wired)
-        wiring.check_workers(settings, wired)
-    except DefinitionError as error:
-        log.critical("%s: %s: %s", projection.id, type(error).__name__, error)
-        StatusFile(settings, projection.id).never_began(projection, f"{type(error).__name__}: {error}")
-        return EXIT_STOP_AND_SAY
-    settings.state_dir.mkdir(parents=True, exist_ok=True)
-    if not os.access(settings.state_dir, os.W_OK):
-        raise SettingsError(f"The state folder {settings.state_dir} can't be written to.")
-    keep_code(settings, wired.projection.id)
-
-    async def main() -> int:
-        if projection.workers > 1:
-            from pipeline.runtime.member import Member
-
-            return await Member(settings, wired, number).run()
-        wiring.open_sinks(settings, wired)
-        return await Worker(settings, wired).run()
-
-    code = asyncio.run(main())
-    logging.shutdown()
-    return code

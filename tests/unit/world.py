@@ -173,7 +173,7 @@ class World:
         found = held(self.engine.mirror.get("held"))
         if found is not None:
             self.engine.mirror.set("sweep", found[0])
-            self.engine.sweep_held()
+            self.engine.beginnings.sweep_held(mark=self.engine.loaded)
 
     def take(self, limit: int) -> None:
         self.approve()

@@ -1,0 +1,51 @@
+"""A worker's process: its projection is found and looked at, then it works until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from dataclasses import replace
+
+from pipeline.authoring.builds import keep_code
+from pipeline.authoring.discovery import find
+from pipeline.errors import DefinitionError, SettingsError
+from pipeline.runtime import wiring
+from pipeline.runtime.copies import assure_copyable
+from pipeline.runtime.member import Member
+from pipeline.runtime.telemetry import StatusFile
+from pipeline.runtime.worker import EXIT_STOP_AND_SAY, Worker
+from pipeline.settings import Settings
+
+log = logging.getLogger("cdc.worker")
+
+
+def run(settings: Settings, name: str, build: int | None = None, number: int = 1) -> int:
+    """`cdc worker NAME`: run one projection's worker until it is told to stop; the process's exit code.
+
+    `number`: which of its workers, where it has several.
+    """
+    projection = find(settings, name)
+    projection = projection if build is None else replace(projection, build=build)
+    try:
+        wired = wiring.wire(settings, projection)
+        assure_copyable(settings, wired)
+        wiring.check_workers(settings, wired)
+    except DefinitionError as error:
+        log.critical("%s: %s: %s", projection.id, type(error).__name__, error)
+        StatusFile(settings, projection.id).never_began(projection, f"{type(error).__name__}: {error}")
+        return EXIT_STOP_AND_SAY
+    settings.state_dir.mkdir(parents=True, exist_ok=True)
+    if not os.access(settings.state_dir, os.W_OK):
+        raise SettingsError(f"The state folder {settings.state_dir} can't be written to.")
+    keep_code(settings, wired.projection.id)
+
+    async def main() -> int:
+        if projection.workers > 1:
+            return await Member(settings, wired, number).run()
+        wiring.open_sinks(settings, wired)
+        return await Worker(settings, wired).run()
+
+    code = asyncio.run(main())
+    logging.shutdown()
+    return code
