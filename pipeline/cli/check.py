@@ -45,11 +45,11 @@ def check(
     assert catalog is not None
     catalog = masked(catalog, definitions.values(), own.mask.salt)
     connectors = [
-        Captures(name, d.source, frozenset(d.tables), d.kind, d.mask, d.kafka, _uncopied(d, catalog))
+        Captures(name, d.source, frozenset(d.tables), d.mask, d.kafka, _uncopied(d, catalog), kind=d.kind)
         for name, d in definitions.items()
     ]
     connectors += [
-        Captures(name, f"topics {name}", frozenset(of.tables), "topics", foreign=True)
+        Captures(name, f"topics {name}", frozenset(of.tables), foreign=True, kind="topics")
         for name, of in load_topics(own.topics).items()
     ]
     report = checked(

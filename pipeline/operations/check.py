@@ -35,8 +35,6 @@ class Captures:
     connector: str
     source: str
     tables: frozenset[str]
-    kind: str = "postgres"
-    """Of the source; `topics` where others produce them."""
     mask: Mapping[str, str] = field(default_factory=dict)
     """How it masks columns, by their names."""
     kafka: str = ""
@@ -45,6 +43,8 @@ class Captures:
     """Of tables that workers copy, the columns whose values SQL does not give as events do, `schema.table.column`."""
     foreign: bool = False
     """It stands for topics that others produce, which are read from `[kafka]`."""
+    kind: str = "postgres"
+    """Of the source; `topics` where others produce them."""
 
 
 class CheckReport(BaseModel):
