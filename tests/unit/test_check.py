@@ -661,5 +661,5 @@ def test_what_several_workers_can_not_have_is_refused_by_name(
 
 def test_several_workers_want_postgres_as_their_source(checked: Checked) -> None:
     tables = frozenset(CATALOG.tables)
-    report = checked(orders=SEVERAL, connectors=[Captures("maria", "", tables, "mariadb")])
+    report = checked(orders=SEVERAL, connectors=[Captures("maria", "", tables, kind="mariadb")])
     assert "has to be Postgres" in " ".join(f.message for f in report.findings if f.error == "BadWorkers")
