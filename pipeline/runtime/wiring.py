@@ -47,6 +47,11 @@ class Wired:
         """Of its root's table, which is not of a foreign topic."""
         return self.by_table[self.layout.root.name]
 
+    @property
+    def kafka(self) -> str:
+        """The name of the cluster that its topics are in; that of `[kafka]` is empty, where foreign topics are."""
+        return next((of.kafka for of in self.by_table.values()), "")
+
     def asked_of(self, table: str) -> ConnectorDefinition:
         """By which connector a table's rows are read again; raises OperationError where others produce them."""
         if (topics := self.foreign.get(table)) is not None:
@@ -74,6 +79,8 @@ def wire(settings: Settings, projection: Projection[Any]) -> Wired:
             raise DefinitionError(f"{projection.id}: {why}.")
         if masked := [name for of in by_table.values() for name in of.mask if name in each]:
             raise DefinitionError(f"{projection.id}: rows are withheld by {masked[0]}, which its connector masks.")
+    if foreign and any(of.kafka for of in by_table.values()):
+        raise DefinitionError(f"{projection.id}: foreign topics are in [kafka], and a connector's in another cluster.")
     producers: dict[str, ConnectorDefinition | ForeignTopics] = {**by_table, **foreign}
     own = producers[layout.root.name]
     topics = {producers[table].topic(table): table for table in layout.tables}

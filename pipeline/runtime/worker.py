@@ -62,7 +62,7 @@ class Worker:
 
     def __init__(self, settings: Settings, wired: wiring.Wired) -> None:
         self.settings, self.wired = settings, wired
-        self.kafka = settings.kafka_address(wired.definition.kafka)
+        self.kafka = settings.kafka_address(wired.kafka)
         self.id = wired.projection.id
         self.owner = f"{os.uname().nodename}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         self.stopping = asyncio.Event()

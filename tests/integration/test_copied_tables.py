@@ -80,6 +80,7 @@ def test_a_worker_waits_for_its_connector(new_project: Callable[[str], Project])
 
     def early(project: Project) -> None:
         project.cdc("tables", "pull", "--from", project.dsn)
+        project.cdc("apply", "--yes")
         project.start_worker()
         until(lambda: f"waits until connector {project.name} streams" in project.log(), 60, "a worker that waits")
 
