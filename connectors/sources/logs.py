@@ -127,7 +127,8 @@ async def reached(
     found = [await offset(client, definition.name)]
     if kafka is not None and log.number:
         with suppress(SourceUnavailable):
-            found.append(await newest_commit(kafka, definition.transaction_topic, log.__eq__))
+            newest = await newest_commit(kafka, definition.transaction_topic, log.__eq__)
+            found.append(newest and newest[0])
     return max((one for one in found if one is not None), default=None)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from operator import itemgetter
 from typing import Final
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -72,14 +73,16 @@ async def sent(kafka: KafkaAddress, topic: str) -> bool:
     return topic in known and any((await end_offsets(kafka, topic)).values())
 
 
-async def newest_commit(kafka: KafkaAddress, topic: str, of: Callable[[SourceLog], bool]) -> int | None:
+async def newest_commit(
+    kafka: KafkaAddress, topic: str, of: Callable[[SourceLog], bool]
+) -> tuple[int, SourceLog] | None:
     """The position of the last transaction that a transaction topic has of such a source log; None where it has none.
 
     Raises SourceUnavailable.
     """
     partition = TopicPartition(topic, 0)
     consumer = AIOKafkaConsumer(**kafka.options(), group_id=None, client_id="cdc-commit")
-    found: list[int] = []
+    found: list[tuple[int, SourceLog]] = []
     async with started(consumer, kafka), asyncio.timeout(15):
         if topic not in await consumer.topics():
             return None
@@ -89,12 +92,11 @@ async def newest_commit(kafka: KafkaAddress, topic: str, of: Callable[[SourceLog
         consumer.seek(partition, max(begin, end - LAST))
         while begin < end and await consumer.position(partition) < end:
             for record in (await consumer.getmany(partition, timeout_ms=500)).get(partition, ()):
-                if record.value and any(
-                    key == HEADER and of(parsed((value or b"").decode())) for key, value in record.headers
-                ):
+                logs = [parsed((value or b"").decode()) for key, value in record.headers if key == HEADER]
+                if record.value and logs and of(logs[0]):
                     boundary = decode_boundary(record.value)
-                    found += [boundary.lsn] if boundary.status == "END" else []
-    return max(found, default=None)
+                    found += [(boundary.lsn, logs[0])] if boundary.status == "END" else []
+    return max(found, key=itemgetter(0), default=None)
 
 
 @asynccontextmanager

@@ -19,7 +19,7 @@ from connectors.sources.postgres_documents import ARGUMENTS, SESSION, exported
 from connectors.sources.postgres_rows import spelled
 from pipeline.addresses import KafkaAddress
 from pipeline.authoring.catalog import Table
-from pipeline.events.sourcelog import Moment
+from pipeline.events.sourcelog import Moment, SourceLog
 
 BATCH: Final = 2_000
 """Rows that are decoded at once."""
@@ -87,15 +87,15 @@ def open_copies(dsn: str, patience: float) -> Iterator[TableCopies]:
         yield copies
 
 
-async def streams(definition: ConnectorDefinition, dsn: str, kafka: KafkaAddress) -> str:
-    """Nothing once the connector has sent something that was committed after this call; else why it has not."""
+async def streams(definition: ConnectorDefinition, dsn: str, kafka: KafkaAddress) -> SourceLog | None:
+    """The log that the connector reads, once it has sent something of it that was committed after this call; else None."""
     log, at = await asyncio.to_thread(_beat, definition, dsn)
     give_up = time.monotonic() + PATIENCE
     while time.monotonic() < give_up:
         newest = await newest_commit(kafka, definition.transaction_topic, lambda found: found.identity == log)
-        if newest is not None and newest >= at:
-            return ""
-    return f"waits until connector {definition.name} streams (`cdc connector status`)"
+        if newest is not None and newest[0] >= at:
+            return newest[1]
+    return None
 
 
 def _beat(definition: ConnectorDefinition, dsn: str) -> tuple[str, int]:

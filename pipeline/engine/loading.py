@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Final
 
 from pipeline.engine.layout import Table
 from pipeline.engine.marking import Marking
 from pipeline.engine.mirror import Mirror
 from pipeline.engine.sourcelog import LOG_BITS
 from pipeline.engine.sql import listed, quoted
-from pipeline.events.sourcelog import Moment
+from pipeline.events.sourcelog import Moment, SourceLog
+
+ORDINAL: Final = 2
+"""The place of the log whose rows are copied: the first is that of records without a label."""
 
 
 def put(mirror: Mirror, table: Table, rows: Iterable[tuple[Any, ...]], position: int) -> None:
@@ -18,14 +22,22 @@ def put(mirror: Mirror, table: Table, rows: Iterable[tuple[Any, ...]], position:
     columns, marks = listed(table.columns), ", ".join("?" * len(table.columns))
     with mirror.checkpoint():
         mirror.db.executemany(
-            f"INSERT INTO {quoted(table.name)}({columns}, _order, _generation) VALUES({marks}, {1 << LOG_BITS | position}, 1)",
+            f"INSERT INTO {quoted(table.name)}({columns}, _order, _generation) VALUES({marks}, {ORDINAL << LOG_BITS | position}, {ORDINAL})",
             rows,
         )
 
 
-def end_copy(mirror: Mirror, offsets: Mapping[str, int], moment: Moment, sinks: Iterable[str]) -> None:
-    """All rows are in: reading begins at these offsets, and what was before that moment is left out of it."""
+def end_copy(
+    mirror: Mirror, offsets: Mapping[str, int], moment: Moment, sinks: Iterable[str], connector: str, log: SourceLog
+) -> None:
+    """All rows are in: reading begins at these offsets, and what was before that moment is left out of it.
+
+    `log`, the connector's, has begun by then: what its snapshot did not bring is no row of these.
+    """
     with mirror.checkpoint() as seq:
+        mirror.db.execute("INSERT INTO source_log VALUES(?, ?, ?, ?)", (ORDINAL, connector, log.label, time.time()))
+        mirror.set("log", log.number)
+        mirror.set("settled", log.number)
         for sink in sinks:
             mirror.sink_id(sink)
         mirror.set_offsets(offsets)

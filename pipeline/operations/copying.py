@@ -17,7 +17,7 @@ from pipeline.authoring.shape import shape_of
 from pipeline.engine.loading import end_copy, put
 from pipeline.engine.mirror import Mirror
 from pipeline.events.rows import RowsDecoder
-from pipeline.events.sourcelog import Moment
+from pipeline.events.sourcelog import Moment, SourceLog
 from pipeline.operations.layouts import layout_of
 from pipeline.operations.mirrors import files_of, remove
 from pipeline.operations.status import mirror_file
@@ -43,8 +43,9 @@ class Copying:
     """What filling a mirror by copies is handed."""
 
     catalog: Catalog
-    streams: Callable[[], Awaitable[str]]
-    """Nothing once the connector has sent something that was committed after this call; else why it has not."""
+    connector: str
+    streams: Callable[[], Awaitable[SourceLog | None]]
+    """The log that the connector reads, once it has sent something that was committed after this call; else None."""
     ends: Callable[[], Awaitable[Mapping[str, int]]]
     """Where the topics of the projection end, that of the boundaries too: `{"topic/0": 17}`."""
     copies: Callable[[], AbstractContextManager[Copies]]
@@ -61,19 +62,24 @@ async def fill(settings: Settings, new: Projection[Any], sinks: Sequence[str], h
     Nothing is missed: the connector streams before the moment of the copies, and the topics' ends lie before it too.
     Nothing comes twice: the mirror knows the moment, and leaves out of the stream what was committed by then.
     """
-    said = ""
-    while reason := await hands.streams():
+    said = False
+    while (log := await hands.streams()) is None:
         if not hands.going():
             return False
-        if reason != said:
-            hands.say(f"{new.id}: {reason}")
-            said = reason
+        if not said:
+            hands.say(f"{new.id}: waits until connector {hands.connector} streams (`cdc connector status`)")
+            said = True
         await asyncio.sleep(PAUSE)
-    return await asyncio.to_thread(_fill, settings, new, sinks, await hands.ends(), hands)
+    return await asyncio.to_thread(_fill, settings, new, sinks, log, await hands.ends(), hands)
 
 
 def _fill(
-    settings: Settings, new: Projection[Any], sinks: Sequence[str], ends: Mapping[str, int], hands: Copying
+    settings: Settings,
+    new: Projection[Any],
+    sinks: Sequence[str],
+    log: SourceLog,
+    ends: Mapping[str, int],
+    hands: Copying,
 ) -> bool:
     path = mirror_file(settings, new.id)
     part = path.with_suffix(".part")
@@ -85,7 +91,7 @@ def _fill(
         with hands.copies() as copies:
             if not _tables(new, mirror, copies, hands):
                 return False
-            end_copy(mirror, ends, copies.moment, sinks)
+            end_copy(mirror, ends, copies.moment, sinks, hands.connector, log)
         mirror.db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     finally:
         mirror.close()

@@ -55,7 +55,7 @@ def copying(
     dsn = definition.dsn_in(settings)
     topics = [*wired.inputs.topics, definition.transaction_topic]
     return Copying(
-        catalog=masked(Catalog.load(settings.catalog), [definition], settings.mask.salt), streams=partial(streams, definition, dsn, kafka),
+        connector=definition.name, catalog=masked(Catalog.load(settings.catalog), [definition], settings.mask.salt), streams=partial(streams, definition, dsn, kafka),
         ends=partial(ends_of, kafka, definition, topics), copies=partial(open_copies, dsn, PATIENCE),
         say=say, going=going, passing=passing,
     )  # fmt: skip

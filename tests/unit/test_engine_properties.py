@@ -23,7 +23,7 @@ from pipeline.engine.layout import lay_out
 from pipeline.engine.loading import end_copy, put
 from pipeline.engine.mirror import Mirror
 from pipeline.events.envelope import UNCHANGED
-from pipeline.events.sourcelog import Moment
+from pipeline.events.sourcelog import Moment, SourceLog
 from pipeline.ports import APPLIED, STALE, Outcome, Throttled, Write
 from pipeline.testing.source import Rows, SourceModel
 from projections.orders import OrderDocument
@@ -225,7 +225,7 @@ class Worker:
         at = self.read[partition]
         records = self.model.log[partition][at : at + self.random.randint(1, most)]
         self.read[partition] = at + len(records)
-        self.running.receive(partition, records)
+        self.running.receive(partition, records, self.model.label)
         return True
 
     def step(self) -> None:
@@ -316,7 +316,8 @@ def copy(model: SourceModel, customers: Customers, random: Random, folder: str) 
     for name, table in LAYOUT.tables.items():
         rows = model.rows[name].values()
         put(mirror, table, [tuple(row[column] for column in table.columns) for row in rows], here)
-    end_copy(mirror, ends, Moment("", here, f"{next}:{next}:"), ["one", "two"])
+    log = SourceLog(1764017000123, "7412345", "1", fresh=True)
+    end_copy(mirror, ends, Moment(log.identity, here, f"{next}:{next}:"), ["one", "two"], "shop", log)
     mirror.close()
     with model.transaction(began=early):  # written before that moment, and committed after it
         customers.order()
@@ -339,6 +340,8 @@ def test_any_delivery_with_repeats_and_crashes_ends_in_the_source(
     customers = Customers(model, random)
     for _ in range(3):
         customers.transaction()
+    if begin == "copy":
+        model.label = "s1764017000123/7412345/1"
     if begin == "snapshot":
         model.messages.clear()
         model.snapshot()
