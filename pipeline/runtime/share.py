@@ -144,8 +144,8 @@ class Share(Worker):
         self.engine.inlet.receive(batch.records)
 
     def fatal(self, error: BaseException) -> None:
-        if isinstance(error, Fenced) and (self.stopping.is_set() or not self.membership.partitions):
-            log.info("%s: %s", self.id, error)  # its successor was quicker than the group's word
+        if isinstance(error, Fenced) and self.stopping.is_set():
+            log.info("%s: %s", self.id, error)  # its successor is at work while it is closed
             return
         super().fatal(error)
 
