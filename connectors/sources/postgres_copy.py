@@ -15,7 +15,7 @@ from connectors.sources.debezium import ConnectorDefinition
 from connectors.sources.masks import salted
 from connectors.sources.notices import newest_commit
 from connectors.sources.postgres import connected, heartbeat_query, position
-from connectors.sources.postgres_documents import ARGUMENTS, SESSION, exported
+from connectors.sources.postgres_documents import ARGUMENTS, held
 from connectors.sources.postgres_rows import spelled
 from pipeline.addresses import KafkaAddress
 from pipeline.authoring.catalog import Table
@@ -76,15 +76,8 @@ def _together(rows: Sequence[bytes]) -> bytes:
 @contextmanager
 def open_copies(dsn: str, patience: float) -> Iterator[TableCopies]:
     """One moment of the source; raises SourceError where no temporary slot can be made, SourceUnavailable where it is away."""
-    with connected(dsn) as connection:
-        connection.execute(SESSION.encode())
-        connection.commit()
-        with exported(dsn, patience) as (at, name):
-            connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-            connection.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(name)))
-            copies = TableCopies(connection, at)
-        # the slot is gone here: it keeps no log while tables are read
-        yield copies
+    with held(dsn, patience) as (connection, at):
+        yield TableCopies(connection, at)
 
 
 async def streams(definition: ConnectorDefinition, dsn: str, kafka: KafkaAddress) -> SourceLog | None:

@@ -61,14 +61,8 @@ class PostgresDocuments:
     @contextmanager
     def snapshot(self) -> Iterator[Snapshot]:
         """One state of the source; raises SourceError where no slot can be made, SourceUnavailable where it is away."""
-        with connected(self.dsn) as connection:
-            connection.execute(SESSION.encode())
+        with held(self.dsn, self.patience) as (connection, position):
             salted(connection, (column for table in self.catalog.tables.values() for column in table.columns))
-            connection.commit()
-            with exported(self.dsn, self.patience) as (position, name):
-                connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-                connection.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(name)))
-            # the slot is gone here: it keeps no log while documents are read
             yield Snapshot(self, connection, position)
 
 
@@ -233,7 +227,23 @@ def _table(name: str) -> sql.Composable:
 
 
 @contextmanager
-def exported(dsn: str, patience: float) -> Iterator[tuple[int, str]]:
+def held(dsn: str, patience: float) -> Iterator[tuple[psycopg.Connection[dict[str, Any]], int]]:
+    """A connection that sees one moment, and its place in the log: what committed before it is seen, and nothing else.
+
+    Raises SourceError where no slot can be made, SourceUnavailable where the source is away.
+    """
+    with connected(dsn) as connection:
+        connection.execute(SESSION.encode())
+        connection.commit()
+        with _exported(dsn, patience) as (position, name):
+            connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+            connection.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(name)))
+        # the slot is gone here: it keeps no log while rows are read
+        yield connection, position
+
+
+@contextmanager
+def _exported(dsn: str, patience: float) -> Iterator[tuple[int, str]]:
     """A temporary slot: the position from which its stream would start, and the snapshot of just before that."""
     options = f"{conninfo_to_dict(dsn).get('options') or ''} -c lock_timeout={max(1, round(patience * 1000))}"
     try:

@@ -19,7 +19,7 @@ from pipeline.engine.mirror import Mirror
 from pipeline.events.rows import RowsDecoder
 from pipeline.events.sourcelog import Moment, SourceLog
 from pipeline.operations.layouts import layout_of
-from pipeline.operations.mirrors import files_of, remove
+from pipeline.operations.mirrors import put_in_place, remove
 from pipeline.operations.status import mirror_file
 from pipeline.settings import Settings
 
@@ -81,8 +81,7 @@ def _fill(
     ends: Mapping[str, int],
     hands: Copying,
 ) -> bool:
-    path = mirror_file(settings, new.id)
-    part = path.with_suffix(".part")
+    part = mirror_file(settings, new.id).with_suffix(".part")
     remove(part)
     part.parent.mkdir(parents=True, exist_ok=True)
     code = fingerprint(shape_of(new.shape))
@@ -96,9 +95,7 @@ def _fill(
     finally:
         mirror.close()
     hands.passing("copied")
-    for old in files_of(settings, new.id):
-        old.unlink(missing_ok=True)
-    part.replace(path)
+    put_in_place(settings, new.id, part)
     return True
 
 

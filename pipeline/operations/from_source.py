@@ -15,7 +15,7 @@ from pipeline.authoring.shape import shape_of
 from pipeline.engine.mirror import Mirror
 from pipeline.errors import OperationError
 from pipeline.operations.layouts import layout_of
-from pipeline.operations.mirrors import files_of, remove
+from pipeline.operations.mirrors import put_in_place, remove
 from pipeline.operations.passing import RUNNING, Ends, passed
 from pipeline.operations.status import mirror_file, status
 from pipeline.settings import Settings
@@ -50,11 +50,8 @@ def tables_of(settings: Settings, projection: Projection[Any]) -> list[str]:
 
 def begin_mirror(settings: Settings, new: Projection[Any], ends: Mapping[str, int]) -> None:
     """An empty mirror whose worker reads on from here; what was sent before is in what the source is asked for later."""
-    path = mirror_file(settings, new.id)
-    part = path.with_suffix(".part")
+    part = mirror_file(settings, new.id).with_suffix(".part")
     remove(part)
-    for old in files_of(settings, new.id):
-        old.unlink(missing_ok=True)
     mirror = Mirror(
         str(part), layout_of(settings, new), owner=f"rebuild:{uuid4().hex}", fingerprint=fingerprint(shape_of(new.shape))
     )  # fmt: skip
@@ -64,7 +61,7 @@ def begin_mirror(settings: Settings, new: Projection[Any], ends: Mapping[str, in
         mirror.db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     finally:
         mirror.close()
-    part.replace(path)
+    put_in_place(settings, new.id, part)
 
 
 async def read_tables(

@@ -70,11 +70,16 @@ def copy_mirror(settings: Settings, live: Projection[Any], new: Projection[Any],
         below.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     finally:
         below.close()
-    for path in files_of(settings, new.id):
+    put_in_place(settings, new.id, part)
+
+
+def put_in_place(settings: Settings, id: str, part: Path) -> None:
+    """A mirror that was made beside is from now on the build's, whole, in place of all that it had."""
+    for path in files_of(settings, id):
         path.unlink(missing_ok=True)
     with part.open("rb") as written:
         os.fsync(written.fileno())
-    part.replace(target)
+    part.replace(mirror_file(settings, id))
 
 
 def copied(source: Path, target: Path) -> apsw.Connection:

@@ -16,13 +16,14 @@ from faust.types import TP
 from pipeline.engine.exchange import FRAME_ROOM, Router
 from pipeline.errors import CdcError, DefinitionError, Fenced, LogTruncated, PositionWentBack, SchemaChanged, Transient
 from pipeline.runtime import wiring
+from pipeline.runtime.apps import faust_app
 from pipeline.runtime.assignors import HomeFirst
-from pipeline.runtime.batches import Batch, NoTables, batch_topic, install
+from pipeline.runtime.batches import Batch, batch_topic, install
 from pipeline.runtime.pacing import Backoff
 from pipeline.runtime.sender import Sender
 from pipeline.runtime.share import Share
 from pipeline.runtime.telemetry import StatusFile
-from pipeline.runtime.topics import credentials, ensure_topics
+from pipeline.runtime.topics import ensure_topics
 from pipeline.runtime.worker import EXIT_FENCED, EXIT_STOP_AND_SAY, EXIT_UNFORESEEN
 from pipeline.settings import Settings
 
@@ -197,33 +198,9 @@ class Member:
     # ---- Faust --------------------------------------------------------------------------------------------
 
     def _faust(self) -> faust.App:
-        session = self.settings.worker.session_timeout
         HomeFirst.number, HomeFirst.homes = self.number, self.projection.workers
-        app = faust.App(
-            f"{self.settings.project}-{self.id}",
-            broker="kafka://" + ";".join(self.kafka.bootstrap.split(",")),
-            broker_credentials=credentials(self.kafka),
-            store="memory://",
-            datadir=str(self.status.path.parent / f"faust-{self.id}-{self.number}"),
-            web_enabled=False,
-            topic_disable_leader=True,
-            topic_allow_declare=False,
-            table_standby_replicas=0,
-            TableManager=NoTables,
-            processing_guarantee="at_least_once",
-            # a restarted member takes its own place again at once, instead of after the session's timeout
-            consumer_group_instance_id=f"{self.id}/{self.number}@{os.uname().nodename}{self.settings.state_dir.resolve()}",
-            consumer_auto_offset_reset="none",
-            consumer_max_fetch_size=1 << 19,
-            consumer_metadata_max_age_ms=30_000,
-            stream_buffer_maxsize=8,
-            stream_wait_empty=False,
-            broker_commit_interval=2.0,
-            broker_session_timeout=session,
-            broker_heartbeat_interval=min(3.0, session / 5),
-            broker_request_timeout=max(40.0, session),
-            broker_rebalance_timeout=30.0,
-        )
+        place = f"{self.id}/{self.number}"
+        app = faust_app(self.settings, self.projection, self.kafka, place, f"faust-{self.id}-{self.number}")
         install(app, self, HomeFirst)
         inputs = self.wired.inputs
 

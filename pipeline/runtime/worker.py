@@ -33,8 +33,9 @@ from pipeline.errors import (
 from pipeline.operations.states import States, states
 from pipeline.operations.status import mirror_file
 from pipeline.runtime import wiring
+from pipeline.runtime.apps import faust_app
 from pipeline.runtime.assignors import OldestTakesAll
-from pipeline.runtime.batches import Batch, NoTables, batch_topic, install
+from pipeline.runtime.batches import Batch, batch_topic, install
 from pipeline.runtime.faults import passing
 from pipeline.runtime.flusher import Flusher
 from pipeline.runtime.membership import Membership
@@ -44,7 +45,7 @@ from pipeline.runtime.refresher import Refresher
 from pipeline.runtime.saver import Saver
 from pipeline.runtime.schemas import Schemas
 from pipeline.runtime.telemetry import StatusFile
-from pipeline.runtime.topics import assure_topics, credentials, ensure_topics
+from pipeline.runtime.topics import assure_topics, ensure_topics
 from pipeline.runtime.tracing import span
 from pipeline.settings import Settings
 
@@ -256,33 +257,8 @@ class Worker:
     # ---- Faust --------------------------------------------------------------------------------------------
 
     def _faust(self) -> faust.App:
-        session = self.settings.worker.session_timeout
         OldestTakesAll.who = self.owner
-        app = faust.App(
-            f"{self.settings.project}-{self.id}",
-            broker="kafka://" + ";".join(self.kafka.bootstrap.split(",")),
-            broker_credentials=credentials(self.kafka),
-            store="memory://",
-            datadir=str(self.status.path.parent / "faust"),
-            web_enabled=False,
-            topic_disable_leader=True,
-            topic_allow_declare=False,
-            table_standby_replicas=0,
-            TableManager=NoTables,
-            processing_guarantee="at_least_once",
-            # a restarted worker takes its predecessor's place at once, instead of after the session's timeout
-            consumer_group_instance_id=f"{self.id}@{os.uname().nodename}{self.settings.state_dir.resolve()}",
-            consumer_auto_offset_reset="none",
-            consumer_max_fetch_size=1 << 19,
-            consumer_metadata_max_age_ms=30_000,
-            stream_buffer_maxsize=8,
-            stream_wait_empty=False,
-            broker_commit_interval=2.0,
-            broker_session_timeout=session,
-            broker_heartbeat_interval=min(3.0, session / 5),
-            broker_request_timeout=max(40.0, session),
-            broker_rebalance_timeout=30.0,
-        )
+        app = faust_app(self.settings, self.wired.projection, self.kafka, self.id, "faust")
         install(app, self.membership)
         inputs = self.wired.inputs
         topics = [*inputs.topics, *inputs.heard, *filter(None, [inputs.boundaries])]

@@ -8,7 +8,6 @@ from typing import Any
 
 import psycopg
 import pytest
-from psycopg.conninfo import make_conninfo
 
 from connectors.sources.postgres import read_catalog
 from connectors.sources.postgres_copy import open_copies
@@ -20,6 +19,7 @@ from pipeline.events.rows import RowsDecoder
 from pipeline.settings import Endpoints
 from tests.fixtures.envelope_tables import EXTENSIONS, FAMILIES, PREAMBLE
 from tests.fixtures.golden import records
+from tests.support.databases import own_database
 
 pytestmark = pytest.mark.stack
 STREAMED = 100
@@ -37,13 +37,8 @@ UNLIKE: dict[str, set[str]] = {
 
 @pytest.fixture(scope="module")
 def dsn(stack: Endpoints) -> Iterator[str]:
-    name = "copied_test"
-    with psycopg.connect(stack.postgres, autocommit=True) as db:
-        db.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
-        db.execute(f"CREATE DATABASE {name}")
-    yield make_conninfo(stack.postgres, dbname=name)
-    with psycopg.connect(stack.postgres, autocommit=True) as db:
-        db.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    with own_database(stack.postgres, "copied_test") as dsn:
+        yield dsn
 
 
 @pytest.fixture(scope="module")

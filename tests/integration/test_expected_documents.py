@@ -14,7 +14,6 @@ from uuid import UUID
 
 import psycopg
 import pytest
-from psycopg.conninfo import make_conninfo
 
 from connectors.sources.postgres import read_catalog
 from connectors.sources.postgres_documents import PostgresDocuments, readable
@@ -36,6 +35,7 @@ from pipeline.operations.expected_groups import Gone, GroupExpectation, GroupSou
 from pipeline.operations.preview import preview
 from pipeline.settings import Endpoints
 from tests.fixtures.envelope_tables import EXTENSIONS, FAMILIES, PREAMBLE
+from tests.support.databases import own_database
 from tests.unit.webs import KEYS as WEB_KEYS
 from tests.unit.webs import PythonWeb, Web, fresh, python_webs, webs
 
@@ -58,13 +58,8 @@ LOST = {
 
 @pytest.fixture(scope="module")
 def dsn(stack: Endpoints) -> Iterator[str]:
-    name = "expected_test"
-    with psycopg.connect(stack.postgres, autocommit=True) as db:
-        db.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
-        db.execute(f"CREATE DATABASE {name}")
-    yield make_conninfo(stack.postgres, dbname=name)
-    with psycopg.connect(stack.postgres, autocommit=True) as db:
-        db.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    with own_database(stack.postgres, "expected_test") as dsn:
+        yield dsn
 
 
 @pytest.fixture(scope="module")

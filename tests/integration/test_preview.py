@@ -9,7 +9,6 @@ from typing import Any
 
 import psycopg
 import pytest
-from psycopg.conninfo import make_conninfo
 
 from connectors.sources.postgres import read_catalog
 from connectors.sources.postgres_rows import open_rows
@@ -20,6 +19,7 @@ from pipeline.errors import OperationError
 from pipeline.operations.preview import Previewed, preview
 from pipeline.settings import Endpoints
 from tests.fixtures.envelope_tables import EXTENSIONS, FAMILIES, PREAMBLE, Family
+from tests.support.databases import own_database
 
 pytestmark = pytest.mark.stack
 ROOT = Path(__file__).parents[2]
@@ -28,13 +28,8 @@ EXACT = ("ints", "numerics", "bools", "texts", "citexts", "uuids", "enums", "jso
 
 @pytest.fixture(scope="module")
 def dsn(stack: Endpoints) -> Iterator[str]:
-    name = "preview_test"
-    with psycopg.connect(stack.postgres, autocommit=True) as db:
-        db.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
-        db.execute(f"CREATE DATABASE {name}")
-    yield make_conninfo(stack.postgres, dbname=name)
-    with psycopg.connect(stack.postgres, autocommit=True) as db:
-        db.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    with own_database(stack.postgres, "preview_test") as dsn:
+        yield dsn
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,47 @@
+"""The Faust app of a projection's workers: one consumer group, whole polls, and nothing that Faust would do by itself."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import faust
+
+from pipeline.addresses import KafkaAddress
+from pipeline.authoring.projection import Projection
+from pipeline.operations.status import worker_file
+from pipeline.runtime.batches import NoTables
+from pipeline.runtime.topics import credentials
+from pipeline.settings import Settings
+
+
+def faust_app(
+    settings: Settings, projection: Projection[Any], kafka: KafkaAddress, place: str, folder: str
+) -> faust.App:
+    """`place` names the member in its group, on this machine and state folder; `folder` is Faust's own beside the status files."""
+    session = settings.worker.session_timeout
+    return faust.App(
+        f"{settings.project}-{projection.id}",
+        broker="kafka://" + ";".join(kafka.bootstrap.split(",")),
+        broker_credentials=credentials(kafka),
+        store="memory://",
+        datadir=str(worker_file(settings, projection.id).parent / folder),
+        web_enabled=False,
+        topic_disable_leader=True,
+        topic_allow_declare=False,
+        table_standby_replicas=0,
+        TableManager=NoTables,
+        processing_guarantee="at_least_once",
+        # started again, a member takes its own place at once, instead of after the session's timeout
+        consumer_group_instance_id=f"{place}@{os.uname().nodename}{settings.state_dir.resolve()}",
+        consumer_auto_offset_reset="none",
+        consumer_max_fetch_size=1 << 19,
+        consumer_metadata_max_age_ms=30_000,
+        stream_buffer_maxsize=8,
+        stream_wait_empty=False,
+        broker_commit_interval=2.0,
+        broker_session_timeout=session,
+        broker_heartbeat_interval=min(3.0, session / 5),
+        broker_request_timeout=max(40.0, session),
+        broker_rebalance_timeout=30.0,
+    )
