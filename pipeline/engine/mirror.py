@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, Final
 
 import apsw
@@ -18,6 +19,9 @@ from pipeline.errors import CheckpointError, Fenced
 FORMAT: Final = 2
 UNKNOWN: Final = b"?"
 """A column whose value the source never sent: a blob, which no source value is (bytea comes as base64 text)."""
+
+BOOT: Final = Path("/proc/sys/kernel/random/boot_id")
+"""Another one after each start of the machine, where its kernel tells."""
 
 _FIXED: Final = """
 CREATE TABLE IF NOT EXISTS meta(name TEXT PRIMARY KEY, value) WITHOUT ROWID;
@@ -55,7 +59,8 @@ class Mirror:
     def __init__(self, path: str, layout: Layout, *, owner: str, fingerprint: str = "") -> None:
         self.path, self.layout, self.owner = path, layout, owner
         self.db: apsw.Connection = connect(path)
-        self._create(fingerprint)
+        with self._surely():
+            self._create(fingerprint)
         if int(self.get("seq") or 0) >= RENEW_AT:
             self._renew()
         self.seq: int = int(self.get("seq") or 0)
@@ -76,6 +81,9 @@ class Mirror:
                     f"The projection's definition changed under the mirror {self.path}: raise its version, or run `cdc plan`."
                 )
             self.set("owner", self.owner)
+            if self.get("boot") not in (None, "", boot := _boot()):
+                doubt(self.db)  # the machine went down under it: the disk may lack its last checkpoints
+            self.set("boot", boot)
             for table in self.layout.tables.values():
                 self._create_table(table)
             self._create_keys()
@@ -221,5 +229,30 @@ class Mirror:
         found = rows(self.db, f"SELECT {listed(names)} FROM {quoted(table.name)} WHERE {where}", key)
         return dict(zip(names, found[0], strict=True)) if found else None
 
+    @contextmanager
+    def _surely(self) -> Iterator[None]:
+        """What is committed in here is on the disk afterwards, with all before it."""
+        self.db.execute("PRAGMA synchronous=FULL")
+        try:
+            yield
+        finally:
+            self.db.execute("PRAGMA synchronous=NORMAL")
+
     def close(self) -> None:
+        # a full disk, say: then it is as if this process had been killed
+        with suppress(apsw.Error), self._surely(), transaction(self.db):
+            if self.get("owner") == self.owner:
+                self.set("boot", "")
         self.db.close()
+
+
+def doubt(db: apsw.Connection) -> None:
+    """Sinks may hold what was written from a newer state of this mirror (`Ownership.claimed`)."""
+    db.execute("INSERT OR REPLACE INTO meta SELECT 'doubted/' || id, 1 FROM sinks")
+
+
+def _boot() -> str:
+    try:
+        return BOOT.read_text("ascii").strip()
+    except OSError:
+        return ""

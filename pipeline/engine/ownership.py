@@ -94,12 +94,13 @@ class Ownership:
     def claimed(self, sink: int, epoch: int, acknowledged: Mapping[str, int]) -> bool:
         """This epoch of the sink is ours; whether documents have to wait for `catch_up` with the log's end.
 
-        That is where another mirror has written since, or this one has lost its newest changes: the sink may hold what
-        nobody here knows. So it is as before a first load: read up to the log's end, and then write every document.
+        That is where another mirror has written since, or this one has lost its newest changes, or may have: the sink may
+        hold what nobody here knows. So it is as before a first load: read up to the log's end, and then write every document.
         """
         mirror, engine = self.mirror, self.engine
         stored = mirror.offsets()
-        anew = epoch > mirror.epoch(sink) + 1 or any(stored.get(p, 0) < n for p, n in acknowledged.items())
+        behind = bool(mirror.get(f"doubted/{sink}")) or any(stored.get(p, 0) < n for p, n in acknowledged.items())
+        anew = behind or epoch > mirror.epoch(sink) + 1
         with mirror.checkpoint() as seq:
             mirror.set_epoch(sink, epoch)
             if anew:
@@ -107,6 +108,7 @@ class Ownership:
                 engine.applier.marking.mark_every_root(seq, since=0)
                 self.tombstones.mark_groups(sink, seq)
                 mirror.set("loaded", None)
+                mirror.set(f"doubted/{sink}", None)
                 mirror.set(f"orphans/{sink}", epoch)
                 mirror.set(f"orphans held/{sink}", None)
         if anew:

@@ -37,7 +37,7 @@ def equal(left: str, left_names: Sequence[str], right: str, right_names: Sequenc
 
 
 def connect(path: str, *, readonly: bool = False) -> apsw.Connection:
-    """Open a mirror. WAL and synchronous=NORMAL: a lost last transaction is read again from Kafka (ARCHITECTURE.md 4)."""
+    """Open a mirror. WAL and synchronous=NORMAL: what a power cut takes is read again from Kafka (`mirror.doubt`)."""
     flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_URI
     flags |= 0 if readonly else apsw.SQLITE_OPEN_CREATE
     db = apsw.Connection(path, flags=flags, statementcachesize=400)

@@ -110,7 +110,8 @@ def _mark(db: apsw.Connection, layout: Layout, code: str, sinks: Sequence[str]) 
         for table in ("sinks", "dirty", "quarantine", "refresh"):
             db.execute(f"DELETE FROM {table}")
         db.execute("DROP TABLE IF EXISTS withheld")
-        db.execute("DELETE FROM meta WHERE name LIKE 'withheld/%'")
+        for of_sinks in ("withheld/%", "doubted/%", "orphans/%", "orphans held/%"):
+            db.execute("DELETE FROM meta WHERE name LIKE ?", (of_sinks,))
         db.execute("UPDATE meta SET value = ? WHERE name = 'fingerprint'", (code,))
         db.executemany("INSERT INTO sinks(name) VALUES(?)", [(name,) for name in sinks])
         # since 0: no watermark before all of them are written

@@ -10,7 +10,7 @@ import os
 import shutil
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, Final
 import apsw
 from pydantic import BaseModel, ValidationError
 
-from pipeline.engine.mirror import FORMAT
+from pipeline.engine.mirror import FORMAT, doubt
 from pipeline.engine.sql import connect, value
 from pipeline.errors import CdcError, OperationError, SettingsError, StatesUnavailable
 from pipeline.operations.mirrors import copied, remove
@@ -151,6 +151,8 @@ class States:
             try:
                 wrong = self._fetch(state, part, fingerprint)
                 if not wrong:
+                    with closing(apsw.Connection(str(part))) as db:
+                        doubt(db)  # its worker has gone on since
                     remove(target)
                     part.replace(target)
                     return state

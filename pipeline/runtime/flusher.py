@@ -61,6 +61,8 @@ class Flusher:
         """When to look whether deleted documents came back."""
         self._orphans = True
         """Whether there may be documents that another mirror wrote and this one does not know of."""
+        self._incomplete = True
+        """Whether nobody has looked for them yet: until then the read model is at no watermark."""
         self._record: SinkRecord | None = None
         self._saved_at = 0.0
         self.changed = asyncio.Event()
@@ -78,6 +80,8 @@ class Flusher:
                 if not (self._engine.folding.unfolded and await self._in_engine(self._engine.continue_fanout)):
                     await self._pause(0.2)
                 continue
+            if self._incomplete:
+                await self._sweep_orphans(last=False)
             await self._room.acquire()
             try:
                 taken = await self._take()
@@ -221,7 +225,7 @@ class Flusher:
         if self._look_again is not None and time.monotonic() >= self._look_again:
             await self._look_up_deleted()
         elif self._look_again is None and self._orphans and not self._tasks:
-            await self._sweep_orphans()
+            await self._sweep_orphans(last=True)
         await self._pause(TELL if more else 0.5)
 
     async def _look_up_deleted(self) -> None:
@@ -243,21 +247,25 @@ class Flusher:
             self._away(error)
             self._look_again = time.monotonic() + self._window
 
-    async def _sweep_orphans(self) -> None:
-        """Delete what another mirror wrote and this one does not know of: a group, say, that has vanished meanwhile."""
+    async def _sweep_orphans(self, *, last: bool) -> None:
+        """Delete what another mirror wrote and this one does not know of: a group, say, that has vanished meanwhile.
+
+        Once before the first watermark, and a `last` time when no request of a replaced worker is under way.
+        """
         ownership = self._engine.ownership
         found: Orphans | None = await self._in_engine(ownership.orphans, self.sink_id)
         if found is None:
             return
         try:
-            if found.epoch and not await self._swept(found):
+            if found.epoch and not await self._swept(found, last):
                 return
         except SinkError as error:
             self._away(error)
             return
-        self._orphans = False
+        self._incomplete = False
+        self._orphans = not (last or not found.epoch)
 
-    async def _swept(self, found: Orphans) -> bool:
+    async def _swept(self, found: Orphans, last: bool) -> bool:
         ids, documents = [], 0
         await self.sink.refresh()
         async for page in self.sink.scan(documents=False):
@@ -278,7 +286,8 @@ class Flusher:
             writes = [Write(id, found.revision, None) for id in ids[start : start + self._rows]]
             if not all(isinstance(o, Applied | Stale) for o in await self._sent(writes)):
                 return False
-        await self._in_engine(self._engine.ownership.swept, self.sink_id, held)
+        if last:
+            await self._in_engine(self._engine.ownership.swept, self.sink_id, held)
         return True
 
     async def _pause(self, seconds: float) -> None:
@@ -289,7 +298,7 @@ class Flusher:
 
     async def _publish(self, min_seconds: float) -> bool:
         """The checkpoint record: offsets acknowledged, and the watermark. Whether there may be more to say."""
-        if self._record is None:
+        if self._record is None or self._incomplete:
             return False
         if time.monotonic() - self._saved_at < min_seconds:
             return True

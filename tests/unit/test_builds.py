@@ -19,6 +19,7 @@ from pipeline.authoring.shape import shape_of
 from pipeline.engine.engine import Engine, Inputs
 from pipeline.engine.layout import lay_out
 from pipeline.engine.mirror import Mirror
+from pipeline.engine.ownership import Orphans
 from pipeline.errors import OperationError
 from pipeline.operations.building import documents_in
 from pipeline.operations.mirrors import copy_mirror, owned, usable
@@ -147,6 +148,8 @@ def filled(own: Settings, rows: int = 5) -> Engine:
 
 def test_a_copied_mirror_owes_its_sink_every_document_and_claims_nothing_before(own: Settings) -> None:
     live = filled(own)
+    for what in ("orphans", "doubted"):
+        live.mirror.set(f"{what}/1", 7)
     new = Build(version=1, build=2).of(projection())
     assert usable(own, projection(), new) == ""
 
@@ -163,6 +166,7 @@ def test_a_copied_mirror_owes_its_sink_every_document_and_claims_nothing_before(
     taken = reader.take(sink, 100, 1)
     engine.settle(taken, [APPLIED] * len(taken.keys))
     assert len(taken.writes) == 5 and engine.watermark(sink)["app"]["lsn"] == 900
+    assert engine.ownership.orphans(sink) == Orphans() and not engine.ownership.claimed(sink, 1, {})
     reader.close()
     mirror.close()
     live.step()  # its own owner is still the live one

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from world import World
 
+from pipeline.engine import mirror
 from pipeline.errors import SchemaChanged
 from pipeline.events.envelope import UNCHANGED
 
@@ -131,3 +132,44 @@ def test_transactions_that_never_complete_wait_together_not_one_after_the_other(
     while stuck := engine.gate.overdue(131.0, 30.0):
         released += engine.give_up(stuck).transactions
     assert released == 3
+
+
+@pytest.mark.edge_case(35)
+def test_what_came_and_went_since_the_mirror_was_kept_is_in_no_document(tmp_path: Path) -> None:
+    world = World(tmp_path, "orders", Random(0), loses=True)
+    world.start()
+    world.source.insert("shop.orders", order(21, note="as kept"))
+    world.settle_everything()
+    world.keep()
+    world.source.insert("shop.orders", order(22))
+    world.source.update("shop.orders", (21,), note="meanwhile")
+    world.settle_everything()
+    world.lose()
+    world.source.delete("shop.orders", (22,))
+    world.source.update("shop.orders", (21,), note="as kept")
+    world.check_end()
+    assert note(world, 21) == "as kept" and world.sinks["memory:0"].get("22") is None
+    world.close()
+
+
+def test_a_mirror_under_which_the_machine_went_down_is_doubted_and_one_that_was_closed_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    boot = tmp_path / "boot_id"
+    monkeypatch.setattr(mirror, "BOOT", boot)
+    world = World(tmp_path, "orders", Random(0))
+
+    def doubted(after: str) -> bool:
+        boot.write_text(after)
+        world.open()
+        return world.engine.mirror.get(f"doubted/{world.ids['memory:0']}") is not None
+
+    assert not doubted("first")
+    world.close()
+    assert not doubted("second")
+    left, reader = world.engine.mirror.db, world.reader  # not closed, as a power cut leaves it
+    assert not doubted("second"), "only the process was killed"
+    assert doubted("third")
+    for each in (left, reader):
+        each.close()
+    world.close()

@@ -40,6 +40,15 @@ def test_any_story_with_restored_databases_and_new_connectors_ends_in_the_source
         tell(seed, tmp_path / str(seed), monkeypatch, **ANEW)
 
 
+@pytest.mark.edge_case(35)
+@pytest.mark.parametrize("given", [{}, ANEW])
+def test_any_story_in_which_the_mirror_goes_back_ends_in_the_source(
+    given: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seed in range(2 * EACH):
+        tell(seed, tmp_path / str(seed), monkeypatch, loses=True, **given)
+
+
 @pytest.mark.edge_case(44, 53)
 @pytest.mark.parametrize(("seed", "given"), FAILED_ONCE)
 def test_a_story_that_found_a_defect_ends_well(

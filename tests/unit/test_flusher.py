@@ -14,7 +14,7 @@ from world import World
 
 from connectors.sinks.memory import Entry, MemorySink, MemoryStore
 from pipeline.errors import Fenced
-from pipeline.ports import Outcome, Write
+from pipeline.ports import Outcome, SinkRecord, Write
 from pipeline.runtime.flusher import Flusher
 
 WINDOW = 0.3
@@ -182,9 +182,30 @@ async def written_by_another(desk: Desk, orphans: int) -> set[str]:
 
 @pytest.mark.edge_case(35)
 async def test_what_a_lost_mirror_wrote_and_its_successor_does_not_know_of_goes(desk: Desk) -> None:
-    await written_by_another(desk, 3)
+    orphans = await written_by_another(desk, 3)
     async with desk.at_work():
         await desk.until(lambda: desk.documents and desk.documents == desk.expected)
+        late = orphans.pop()
+        desk.store.versions["orders-v1"][late] = Entry(5 << 40 | 8, {"id": int(late)}, 5)
+        await desk.until(lambda: desk.documents == desk.expected)
+
+
+@pytest.mark.edge_case(35)
+async def test_the_successor_of_a_lost_mirror_says_no_watermark_while_there_is_what_it_does_not_know_of(
+    desk: Desk,
+) -> None:
+    orphans = await written_by_another(desk, 3)
+    save, seen = desk.sink.save, []
+
+    async def saved(record: SinkRecord) -> None:
+        seen.append(orphans & desk.documents.keys())
+        await save(record)
+
+    desk.sink.save = saved  # type: ignore[method-assign]
+    async with desk.at_work():
+        desk.change()
+        await desk.until(lambda: len(seen) > 0)
+    assert not any(seen)
 
 
 async def test_what_only_waits_in_quarantine_is_no_orphan(desk: Desk) -> None:

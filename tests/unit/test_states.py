@@ -65,6 +65,8 @@ def write(own: Settings, seq: int, rows: int = 100) -> None:
     db = connect(str(path))
     db.execute("CREATE TABLE IF NOT EXISTS meta(name TEXT PRIMARY KEY, value) WITHOUT ROWID")
     db.execute("INSERT OR REPLACE INTO meta VALUES('seq', ?), ('fingerprint', ?)", (seq, CODE))
+    db.execute("CREATE TABLE IF NOT EXISTS sinks(id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE)")
+    db.execute("INSERT OR IGNORE INTO sinks(name) VALUES('memory:notes-v1')")
     db.execute('CREATE TABLE IF NOT EXISTS "app.notes"(id INTEGER PRIMARY KEY, text)')
     db.execute(
         "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?)"
@@ -75,8 +77,10 @@ def write(own: Settings, seq: int, rows: int = 100) -> None:
 
 
 def read(own: Settings) -> int:
+    """Where the mirror stands, one that came back: so what was written since is doubted."""
     db = apsw.Connection(str(mirror_file(own, BUILD)))
     try:
+        assert value(db, "SELECT value FROM meta WHERE name = 'doubted/1'")
         return int(value(db, "SELECT value FROM meta WHERE name = 'seq'"))
     finally:
         db.close()

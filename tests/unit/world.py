@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from random import Random
 from typing import Any, Literal
 
+import apsw
 import pytest
 from debezium import KEYS, SHAPES, Documents, change
 
@@ -16,7 +19,7 @@ from pipeline.engine.dirty import Taken
 from pipeline.engine.engine import Engine, Inputs
 from pipeline.engine.layout import lay_out
 from pipeline.engine.measures import group_id
-from pipeline.engine.mirror import Mirror
+from pipeline.engine.mirror import Mirror, doubt
 from pipeline.engine.sweep import held
 from pipeline.errors import Fenced
 from pipeline.ports import APPLIED, STALE, Outcome, Rejected, Throttled, Write
@@ -63,6 +66,7 @@ class World:
         by_row: bool = True,
         gives_up: bool = False,
         label: str = "",
+        loses: bool = False,
     ) -> None:
         self.path, self.random, self.consistency = str(folder / "mirror.db"), random, consistency
         self.staged_bytes, self.by_row, self.gives_up = staged_bytes, by_row, gives_up
@@ -79,6 +83,11 @@ class World:
         self.engine: Engine | None = None
         self.given_up = False
         self.logs = 1
+        self.loses = loses
+        """The mirror goes back to an earlier state of itself, by a state snapshot or a power cut."""
+        self.kept = folder / "kept.db"
+        self.unswept: set[str] = set()
+        """Sinks at no watermark yet, for they may hold what no mirror knows of."""
 
     # ---- the process --------------------------------------------------------------------------------------
 
@@ -90,6 +99,8 @@ class World:
         self.engine = Engine(mirror, inputs, consistency=self.consistency, staged_bytes=self.staged_bytes)
         self.reader = self.engine.reader()
         self.at = {name: self.engine.next_offset(name) for name in self.source.log}
+        if self.loses:
+            self.unswept = {n for n, id in self.ids.items() if self.engine.ownership.claimed(id, self.epoch, {})}
 
     def crash(self) -> None:
         """The process is gone; what it had in flight may still reach a sink."""
@@ -102,6 +113,33 @@ class World:
         with pytest.raises(Fenced), old.mirror.checkpoint():
             pass
         old.mirror.close()
+
+    def keep(self) -> None:
+        """A state snapshot of the mirror, or what a power cut will leave of it."""
+        self.kept.unlink(missing_ok=True)
+        self.engine.mirror.db.execute("VACUUM INTO ?", (str(self.kept),))
+
+    def lose(self) -> None:
+        """The machine is gone with its mirror; what was kept of it is the next one's."""
+        self.taken.clear()
+        self.late.clear()
+        self.close()
+        Path(self.path).unlink()
+        if self.kept.exists():
+            shutil.copy(self.kept, self.path)
+            with closing(apsw.Connection(self.path)) as db:
+                doubt(db)
+        self.open()
+
+    def sweep(self) -> None:
+        """What a sink holds of nothing that the mirror knows is deleted, as soon as it can be told."""
+        for name, id in self.ids.items():
+            if (found := self.engine.ownership.orphans(id)) is not None:
+                sink = self.sinks[name]
+                for key in sink.documents().keys() - found.leave:
+                    if sink.stored[key][0] >> 40 < found.epoch:
+                        sink.write(Write(key, found.revision, None), "applied")
+                self.unswept.discard(name)
 
     def close(self) -> None:
         if self.engine is not None:
@@ -243,6 +281,8 @@ class World:
         if self.given_up or self.consistency == "row":
             return
         for name, sink in self.sinks.items():
+            if name in self.unswept:
+                continue
             mark = self.engine.watermark(self.ids[name]).get("shop")
             if mark is None:
                 continue
@@ -321,6 +361,9 @@ class World:
 
     def check_end(self) -> None:
         self.settle_everything()
+        if self.loses:
+            self.sweep()
+            assert not (self.unswept and self.source.transactions)
         engine, expected = self.engine, self.oracle(self._told(len(self.source.states) - 1))
         for name, sink in self.sinks.items():
             assert sink.documents() == expected, f"{name} ended in other documents"
@@ -342,6 +385,10 @@ class World:
 
 def act(world: World, random: Random) -> None:
     """One thing happens."""
+    if world.loses and random.random() < 0.2:
+        random.choice((world.keep, world.sweep, world.sweep, world.lose))()
+        world.check_watermark()
+        return
     weights = (10, 2, 3, 20, 30, 14, 10, 10, 10, 2, 3, 2, 3, 2, 2, 2)
     if world.source.label:
         weights += (1, 1)
