@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import threading
@@ -15,6 +16,7 @@ import httpx
 import pytest
 
 from pipeline.demo.shop import Load
+from tests.support.elsewhere import machine
 from tests.support.project import Project, until
 
 pytestmark = [pytest.mark.stack, pytest.mark.edge_case(38)]
@@ -149,6 +151,40 @@ def test_two_workers_killed_stopped_and_resumed_lose_nothing(
     _end(project, load, torn)
     said = (project.folder / "worker.log").read_text()
     assert "there is no mirror here: that of" in said, "the first takeover restores what the other had saved"
+    print({how: round(took, 1) for how, took in seconds.items()})
+
+
+def test_two_machines_lose_nothing_when_the_network_between_them_and_the_services_is_cut(
+    new_project: Callable[[str], Project], load_of: Callable[[Project], tuple[Load, Torn]]
+) -> None:
+    """First one machine is cut off whole, then it reaches all but Kafka: it could write, and must not."""
+    project = _project(new_project, "it_exchange_net", 2)
+    project.settings |= {"CDC_STATE__SNAPSHOTS": str(project.folder / "states"), "CDC_STATE__EVERY": "3"}
+    up = project.endpoints
+    kafka, *others = (int(re.findall(r":(\d+)", url)[-1]) for url in (up.kafka, up.elasticsearch, up.postgres))
+    with machine(kafka, *others) as near, machine(kafka, *others) as far:
+        one = project.start_worker(number=1, within=near.inside)
+
+        def second() -> subprocess.Popen[bytes]:
+            state = str(project.folder / "far")
+            two = project.start_worker(number=2, within=far.inside, CDC_STATE_DIR=state)
+            _both_home(project, one, two)
+            return two
+
+        two = second()
+        load, torn = load_of(project)
+        seconds = {}
+        for how, cut, healed in (
+            ("cut off", lambda: far.link("down"), lambda: far.link("up")),
+            ("cut off from Kafka alone", lambda: far.silence(kafka), lambda: far.speak(kafka)),
+        ):
+            cut()
+            seconds[how] = _taken_over(project, 1, one.pid, time.time())
+            healed()
+            assert two.wait(PATIENCE) == 75, project.log()
+            two = second()
+        _end(project, load, torn)
+        project.stop_workers()
     print({how: round(took, 1) for how, took in seconds.items()})
 
 

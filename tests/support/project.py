@@ -168,11 +168,18 @@ class Project:
         return done
 
     def start_worker(
-        self, name: str | None = None, *, fault: str = "", number: int = 1, **settings: str
+        self,
+        name: str | None = None,
+        *,
+        fault: str = "",
+        number: int = 1,
+        within: Sequence[str] = (),
+        **settings: str,
     ) -> subprocess.Popen[bytes]:
+        """`within`: a command that runs it, on a machine elsewhere."""
         log = (self.folder / "worker.log").open("ab")
         process = subprocess.Popen(
-            [sys.executable, "-m", "pipeline.cli", "worker", name or f"{self.name}-orders", "--number", str(number)],
+            [*within, sys.executable, "-m", "pipeline.cli", "worker", name or f"{self.name}-orders", "--number", str(number)],
             cwd=self.folder, env={**self.environment, "CDC_FAULT": fault, **settings}, stdout=log, stderr=log,
         )  # fmt: skip
         log.close()
