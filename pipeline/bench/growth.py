@@ -42,13 +42,19 @@ def measure(bench: Bench) -> list[Figure]:
     return figures
 
 
+def fall_behind(lab: Lab, transactions: int) -> int:
+    """Changes while no worker runs, until Kafka has them; the source's position after them."""
+    before = lab.produced()
+    with psycopg.connect(lab.dsn, autocommit=True) as db:
+        db.execute(BACKLOG.format(n=transactions, orders=lab.data.orders).encode())
+    until(lambda: lab.produced() >= before + transactions * EVENTS, "the backlog in Kafka", pause=0.2)
+    return lab.position()
+
+
 def _backlog(bench: Bench, lab: Lab, share: float) -> Figure:
     """Changes that came while the worker was away; its mirror is the one of the drain before."""
-    n, before = bench.size.backlog, lab.produced()
-    with psycopg.connect(lab.dsn, autocommit=True) as db:
-        db.execute(BACKLOG.format(n=n, orders=lab.data.orders).encode())
-    position = lab.position()
-    until(lambda: lab.produced() >= before + n * EVENTS, "the backlog in Kafka", pause=0.2)
+    n = bench.size.backlog
+    position = fall_behind(lab, n)
     with Meter(lab.pids) as meter:
         worker = lab.start(MODEL)
         began = worker.reading_since()

@@ -9,10 +9,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from types import MappingProxyType
+from typing import Any, Final, TypeVar
 from uuid import uuid4
 
 import httpx
@@ -33,6 +34,7 @@ MODELS = Path(__file__).parent / "models"
 PATIENCE = 600.0
 OWN = frozenset({"uuid", "version", "creation_date", "provided_name"})
 """What an index says of itself and can't be told."""
+NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
 T = TypeVar("T")
 
 
@@ -145,16 +147,16 @@ class Lab:
         """Start the worker of a read model."""
         return self._started("worker", model)
 
-    def supervise(self, model: str) -> Worker:
+    def supervise(self, model: str, **settings: str) -> Worker:
         """Start `cdc run` for a read model: workers for all of its builds."""
-        return self._started("run", model)
+        return self._started("run", model, settings)
 
-    def _started(self, command: str, model: str) -> Worker:
+    def _started(self, command: str, model: str, settings: Mapping[str, str] = NOTHING) -> Worker:
         log = self.folder / "workers.log"
         with log.open("ab") as out:
             process = subprocess.Popen(
                 [sys.executable, "-m", "pipeline.cli", command, self.alias(model)],
-                cwd=self.folder, env=self.environment, stdout=out, stderr=out,
+                cwd=self.folder, env={**self.environment, **settings}, stdout=out, stderr=out,
             )  # fmt: skip
         said = self.folder / ".cdc/workers" / f"{self.alias(model)}-v1.json"
         self.workers.append(Worker(process, said, log))
@@ -175,18 +177,18 @@ class Lab:
         primaries = found.json()["_all"]["primaries"] if found.is_success else {}
         return int(primaries.get("indexing", {}).get("index_total", 0))  # nothing is told of a shard that has not begun
 
-    def watermark(self, model: str) -> int:
-        """The position up to which the read model says that it is complete; -1 for none."""
-        found = self.http.get(f"/cdc-checkpoints/_doc/{self.index(model)}")
+    def watermark(self, model: str, part: str = "") -> int:
+        """The position up to which the read model, or a part of it (`@0`), says that it is complete; -1 for none."""
+        found = self.http.get(f"/cdc-checkpoints/_doc/{self.index(model)}{part}")
         marks = (found.json()["_source"].get("watermark") or {}) if found.is_success else {}
         return int(marks.get(self.name, {}).get("lsn", -1))
 
     def position(self) -> int:
         return truth.position(self.dsn)
 
-    def reached(self, model: str, position: int) -> None:
-        """Until the read model is complete up to this position."""
-        until(lambda: self.watermark(model) >= position, f"{model} at {position}", pause=0.1)
+    def reached(self, model: str, position: int, part: str = "") -> None:
+        """Until the read model, or a part of it, is complete up to this position."""
+        until(lambda: self.watermark(model, part) >= position, f"{model}{part} at {position}", pause=0.1)
 
     def fresh(self, model: str) -> None:
         """The read model as if it had never been: no mirror, an empty index."""

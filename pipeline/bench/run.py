@@ -14,7 +14,7 @@ from typing import Final
 
 from rich.console import Console
 
-from pipeline.bench import drain, fanout, first_sync, growth, live, reads, rebuilding, rows
+from pipeline.bench import drain, fanout, first_sync, growth, live, reads, rebuilding, rows, shared
 from pipeline.bench.meters import machine
 from pipeline.bench.parts import Bench
 from pipeline.bench.report import Figure, Report
@@ -32,6 +32,7 @@ PARTS: Final[dict[str, tuple[str, Callable[[Bench], list[Figure]]]]] = {
     "f": ("drain of a full topic into Postgres", rows.measure),
     "g": ("rebuild from the mirror", rebuilding.measure),
     "h": ("reads through the query API, beside a worker under load", reads.measure),
+    "i": ("a backlog worked off by one worker, and by several that share the documents", shared.measure),
 }
 
 

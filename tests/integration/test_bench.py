@@ -45,4 +45,4 @@ def test_a_part_that_there_is_not_is_named_with_those_there_are() -> None:
     )
 
     assert done.returncode == 1
-    assert "no part z" in done.stderr and "a, b, c, d, e, f, g, h" in done.stderr
+    assert "no part z" in done.stderr and "a, b, c, d, e, f, g, h, i" in done.stderr
