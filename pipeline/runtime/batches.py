@@ -25,6 +25,7 @@ from aiokafka.errors import (
 )
 from aiokafka.protocol.group import HeartbeatRequest, SyncGroupRequest
 from faust.tables.manager import TableManager
+from faust.tables.recovery import Recovery
 from faust.transport.consumer import ensure_TP
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
@@ -42,7 +43,10 @@ class Positions(Protocol):
     """Who knows where to read: the mirror."""
 
     async def assigned(self, partitions: Iterable[TP]) -> Mapping[TP, int]:
-        """This worker reads these partitions now; from which offsets? An empty set: another member has them all."""
+        """This worker reads these partitions now; from which offsets? An empty set: another member has them all.
+
+        Cancelled, and asked anew, where the group rebalances again meanwhile.
+        """
         ...
 
     async def revoked(self) -> None:
@@ -327,8 +331,21 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
         """Stock warns of a livelock where commits stand still; here an idle topic commits nothing, rightly."""
 
 
+class _Patient(Recovery):  # type: ignore[misc]
+    """Waits for positions as long as they take: stock takes a minute of it for its own end, and reads nothing any more."""
+
+    async def _wait(self, coro: Any, **_: Any) -> None:
+        await super()._wait(coro)
+
+
 class NoTables(TableManager):  # type: ignore[misc]
     """Begins at once: stock waits a second for tables to be added, and there are none."""
+
+    @property
+    def recovery(self) -> Recovery:
+        if self._recovery is None:
+            self._recovery = _Patient(self.app, self, beacon=self.beacon, loop=self.loop)
+        return self._recovery
 
     async def on_start(self) -> None:
         await self._update_channels()

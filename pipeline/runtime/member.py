@@ -43,6 +43,9 @@ class Member:
         self.topic = f"{settings.project}.exchange.{self.id}"
         self.stopping = asyncio.Event()
         self.shares: dict[TP, Share] = {}
+        self._assigning = asyncio.Lock()
+        self._wanted: set[TP] = set()
+        """What the group has this one read, as of its last word."""
         self.status = StatusFile(settings, f"{self.id}#{number}")
         self.sender = Sender(
             self.kafka, Router(wired.layout, wired.inputs, self.projection.workers), self.topic,
@@ -118,14 +121,25 @@ class Member:
     # ---- what the transport asks --------------------------------------------------------------------------
 
     async def assigned(self, partitions: Iterable[TP]) -> Mapping[TP, int]:
-        """Where to read from: the mirrors say it of the exchange's partitions, the group of the source's."""
-        try:
-            return await self._assigned({TP(tp.topic, tp.partition) for tp in partitions})
-        except Exception as error:
-            if self.stopping.is_set():
-                return {}
-            self.fatal(error)
-            raise
+        """Where to read from: the mirrors say it of the exchange's partitions, the group of the source's.
+
+        A mirror that is being opened when this is cancelled is opened to the end, and the next time kept or closed: half
+        opened it would keep its lock from whoever comes next, this process too.
+        """
+        self._wanted = {TP(tp.topic, tp.partition) for tp in partitions}
+        return await asyncio.shield(self._one_after_another(self._wanted))
+
+    async def _one_after_another(self, partitions: set[TP]) -> Mapping[TP, int]:
+        async with self._assigning:
+            if partitions is not self._wanted:
+                return {}  # the group has spoken again
+            try:
+                return await self._assigned(partitions)
+            except Exception as error:
+                if self.stopping.is_set():
+                    return {}
+                self.fatal(error)
+                raise
 
     async def _assigned(self, partitions: set[TP]) -> Mapping[TP, int]:
         mine = {tp for tp in partitions if tp.topic == self.topic}
@@ -140,14 +154,15 @@ class Member:
 
     async def _seated(self, tp: TP) -> Mapping[TP, int]:
         share = self.shares.get(tp)
-        if share is not None:
-            return await share.membership.assigned({tp})
-        worker = self.settings.worker
-        silence = worker.session_timeout - self.settings.elasticsearch.request_timeout
-        share = Share(self.settings, self.wired, tp, self.app, self._source_ends, silence)
-        await share.open()
+        if share is None:
+            worker = self.settings.worker
+            silence = worker.session_timeout - self.settings.elasticsearch.request_timeout
+            share = Share(self.settings, self.wired, tp, self.app, self._source_ends, silence)
+            await share.open()
+            self.shares[tp] = share
+        if tp not in self._wanted:  # the group has taken it away meanwhile
+            return {}
         starts = await share.membership.assigned({tp})
-        self.shares[tp] = share
         await share.begin()
         return starts
 
@@ -160,6 +175,7 @@ class Member:
             )
 
     async def revoked(self) -> None:
+        self._wanted = set()
         self.sender.revoked()
         for share in self.shares.values():
             await share.membership.revoked()

@@ -102,7 +102,9 @@ class Share(Worker):
         self.membership.app = self.app
 
     async def begin(self) -> None:
-        """Write documents, once it is known from where on it reads."""
+        """Write documents, once it is known from where on it reads; no more than that when it does already."""
+        if self._tasks:
+            return
         await self._open_flushers()
         work: list[Any] = [flusher.run() for flusher in self.flushers]
         work += [self._watch(), self._refresher().run()]

@@ -26,8 +26,8 @@ class Service:
     needs: str | None = None
     """The service that has to answer first."""
     stop: signal.Signals = signal.SIGTERM
-    patience: float = 120.0
-    """Seconds until a start counts as failed."""
+    patience: float = 300.0
+    """Seconds until a start counts as failed; one that ends is noticed at once."""
     asked_for: bool = False
     """It is a part of the stack only where somebody has asked for it, and from then on."""
 

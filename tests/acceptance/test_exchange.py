@@ -154,6 +154,26 @@ def test_two_workers_killed_stopped_and_resumed_lose_nothing(
     print({how: round(took, 1) for how, took in seconds.items()})
 
 
+def test_a_partition_that_waits_for_its_mirror_is_given_away_and_back(new_project: Callable[[str], Project]) -> None:
+    """The group goes on dealing while a worker can't open what it was given; no lock of its own is in its way later."""
+    project = _project(new_project, "it_exchange_wait", 2)
+    project.settings |= {"CDC_STATE__SNAPSHOTS": str(project.folder / "states")}
+    (project.folder / "states").write_text("no folder")
+
+    def waits(part: int, times: int) -> bool:
+        text = (project.folder / "worker.log").read_text()
+        return len(re.findall(rf"orders-v1@{part}: The state snapshots .* can't be reached", text)) >= times
+
+    one = project.start_worker(number=1)
+    until(lambda: waits(0, 1) and waits(1, 1), PATIENCE, "the first waits for both")
+    two = project.start_worker(number=2, CDC_STATE_DIR=str(project.folder / "elsewhere"))
+    time.sleep(8)  # the group has dealt anew
+    (project.folder / "states").unlink()
+    _both_home(project, one, two)
+    project.cdc("wait", f"{project.name}-orders", "--now", "--timeout", "60")
+    project.assert_equal()
+
+
 def test_two_machines_lose_nothing_when_the_network_between_them_and_the_services_is_cut(
     new_project: Callable[[str], Project], load_of: Callable[[Project], tuple[Load, Torn]]
 ) -> None:

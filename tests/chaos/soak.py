@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import threading
 import time
@@ -116,11 +117,17 @@ def soak(hours: float, seed: int, *, chart: Path = CHART) -> tuple[bool, dict[st
         gauges = Gauges(demo)
         gauges.start()
         # the worker of the orders is left alive: it is the one that is watched
-        Chaos(demo, 3600 * hours, seed, RATE, pause=(60, 180), workers=("customers", "sales")).run()
-        gauges.stop()
+        chaos = Chaos(demo, 3600 * hours, seed, RATE, pause=(60, 180), workers=("customers", "sales"))
+        try:
+            chaos.run()
+        finally:  # what ends early has something to tell, too
+            gauges.stop()
+            gauges.draw(
+                chart,
+                f"{gauges.times[-1]:.0f} minutes, {sum(chaos.kills.values())} kills, load average {os.getloadavg()[2]:.1f}",
+            )
         same = demo.compare()
         growth, summary = gauges.growth(), demo.summary
-        gauges.draw(chart, f"{hours} h, {summary['transactions']:,} transactions, {summary['kills_done']} kills")
         summary |= {
             "growth": growth,
             "lives_of_the_worker": len(gauges.lives),

@@ -13,10 +13,11 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.consumer import fetcher
 from aiokafka.structs import TopicPartition
+from faust.exceptions import AlreadyConfiguredWarning
 from faust.types import TP
 
 from pipeline.runtime.assignors import OldestTakesAll
-from pipeline.runtime.batches import SHORT_WAIT_MS, Batch, batch_topic, install, now
+from pipeline.runtime.batches import SHORT_WAIT_MS, Batch, NoTables, batch_topic, install, now
 from pipeline.settings import Endpoints
 
 pytestmark = [
@@ -41,9 +42,12 @@ class Store:
         self.open = asyncio.Event()
         """Whether anything is taken."""
         self.open.set()
+        self.seconds = 0.0
+        """How long it takes to say from where on."""
 
     async def assigned(self, partitions: Iterable[TP]) -> Mapping[TP, int]:
         self.assignments.append(set(partitions))
+        await asyncio.sleep(self.seconds)
         return {tp: self.offsets.get(tp, 0) for tp in self.assignments[-1]}
 
     async def revoked(self) -> None:
@@ -76,6 +80,7 @@ class Reader:
             topic_disable_leader=True, topic_allow_declare=False, table_standby_replicas=0,
             consumer_auto_offset_reset="none", stream_wait_empty=False, stream_buffer_maxsize=8,
             broker_commit_interval=0.3, broker_session_timeout=10, broker_heartbeat_interval=1, autodiscover=False,
+            TableManager=NoTables,
         )  # fmt: skip
         install(self.app, store)
 
@@ -166,6 +171,20 @@ async def test_the_store_wins_over_kafkas_committed_offset(stack: Endpoints, tmp
     async with Reader(stack.kafka, topic, topic, older, str(tmp_path)):
         await until(lambda: len(older.values) == 2)
     assert older.values == [b"b", b"c"]
+
+
+async def test_positions_that_take_longer_than_a_request_may_are_waited_for(stack: Endpoints, tmp_path: Any) -> None:
+    """Stock takes it for its own end, and reads nothing for the rest of its life; a mirror may have to be fetched first."""
+    topic, store = await make_topic(stack.kafka), Store()
+    async with Reader(stack.kafka, topic, topic, store, str(tmp_path)) as reader:
+        await until(lambda: store.assignments)
+        with pytest.warns(AlreadyConfiguredWarning):
+            reader.app.conf.broker_request_timeout = 1.0  # what a recovery waits; the client has its own by now
+        store.seconds = 4.0
+        async with Reader(stack.kafka, topic, topic, Store(), str(tmp_path / "second")):
+            await until(lambda: len(store.assignments) == 2)
+            await send(stack.kafka, topic, [b"a", b"b"])
+            await until(lambda: store.values == [b"a", b"b"])
 
 
 async def test_a_transactional_topic_is_read_to_its_end_and_committed(stack: Endpoints, tmp_path: Any) -> None:
