@@ -341,6 +341,8 @@ class _Patient(Recovery):  # type: ignore[misc]
 class NoTables(TableManager):  # type: ignore[misc]
     """Begins at once: stock waits a second for tables to be added, and there are none."""
 
+    _recovery: Recovery | None = None
+
     @property
     def recovery(self) -> Recovery:
         if self._recovery is None:
