@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from connectors.sources import postgres
+from connectors.sources.across_documents import AcrossDocuments, Captured
 from connectors.sources.debezium import ConnectorDefinition
 from connectors.sources.postgres_documents import PostgresDocuments
 from connectors.sources.postgres_documents import readable as readable_in_postgres
@@ -87,13 +88,21 @@ def readable(dsn: str, column: Column) -> bool:
     return column.base != UNREADABLE if is_mariadb(dsn) else readable_in_postgres(column)
 
 
-def documents(dsn: str, shape: Shape, catalog: Catalog, *, patience: float) -> PostgresDocuments | MariadbDocuments:
-    """What the documents of one shape hold, as the database says; `patience`: seconds that a snapshot may wait."""
-    if is_mariadb(dsn):
+def documents(
+    captured: Mapping[str, Captured], shape: Shape, *, patience: float
+) -> PostgresDocuments | MariadbDocuments | AcrossDocuments:
+    """What the documents of one shape hold, as the databases say that its connectors read.
+
+    `patience`: seconds that a snapshot may wait.
+    """
+    if len(captured) > 1:
+        return AcrossDocuments(shape, captured, patience=patience)
+    (own,) = captured.values()
+    if is_mariadb(own.dsn):
         from connectors.sources.mariadb_documents import MariadbDocuments
 
-        return MariadbDocuments(dsn, shape, catalog)
-    return PostgresDocuments(dsn, shape, catalog, patience=patience)
+        return MariadbDocuments(own.dsn, shape, own.catalog)
+    return PostgresDocuments(own.dsn, shape, own.catalog, patience=patience)
 
 
 def scrubbed(text: str, dsn: str) -> str:

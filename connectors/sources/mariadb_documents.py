@@ -23,10 +23,16 @@ class MariadbDocuments:
     @contextmanager
     def snapshot(self) -> Iterator[RowSnapshot]:
         """One state of the source."""
-        with connected(self.address) as session:
-            at = begun(session)
-            rows = MariadbRows(session)
+        with snapshot_rows(self.address) as (rows, at):
             yield RowSnapshot(self.shape, self.catalog, lambda _: rows, at)
+
+
+@contextmanager
+def snapshot_rows(address: MariadbAddress) -> Iterator[tuple[MariadbRows, int]]:
+    """A reader of the rows of one state of the source, and its position."""
+    with connected(address) as session:
+        at = begun(session)
+        yield MariadbRows(session), at
 
 
 def begun(session: Session) -> int:

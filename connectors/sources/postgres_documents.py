@@ -5,6 +5,7 @@ Nothing here is shared with the engine: rows are joined by Postgres, in one snap
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -22,7 +23,7 @@ from psycopg.types.json import set_json_loads
 
 from connectors.sources.masks import salted
 from connectors.sources.postgres import connected, reason, where
-from connectors.sources.postgres_rows import written
+from connectors.sources.postgres_rows import Rows, plain, written
 from pipeline.authoring.catalog import Catalog, Column, Table
 from pipeline.authoring.column_types import kinds_of
 from pipeline.authoring.shape import RelationShape, Shape
@@ -64,6 +65,58 @@ class PostgresDocuments:
         with held(self.dsn, self.patience) as (connection, position):
             salted(connection, (column for table in self.catalog.tables.values() for column in table.columns))
             yield Snapshot(self, connection, position)
+
+
+@contextmanager
+def snapshot_rows(dsn: str, *, patience: float) -> Iterator[tuple[SnapshotRows, int]]:
+    """A reader of the rows of one state of the source, and its position; raises as `snapshot` does."""
+    with held(dsn, patience) as (connection, position):
+        yield SnapshotRows(connection), position
+
+
+class SnapshotRows(Rows):
+    """Rows of one moment, asked for by values as events have them, of this source or of another."""
+
+    def matching(
+        self, table: Table, columns: Sequence[str], match: Sequence[str], values: Sequence[Sequence[Any]]
+    ) -> list[dict[str, Any]]:
+        """The rows whose `match` columns have one of these values; what is no value of such a column is in no row."""
+        if not values:
+            return []
+        given = [[_given(table.column(name), value) for name, value in zip(match, row, strict=True)] for row in values]
+        try:
+            with self._connection.transaction():
+                return super().matching(table, columns, match, given)
+        except psycopg.DataError:
+            if len(values) == 1:
+                return []
+            half = len(values) // 2
+            return self.matching(table, columns, match, values[:half]) + self.matching(
+                table, columns, match, values[half:]
+            )
+
+    def after(self, table: Table, columns: Sequence[str], last: Sequence[Any], limit: int) -> list[dict[str, Any]]:
+        """The rows that follow a primary key, in its order; the first ones where none is given."""
+        key = table.primary_key
+        # a type's name comes from the catalog, where Postgres itself has quoted it
+        typed = [sql.SQL("%s::{}").format(sql.SQL(table.column(name).type)) for name in key]
+        rest = sql.SQL(" WHERE ({}) > ({})").format(_names(key), sql.SQL(", ").join(typed))
+        query = sql.SQL("{}{} ORDER BY {} LIMIT {}").format(
+            self._select(table, columns), rest if last else sql.SQL(""), _names(key), sql.Literal(limit)
+        )
+        given = [_given(table.column(name), value) for name, value in zip(key, last, strict=False)]
+        return self._read(query, [None if value is None else str(value) for value in given])
+
+
+def _given(column: Column, value: Any) -> Any:
+    """A value of an event as Postgres takes it."""
+    if plain(column.type) == "bytea" and isinstance(value, str):
+        return "\\x" + base64.b64decode(value).hex()
+    return value
+
+
+def _names(columns: Sequence[str]) -> sql.Composable:
+    return sql.SQL(", ").join(map(sql.Identifier, columns))
 
 
 class Snapshot:

@@ -7,7 +7,7 @@ with the engine: rows are joined in memory, for the keys asked for.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any, Final, Protocol
@@ -38,11 +38,13 @@ class TableReader(Protocol):
 
 
 class RowSnapshot:
-    """Documents of one moment. `readers`: who reads which table."""
+    """Documents of one moment of each source. `readers`: who reads which table."""
 
-    def __init__(self, shape: Shape, catalog: Catalog, readers: Callable[[str], TableReader], position: int) -> None:
+    def __init__(
+        self, shape: Shape, catalog: Catalog, readers: Callable[[str], TableReader], position: int | Mapping[str, int]
+    ) -> None:
         self.position = position
-        """What committed up to this place in the log is seen, and nothing else."""
+        """What committed up to this place in the log is seen, and nothing else; of several sources, by connector."""
         self._shape, self._catalog, self._readers = shape, catalog, readers
         self._columns: dict[str, list[str]] = {name: list(used) for name, used in shape.columns().items()}
         self._wires = {

@@ -12,6 +12,7 @@ from connectors.sinks import open_sink
 from connectors.sources import kinds, notices
 from connectors.sources.kinds import open_rows
 from connectors.sources.retention import gone_by
+from connectors.sources.topics import refuse_foreign
 from pipeline.authoring import builds
 from pipeline.authoring.catalog import Catalog
 from pipeline.authoring.discovery import discover
@@ -23,7 +24,6 @@ from pipeline.errors import OperationError
 from pipeline.operations import erase as operation
 from pipeline.operations.erase import EraseReport, Place
 from pipeline.ports import Sink
-from pipeline.runtime.wiring import definition_of
 from pipeline.settings import Settings
 
 
@@ -51,7 +51,7 @@ def erase(
     readers = [build for code in discover(own.projections) for build in builds.maintained(own, code)]
     readers = [build for build in readers if table in shape_of(build.shape).columns()]
     for build in readers:
-        definition_of(own, build)  # of one connector, or nobody knows how far it is
+        refuse_foreign(own, shape_of(build.shape).columns(), build.name)
     if not dry_run:
         confirm(f"Erase {table} {key} from {len(readers)} read models?", yes)
     report = asyncio.run(_erase(own, readers, table, parts, timeout, dry_run))
@@ -89,7 +89,7 @@ async def _erase(
         sinks=partial(_sinks, own), connector=definition.name,
         position=partial(asyncio.to_thread, kinds.position, definition.dsn_in(own)),
         ends=partial(notices.end_offsets, kafka), topics={topic: await gone_by(kafka, topic)}, topic=topic,
-        patience=patience, dry=dry,
+        patience=patience, dry=dry, rereads=definition.kind == "postgres",
     )  # fmt: skip
 
 

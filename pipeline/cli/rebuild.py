@@ -107,20 +107,25 @@ def rollback(name: Name, yes: Yes = False, keep: Keep = 1.0, output: As = None) 
 
 @contextmanager
 def _hands(own: Settings, code: Projection[Any]) -> Iterator[Hands]:
-    wiring.definition_of(own, code)  # of one connector, or it can't be rebuilt
+    definitions = wiring.connectors_of(own, code)
     wired = wiring.wire(own, code)
-    dsn = wired.definition.dsn_in(own)
+    addresses = {name: definition.dsn_in(own) for name, definition in definitions.items()}
+    several = f"it reads the tables of several connectors, {' and '.join(sorted(definitions))}"
     options = Options(wired.definition.name, Share(), patience=PATIENCE)
-    topics = [*wired.inputs.topics, wired.definition.transaction_topic]
+    topics = [*wired.inputs.topics, *wired.inputs.transactions]
+
+    async def places() -> dict[str, int]:
+        return {name: await asyncio.to_thread(kinds.position, dsn) for name, dsn in addresses.items()}
+
     with Bar(code.name) as bar:
         yield Hands(
-            connector=wired.definition.name,
             sinks=partial(_sinks, own),
             verify=lambda new: verified(own, new, options, bar),
-            position=partial(asyncio.to_thread, kinds.position, dsn),
+            places=places,
             missing_log=partial(_missing_log, own, wired, topics),
             copying=lambda new: _copying(own, wiring.wire(own, new)),
             reading=lambda new: _reading(own, wired.definition, topics, bar),
+            no_source=several if len(definitions) > 1 else "",
             say=lambda text: err().print(text),
             progress=bar.update,
             passing=passing,

@@ -39,6 +39,11 @@ def replay(
     time, position = _since(since)
     wired = wiring.wire(own, projection)
     inputs = wired.inputs
+    if inputs.others:
+        raise OperationError(
+            f"{name} reads the tables of {' and '.join(inputs.connectors)}, and replay follows the log of one:"
+            f" cdc verify {name} --all --repair compares it with both."
+        )
     ends = operation.ends_of(own, projection, inputs.topics)
     records = history(own.kafka_address(wired.definition.kafka), ends, time)
     report = asyncio.run(operation.replay(own, projection, inputs.topics, records, since=position, dry=dry_run))

@@ -6,7 +6,7 @@ import asyncio
 import random
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -16,9 +16,10 @@ import typer
 
 from connectors.sinks import open_sink
 from connectors.sources import kinds, logs
+from connectors.sources.across_documents import Captured
 from connectors.sources.catalogs import captured_catalog
 from connectors.sources.debezium import ConnectorDefinition
-from connectors.sources.kinds import open_rows
+from connectors.sources.kinds import RowsBySource, open_rows
 from pipeline.authoring.aggregate_shape import AggregateShape
 from pipeline.authoring.catalog import Catalog
 from pipeline.authoring.discovery import find
@@ -37,10 +38,10 @@ from pipeline.operations.passing import written
 from pipeline.operations.status import write_verified
 from pipeline.operations.verified import Share, SinkVerified, VerifyReport, report
 from pipeline.operations.verify import Options
-from pipeline.operations.wait import Waited
+from pipeline.operations.wait import Token, Waited, of_connector
 from pipeline.operations.wait import wait as waiting
 from pipeline.ports import Sink
-from pipeline.runtime.wiring import definition_of
+from pipeline.runtime.wiring import connectors_of, definitions_of
 from pipeline.settings import Settings
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The projection.")]
@@ -95,6 +96,9 @@ def wait(
     ] = None,
     txid: Annotated[int | None, typer.Option("--txid", help="A transaction, as pg_current_xact_id() told it.")] = None,
     now: Annotated[bool, typer.Option("--now", help="All that has committed by now.")] = False,
+    connector: Annotated[
+        str, typer.Option("--connector", help="Whose source it is of, where a read model is of several.")
+    ] = "",
     searchable: Annotated[
         bool, typer.Option("--searchable", help="Until searches find it, not only reads by id.")
     ] = False,
@@ -106,40 +110,57 @@ def wait(
     projection = find(own, name)
     if sum((position is not None, txid is not None, now)) != 1:
         raise OperationError("Say what to wait for: one of --lsn, --txid and --now.")
-    definition = definition_of(own, projection)
-    dsn = definition.dsn_in(own) if position is None else ""
-    wanted = _position(position) if position is not None else kinds.position(dsn, txid)
-    found = asyncio.run(_wait(own, projection, definition, wanted, timeout, searchable))
+    definitions = connectors_of(own, projection)
+    names = list(definitions)
+    if not now or connector:
+        names = [of_connector(Token(connector=connector), names, name).connector]
+    chosen = [definitions[of] for of in names]
+    wanted = {
+        of.name: _position(position) if position is not None else kinds.position(of.dsn_in(own), txid) for of in chosen
+    }
+    found = asyncio.run(_wait(own, projection, chosen, wanted, timeout, searchable))
     if as_json(output):
         print_json(found)
     else:
-        rows = [(w.sink, "yes" if w.reached else "no", str(w.watermark), f"{w.seconds:.2f} s") for w in found]
-        print_table(("SINK", "REACHED", "WATERMARK", "AFTER"), rows)
+        rows = [
+            (w.sink, w.connector, "yes" if w.reached else "no", str(w.watermark), f"{w.seconds:.2f} s") for w in found
+        ]
+        print_table(("SINK", "CONNECTOR", "REACHED", "WATERMARK", "AFTER"), rows)
     if not all(one.reached for one in found):
         raise typer.Exit(4)
 
 
 async def _wait(
-    own: Settings, projection: Projection[Any], definition: ConnectorDefinition, wanted: int, patience: float,
-    searchable: bool,
+    own: Settings, projection: Projection[Any], definitions: Sequence[ConnectorDefinition], wanted: Mapping[str, int],
+    patience: float, searchable: bool,
 ) -> list[Waited]:  # fmt: skip
-    log, connector = await _source_log(own, definition), definition.name
+    known = await _source_logs(own, definitions)
     sinks = _sinks(own, projection)
     try:
-        waits = [waiting(s, connector, wanted, patience=patience, log=log, searchable=searchable) for s in sinks]
-        return list(await asyncio.gather(*waits))
+        return list(
+            await asyncio.gather(
+                *(
+                    waiting(sink, of, place, patience=patience, log=known[of], searchable=searchable)
+                    for sink in sinks
+                    for of, place in wanted.items()
+                )
+            )
+        )
     finally:
         for sink in sinks:
             await sink.close()
 
 
-async def _source_log(own: Settings, definition: ConnectorDefinition) -> str | None:
-    """The label of the log that the connector reads; None, and a word of it, where Connect does not say."""
-    try:
-        return await logs.running(own.connect_address(definition.kafka), definition.name)
-    except CdcError as error:
-        err().print(f"{error} A source that was restored meanwhile is not noticed.", style="yellow")
-        return None
+async def _source_logs(own: Settings, definitions: Iterable[ConnectorDefinition]) -> dict[str, str | None]:
+    """The label of the log that each connector reads; None, and a word of it, where Connect does not say."""
+    found: dict[str, str | None] = {}
+    for of in definitions:
+        try:
+            found[of.name] = await logs.running(own.connect_address(of.kafka), of.name)
+        except CdcError as error:
+            err().print(f"{error} A source that was restored meanwhile is not noticed.", style="yellow")
+            found[of.name] = None
+    return found
 
 
 def _position(text: str) -> int:
@@ -161,7 +182,7 @@ def _parts(sample: str) -> int:
 def _options(
     own: Settings, projection: Projection[Any], share: Share, rate: float, timeout: float, show: int
 ) -> Options:
-    return Options(definition_of(own, projection).name, share, rate, timeout, show)
+    return Options(next(iter(connectors_of(own, projection))), share, rate, timeout, show)
 
 
 async def verified(
@@ -169,18 +190,19 @@ async def verified(
 ) -> VerifyReport:
     """Compare all sinks of a projection with the source, and tell `cdc status`."""
     shape = shape_of(projection.shape)
-    definition = definition_of(own, projection)
-    options = replace(options, log=await _source_log(own, definition))
-    dsn = definition.dsn_in(own)
-    catalog = await asyncio.to_thread(captured_catalog, own, definition, sorted(shape.columns()))
+    definitions = connectors_of(own, projection)
+    options = replace(options, logs=await _source_logs(own, definitions.values()))
+    captured = await asyncio.to_thread(_captured, own, projection)
+    catalog = Catalog.of(table for of in captured.values() for table in of.catalog.tables.values())
     unreadable = frozenset(
         f"{table.name}.{column.name}"
-        for table in catalog.tables.values()
+        for of in captured.values()
+        for table in of.catalog.tables.values()
         for column in table.columns
-        if not kinds.readable(dsn, column)
+        if not kinds.readable(of.dsn, column)
     )
     salt = own.salt(projection.name) if "hash" in shape.masks else None
-    rows = kinds.documents(dsn, shape.source, catalog, patience=options.patience)
+    rows = kinds.documents(captured, shape.source, patience=options.patience)
     found: list[SinkVerified] = []
     with ExitStack() as stack:
         expectation: Expectation | GroupExpectation
@@ -191,11 +213,11 @@ async def verified(
             expectation = GroupExpectation(shape, catalog, unreadable, gone, salt)
             reading = partial(bar.update, "reading the source", total=0)
             source = groups = GroupSource(rows, expectation, options.share.has, options.rate, reading)
-            repairs = _group_repairs(own, projection, catalog, dsn, groups)
+            repairs = _group_repairs(own, projection, captured, groups)
         else:
             expectation, source = Expectation(shape, catalog, unreadable, salt), rows
-            repairs = _repairs(own, projection, catalog, dsn)
-        if definition.kind != "postgres":
+            repairs = _repairs(own, projection, catalog, captured)
+        if any(of.kind != "postgres" for of in definitions.values()):
             repairs = (_until_written(own, projection, repairs[0], options.patience),)  # rows are not read again there
         for target, sink in zip(projection.to, _sinks(own, projection), strict=True):
             rules = own.rows_withheld(target.kind, target.name)
@@ -212,8 +234,17 @@ async def verified(
     return result
 
 
+def _captured(own: Settings, projection: Projection[Any]) -> dict[str, Captured]:
+    """The catalogue and the address of each of its connectors, by name; that of its documents' own table first."""
+    by_table, found = definitions_of(own, projection), {}
+    for name, definition in connectors_of(own, projection).items():
+        tables = sorted(table for table, of in by_table.items() if of.name == name)
+        found[name] = Captured(definition.dsn_in(own), captured_catalog(own, definition, tables))
+    return found
+
+
 def _repairs(
-    own: Settings, projection: Projection[Any], catalog: Catalog, dsn: str
+    own: Settings, projection: Projection[Any], catalog: Catalog, captured: Mapping[str, Captured]
 ) -> tuple[operation.Repair, operation.Repair]:
     """First the documents are written again; where they are wrong still, the rows behind them are read again."""
 
@@ -222,16 +253,15 @@ def _repairs(
         await asyncio.to_thread(repairing.mark_dirty, own, projection, sink.name, keys)
 
     async def refresh(sink: Sink, found: Sequence[tuple[str, tuple[str, ...] | None]]) -> None:
-        await asyncio.to_thread(
-            _refresh, own, projection, catalog, dsn, repairing.mirror_keys(projection, catalog, found)
-        )
+        keys = repairing.mirror_keys(projection, catalog, found)
+        await asyncio.to_thread(_refresh, own, projection, captured, keys)
         await mark(sink, found)
 
     return mark, refresh
 
 
 def _group_repairs(
-    own: Settings, projection: Projection[Any], catalog: Catalog, dsn: str, source: GroupSource
+    own: Settings, projection: Projection[Any], captured: Mapping[str, Captured], source: GroupSource
 ) -> tuple[operation.Repair, operation.Repair]:
     """First the groups are written again as the mirror counts them; then what they count is read again."""
 
@@ -246,7 +276,7 @@ def _group_repairs(
     async def refresh(sink: Sink, found: Sequence[tuple[str, tuple[str, ...] | None]]) -> None:
         groups = keys(found)
         roots = await asyncio.to_thread(members, groups)
-        await asyncio.to_thread(_refresh, own, projection, catalog, dsn, roots)
+        await asyncio.to_thread(_refresh, own, projection, captured, roots)
         await mark(sink, found)
 
     def members(groups: Sequence[str]) -> list[tuple[Any, ...]]:
@@ -271,10 +301,13 @@ def _until_written(
 
 
 def _refresh(
-    own: Settings, projection: Projection[Any], catalog: Catalog, dsn: str, keys: Sequence[tuple[Any, ...]]
+    own: Settings, projection: Projection[Any], captured: Mapping[str, Captured], keys: Sequence[tuple[Any, ...]]
 ) -> None:
-    with open_rows(dsn) as rows:
-        report = repairing.refresh_behind(own, projection, catalog, rows, keys)
+    with ExitStack() as opened:
+        rows = RowsBySource()
+        for of in captured.values():
+            rows.add(of.catalog, opened.enter_context(open_rows(of.dsn)))
+        report = repairing.refresh_behind(own, projection, rows.catalog, rows, keys)
     for left in report.left:
         err().print(f"{left.table} {left.key} was not read again: {left.reason}", style="yellow")
 

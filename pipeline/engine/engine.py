@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import astuple
 from typing import Any, Final, Literal
 
 from pipeline.engine.apply import Applier
@@ -12,13 +13,14 @@ from pipeline.engine.copied import Copied
 from pipeline.engine.dirty import Reader, Settling, Taken
 from pipeline.engine.exchange import PASSED_BYTES, Inlet, in_order
 from pipeline.engine.folding import Folding
-from pipeline.engine.inputs import SNAPSHOT, Inputs, Progress, Record, decoded, decoders
+from pipeline.engine.inputs import Inputs, Progress, Record, decoded, decoders
 from pipeline.engine.layout import Layout
 from pipeline.engine.loading import end_load
 from pipeline.engine.marks import Marks
 from pipeline.engine.mirror import UNKNOWN, Mirror
 from pipeline.engine.ownership import Ownership
 from pipeline.engine.refresh import Refreshing
+from pipeline.engine.snapshots import Snapshot
 from pipeline.engine.sourcelog import SourceLogs, bare
 from pipeline.engine.sql import value
 from pipeline.engine.staging import Staging
@@ -47,30 +49,32 @@ class Engine:
     ) -> None:
         self.mirror, self.inputs = mirror, inputs
         self.layout: Layout = mirror.layout
-        self.consistency = consistency if inputs.boundaries else "row"
+        self.consistency = consistency if inputs.boundaries and not inputs.others else "row"
         self.staged_limit = staged_bytes
         self._staged_bytes = 0
-        self.applier, self.settling, self.staging = Applier(mirror), Settling(mirror), Staging(mirror)
+        self.applier, self.settling = Applier(mirror), Settling(mirror)
         self.refreshing = Refreshing(mirror, self.applier)
-        self.logs = SourceLogs(mirror, inputs.connector, self.applier.read_floors)
-        self.beginnings = Beginnings(self.applier, self.logs, sweep_limit, inputs.tables_of)
+        self.logs = SourceLogs(mirror, inputs.connectors, self.applier.read_floors)
+        self.staging = Staging(mirror, inputs, self.logs)
+        self.beginnings = Beginnings(self.applier, self.logs, sweep_limit, inputs)
         self.columns = SeenColumns(mirror, missing_columns)
         self.marks = Marks(mirror, self.applier.marking, self.logs)
         self.folding = Folding(mirror, self.applier.marking)
         self.ownership = Ownership(self)
         self.decoders = decoders(inputs, self.layout)
-        by_row = self.consistency == "row"
-        self.gate = Gate(self.layout.tables, by_row=by_row, keep_repeats=by_row, counted=bool(inputs.boundaries))
+        by_row, self._boundaries = self.consistency == "row", inputs.transactions
+        counted = set(self._boundaries.values())
+        self.gates = {
+            of: Gate(inputs.tables_of(of), by_row=by_row, keep_repeats=by_row, counted=of in counted)
+            for of in inputs.connectors
+        }
+        """Of each connector, for the transactions of two have no common order."""
+        self.gate = self.gates[inputs.connector]
         self.catching_up: dict[str, int] | None = None
         self.wants_cut = False
-        self._snapshot = False
-        self._snapshot_ms = 0
-        self._snapshot_over = False
-        """The snapshot has ended, and the rows of it that still come lie before the cut."""
-        self._snapshot_log = 0
-        """The newest log of which a snapshot was seen; an older one's is over."""
+        self.snapshots = {of: Snapshot() for of in inputs.connectors}
         self._tombstones = 0
-        self._boundary_partition = ""
+        self._boundary_partitions: dict[str, str] = {}
         self._bad_boundaries: list[tuple[str, int, bytes, str]] = []
         self.durable: dict[str, int] = mirror.offsets()
         """The offsets in the mirror, as of the last checkpoint."""
@@ -80,29 +84,27 @@ class Engine:
     # ---- state --------------------------------------------------------------------------------------------
 
     def _restore(self) -> None:
-        stored = self.mirror.offsets()
-        boundary = next((p for p in stored if p.rpartition("/")[0] == self.inputs.boundaries), None)
-        offsets = {p: n for p, n in stored.items() if p not in (boundary, self.inputs.exchange)}
-        self.staging.restore(self.gate, offsets, stored.get(boundary or "", 0))
+        self.staging.restore(self.gates, {p: n for p, n in self.durable.items() if p != self.inputs.exchange})
         self.copied = Copied.of(self.mirror.get("copied"))
-        self.gate.begun = self._begun = json.loads(self.mirror.get("begun") or '["", []]')
+        self._begun: dict[str, list[Any]] = {}
+        for of, gate in self.gates.items():
+            gate.begun = self._begun[of] = json.loads(self.mirror.get(self.inputs.named("begun", of)) or '["", []]')
+            self.beginnings.log[of] = gate.log
         self.loaded = self.marks.loaded = bool(self.mirror.get("loaded"))
         self.applier.marking.held = self.mirror.get("hold") or None
         found = self.mirror.get("catching_up")
         if found is not None:
             state = json.loads(found)
             self.catching_up, self.wants_cut, self.gate.by_row = state["cut"], True, True
-            self._snapshot, self._snapshot_ms, self._snapshot_over = state["snapshot"], state["ms"], state["over"]
-            self._snapshot_log = state.get("log", 0)
-        self.beginnings.log = self.gate.log
+            self.snapshots |= {of: Snapshot(*known) for of, known in state.get("snapshots", {}).items()}
 
     def next_offset(self, partition: str) -> int:
         """Where to go on reading a partition, `topic/number`."""
-        if partition.rpartition("/")[0] == self.inputs.boundaries:
-            return self.gate.boundary_next
         if self.inlet is not None and partition == self.inlet.name:
             return self.inlet.next
-        return self.gate.partition(partition).next
+        topic = partition.rpartition("/")[0]
+        gate = self.gates[self.inputs.connector_of(topic)]
+        return gate.boundary_next if topic in self._boundaries else gate.partition(partition).next
 
     # ---- in -----------------------------------------------------------------------------------------------
 
@@ -130,21 +132,18 @@ class Engine:
     ) -> None:
         """Records of one source log, and `passed`: events that are counted only, whose rows others have."""
         topic = partition.rpartition("/")[0]
-        if topic == self.inputs.boundaries:
+        of = self.inputs.connector_of(topic)
+        gate = self.gates[of]
+        if topic in self._boundaries:
             for offset, _, data in records:
                 if data is not None:
                     boundary = self._boundary(data, partition, offset)
                     if self.copied is not None and self.copied.has_end(boundary, self.logs.known[log]):
                         continue
-                    self.gate.add_boundary(boundary, offset, self.inputs.connector, log)
-                    self._streams(log, boundary.ts_ms)
-            self.gate.boundary_next = next_offset
-            self._boundary_partition = partition
-            return
-        if topic in self.inputs.heard:
-            for offset, _, data in records:
-                self._streams(log, self._boundary(data or b"{}", partition, offset).ts_ms)
-            self.gate.add(partition, (), next_offset)
+                    gate.add_boundary(boundary, offset, of, log)
+                    self.wants_cut |= self.snapshots[of].streams(log, boundary.ts_ms)
+            gate.boundary_next = next_offset
+            self._boundary_partitions[of] = partition
             return
         events, tombstones = decoded(self.decoders[topic], records, self.logs.known[log], self.consistency == "row")
         self._tombstones += tombstones
@@ -154,9 +153,9 @@ class Engine:
             self.columns.look(events)
         events = in_order(events, passed) if passed else events
         if events:
-            self._look_for_snapshot(events)
+            self._look_for_snapshot(self.snapshots[of], events)
         self._staged_bytes += sum(len(r[2]) for r in records if r[2] is not None) + PASSED_BYTES * len(passed)
-        self.gate.add(partition, events, next_offset)
+        gate.add(partition, events, next_offset)
 
     def _boundary(self, data: bytes, partition: str, offset: int) -> Boundary:
         try:
@@ -165,34 +164,12 @@ class Engine:
             self._bad_boundaries.append((partition, offset, data, str(error)))
             return Boundary(status="?", id="")
 
-    def _look_for_snapshot(self, events: Sequence[Event]) -> None:
+    def _look_for_snapshot(self, snapshot: Snapshot, events: Sequence[Event]) -> None:
         """Snapshot rows: catch up until the connector says which is the last, or streams again."""
-        first, last, log = events[0].source, events[-1].source, events[0].log
-        if first.snapshot in SNAPSHOT or last.snapshot in SNAPSHOT:
-            if log < self._snapshot_log or (log == self._snapshot_log and self._snapshot_over):
-                return
-            self._snapshot_log, self._snapshot_over = log, False
+        ended = snapshot.look(events)
+        if ended or snapshot.running:
             self.catching_up, self.gate.by_row = self.catching_up or {}, True
-            for event in events:
-                if event.source.snapshot in SNAPSHOT:
-                    self._snapshot, self._snapshot_ms = True, event.source.ts_ms
-                    if event.source.snapshot == "last":
-                        self._end_snapshot()
-                        return
-        elif (
-            self._snapshot
-            and last.snapshot in ("false", False)
-            and (log, last.ts_ms) > (self._snapshot_log, self._snapshot_ms)
-        ):
-            self._end_snapshot()
-
-    def _streams(self, log: int, ts_ms: int) -> None:
-        """The connector of this log has gone on to transactions."""
-        if self._snapshot and (log, ts_ms) > (self._snapshot_log, self._snapshot_ms):
-            self._end_snapshot()
-
-    def _end_snapshot(self) -> None:
-        self._snapshot, self._snapshot_over, self.wants_cut = False, True, True
+        self.wants_cut |= ended
 
     # ---- catch-up -----------------------------------------------------------------------------------------
 
@@ -203,28 +180,33 @@ class Engine:
 
     def _leave_catch_up(self, seq: int, released: Released) -> None:
         cut = self.catching_up
-        if cut is None or self._snapshot or self.wants_cut:
+        if cut is None or self.wants_cut or any(snapshot.running for snapshot in self.snapshots.values()):
             return
         if any(self.next_offset(partition) < end for partition, end in cut.items()):
             return
-        self.catching_up, self._snapshot_over = None, False
+        self.catching_up = None
         self.gate.by_row = self.consistency == "row"
-        if self._snapshot_log > self.gate.log:
-            # no END yet: the old rows go before a document is made of them and of the snapshot's
-            self.gate.begin_log(self._snapshot_log, released)
-            self.beginnings.begin(self.gate.log, seq)
-        self.beginnings.settle(self.gate.log, seq, mark=self.loaded)
+        for of, gate in self.gates.items():
+            snapshot = self.snapshots[of]
+            snapshot.over = False
+            if snapshot.log > gate.log:
+                # no END yet: the old rows go before a document is made of them and of the snapshot's
+                gate.begin_log(snapshot.log, released)
+                self.beginnings.begin(gate.log, seq)
+        for gate in self.gates.values():
+            self.beginnings.settle(gate.log, seq, mark=self.loaded)
         self.mirror.set("catching_up", None)
-        if not self.loaded and (self.gate.boundary_next or any(at.next for at in self.gate.partitions.values())):
+        gates = self.gates.values()
+        if not self.loaded and any(g.boundary_next or any(at.next for at in g.partitions.values()) for g in gates):
             self._finish_load(seq)
 
-    def _new_log(self, seq: int) -> None:
+    def _new_log(self, log: int, snapshot: Snapshot, seq: int) -> None:
         """The first END of a new log was released: its snapshot is over, and all of it lies before a cut made now."""
-        if not self.beginnings.begin(self.gate.log, seq):
+        if not self.beginnings.begin(log, seq):
             return
-        if self.gate.log >= self._snapshot_log:
-            self._snapshot_log = self.gate.log
-            self._end_snapshot()
+        if log >= snapshot.log:
+            snapshot.log = log
+            snapshot.end()
         self.wants_cut = True
         self.catching_up, self.gate.by_row = self.catching_up or {}, True
 
@@ -238,6 +220,8 @@ class Engine:
         """Apply what the gate releases, in one checkpoint with the offsets reached."""
         waited = self.gate.staged
         released = self.gate.release(limit)
+        for gate in (gate for gate in self.gates.values() if gate is not self.gate):
+            released.add(gate.release(limit))
         if waited:
             self._staged_bytes = self._staged_bytes * self.gate.staged // waited
         idle = not (released.events or released.ends or released.repeated or self._tombstones or self._bad_boundaries)
@@ -245,9 +229,13 @@ class Engine:
             return Progress()
         return self._checkpoint(released)
 
+    def overdue(self, now: float, after: float) -> str | None:
+        """The transaction that holds up others and did not complete in `after` seconds; None where none does."""
+        return next((txid for gate in self.gates.values() if (txid := gate.overdue(now, after)) is not None), None)
+
     def give_up(self, txid: str) -> Progress:
         """Release an incomplete transaction as it is; counted and shown."""
-        return self._checkpoint(self.gate.give_up(txid))
+        return self._checkpoint(self.gates[self.logs.connector_of(txid)].give_up(txid))
 
     def _checkpoint(self, released: Released) -> Progress:
         progress = Progress()
@@ -256,12 +244,13 @@ class Engine:
             if released.torn:
                 # its END counts a part of it only: what else there is of it lies before a cut made now
                 self.wants_cut, self.catching_up, self.gate.by_row = True, self.catching_up or {}, True
-            if self.gate.log > self.beginnings.log:
-                self._new_log(seq)
+            for of, gate in self.gates.items():
+                if gate.log > self.beginnings.log[of]:
+                    self._new_log(gate.log, self.snapshots[of], seq)
             progress.newest_ms = max(progress.newest_ms, *(end.ts_ms for end in released.ends), 0)
-            if released.ends:
-                self.marks.add(seq, released.ends[-1])
-                progress.transactions = len(released.ends)
+            for end in {end.connector: end for end in released.ends}.values():
+                self.marks.add(seq, end)
+            progress.transactions = len(released.ends)
             self.mirror.count("incomplete", released.incomplete)
             self.mirror.count("repeated", released.repeated)
             self.mirror.count("tombstones", self._tombstones)
@@ -282,24 +271,22 @@ class Engine:
         return progress
 
     def _save(self, released: Released, seq: int) -> dict[str, int]:
-        offsets = {name: at.checkpoint for name, at in self.gate.partitions.items()}
-        if self._boundary_partition:
-            ends = self.gate.ends
-            offsets[self._boundary_partition] = ends[0].offset if ends else self.gate.boundary_next
+        offsets = {name: at.checkpoint for gate in self.gates.values() for name, at in gate.partitions.items()}
+        for of, name in self._boundary_partitions.items():
+            gate = self.gates[of]
+            offsets[name] = gate.ends[0].offset if gate.ends else gate.boundary_next
         if self.inlet is not None:
             offsets[self.inlet.name] = self.inlet.checkpoint(offsets)
         self.mirror.set_offsets(offsets)
         self.columns.save()
-        self.staging.save(self.gate, released, seq)
-        if self.gate.begun != self._begun:
-            self._begun = self.gate.begun
-            self.mirror.set("begun", json.dumps(self._begun))
+        self.staging.save(self.gates, released, seq)
+        for of, gate in self.gates.items():
+            if gate.begun != self._begun[of]:
+                self._begun[of] = gate.begun
+                self.mirror.set(self.inputs.named("begun", of), json.dumps(gate.begun))
         if self.catching_up is not None:
-            state = {
-                "cut": self.catching_up, "snapshot": self._snapshot, "ms": self._snapshot_ms,
-                "over": self._snapshot_over, "log": self._snapshot_log,
-            }  # fmt: skip
-            self.mirror.set("catching_up", json.dumps(state))
+            known = {of: astuple(snapshot) for of, snapshot in self.snapshots.items()}
+            self.mirror.set("catching_up", json.dumps({"cut": self.catching_up, "snapshots": known}))
         self._save_hold(seq)
         return offsets
 
@@ -387,7 +374,7 @@ class Engine:
         """Forget marks below each connector's published one, and old tombstones."""
         with self.mirror.checkpoint():
             self.marks.prune()
-            self.staging.forget_released(REMEMBERED)
+            self.staging.forget_released(self.gates, REMEMBERED)
             self.ownership.tombstones.prune()
             self.refreshing.find_unknown()
             self.refreshing.prune()

@@ -28,9 +28,8 @@ class Inputs:
     """The transaction topic; None where there is none (then `consistency` must be `row`)."""
     connector: str = ""
     others: Mapping[str, str] = field(default_factory=dict)
-    """The connector of each topic that is not of that one: then there are no boundaries, for two have no common order."""
-    heard: frozenset[str] = frozenset()
-    """The transaction topics of these several: they say that a snapshot is over, and no more."""
+    """The connector of each topic that is not of that one, of transaction topics too, and the producer of foreign ones: then
+    all is applied by row, for the transactions of two have no common order."""
     exchange: str | None = None
     """The partition of the exchange topic, `topic/number`, by which all of these come; None where they are read themselves."""
     partitions: int = 1
@@ -38,6 +37,17 @@ class Inputs:
 
     foreign: Mapping[str, Foreign] = field(default_factory=dict)
     """How the topics that others produce are read."""
+
+    @property
+    def transactions(self) -> dict[str, str]:
+        """The connector of each transaction topic."""
+        own = {} if self.boundaries is None else {self.boundaries: self.connector}
+        return own | {topic: of for topic, of in self.others.items() if topic not in self.topics}
+
+    @property
+    def connectors(self) -> tuple[str, ...]:
+        """Them all, and the producers of foreign topics: that of the boundaries first."""
+        return tuple(dict.fromkeys((self.connector, *self.others.values())))
 
     def decoder(self, topic: str, table: Table) -> TableDecoder | ForeignDecoder:
         """What decodes a topic's records."""
@@ -51,6 +61,10 @@ class Inputs:
     def tables_of(self, connector: str) -> frozenset[str]:
         """The tables that come by a connector."""
         return frozenset(table for topic, table in self.topics.items() if self.connector_of(topic) == connector)
+
+    def named(self, name: str, connector: str) -> str:
+        """What the mirror calls a connector's line of its meta."""
+        return name if connector == self.connector else f"{name}/{connector}"
 
 
 def decoders(inputs: Inputs, layout: Layout) -> dict[str, TableDecoder | ForeignDecoder]:

@@ -73,6 +73,17 @@ class Released:
     torn: bool = False
     """The connector was killed amid one of them, and its END may count only what came after that."""
 
+    def add(self, other: Released) -> None:
+        """What another connector's gate lets go."""
+        self.events += other.events
+        self.ends += other.ends
+        self.going |= other.going
+        self.dropped |= other.dropped
+        self.all_staged |= other.all_staged
+        self.torn |= other.torn
+        self.incomplete += other.incomplete
+        self.repeated += other.repeated
+
 
 def counted_on(last: int, order: int) -> int:
     """An event's order after one of the same transaction and partition: MariaDB's connector, killed amid a transaction,

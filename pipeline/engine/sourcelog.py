@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from pipeline.engine.mirror import Mirror
@@ -33,25 +33,34 @@ def bare(txid: str) -> str:
 
 
 class SourceLogs:
-    """The logs a mirror knows; `ordinal` is a log's place among them, from 1. `moved` is told when places change."""
+    """The logs a mirror knows; `ordinal` is a log's place among them, from 1. `moved` is told when places change.
 
-    def __init__(self, mirror: Mirror, connector: str, moved: Callable[[], None]) -> None:
+    A log of a connector that is none of `connectors`, which had another name then, is the first one's.
+    """
+
+    def __init__(self, mirror: Mirror, connectors: Sequence[str], moved: Callable[[], None]) -> None:
         self.mirror, self._moved = mirror, moved
         self.known: dict[int, SourceLog] = {0: SourceLog()}
         self.ordinals: dict[int, int] = {0: 1}
-        self.connectors: dict[int, str] = {0: connector}
+        own = connectors[0]
+        self.connectors: dict[int, str] = {0: own}
         """Whose each log is."""
         for ordinal, of, label in rows(
             mirror.db, "SELECT ordinal, connector, identity FROM source_log ORDER BY ordinal"
         ):
             log = parsed(label)
-            self.known[log.number], self.ordinals[log.number], self.connectors[log.number] = log, ordinal, of
+            self.known[log.number], self.ordinals[log.number] = log, ordinal
+            self.connectors[log.number] = of if of in connectors else own
 
     def see(self, label: str, connector: str) -> int:
         """The number of the log that the label of a connector's record names."""
         log = parsed(label)
         self.connectors.setdefault(log.number, connector)
         return self.known.setdefault(log.number, log).number
+
+    def connector_of(self, txid: str) -> str:
+        """Whose a transaction is."""
+        return self.connectors.get(log_of(txid), self.connectors[0])
 
     def ordinal(self, number: int) -> int:
         """The log's place; inside a checkpoint where it is new. Partitions are read in any order: it may be an old one."""

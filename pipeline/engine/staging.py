@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 import msgspec
 
+from pipeline.engine.inputs import Inputs
 from pipeline.engine.layout import Table
 from pipeline.engine.mirror import Mirror
-from pipeline.engine.sourcelog import log_of
+from pipeline.engine.sourcelog import SourceLogs, log_of
 from pipeline.engine.sql import rows, value
 from pipeline.engine.transactions import Gate, Open, Released
 from pipeline.events.envelope import UNCHANGED, Event, Source, TransactionBlock, commit_order, transaction_id
@@ -26,23 +27,25 @@ _decode: Final = msgspec.msgpack.Decoder(tuple[str, Any, Any, Any, Any, int, str
 class Staging:
     """The staged rows, and what a checkpoint stores of transactions that are not released; inside a checkpoint."""
 
-    def __init__(self, mirror: Mirror) -> None:
-        self.mirror, self.db = mirror, mirror.db
+    def __init__(self, mirror: Mirror, inputs: Inputs, logs: SourceLogs) -> None:
+        self.mirror, self.db, self.inputs, self.logs = mirror, mirror.db, inputs, logs
         self.txids: set[str] = {txid for (txid,) in rows(self.db, "SELECT DISTINCT txid FROM staged")}
         self._had_opens = True
-        self._log = 0
+        self._logs: dict[str, int] = {}
+        """Each connector's log, as stored."""
         self._last: dict[str, tuple[str, int]] = {}
         """Each partition's last staged place: a row without a transaction goes where the event before it goes."""
 
-    def restore(self, gate: Gate, offsets: dict[str, int], boundary: int) -> None:
-        """Give the gate what the last checkpoint knew."""
-        opens: dict[str, Open] = {}
+    def restore(self, gates: Mapping[str, Gate], offsets: Mapping[str, int]) -> None:
+        """Give each connector's gate what the last checkpoint knew."""
+        opens: dict[str, dict[str, Open]] = {of: {} for of in gates}
+        recent: dict[str, list[tuple[str, int]]] = {of: [] for of in gates}
         for txid, applied, given_up, expected, marks in rows(
             self.db, "SELECT txid, applied, given_up, expected, marks FROM partial"
         ):
             last, truncates = json.loads(marks)
             durable = last, set(truncates)
-            opens[txid] = Open(
+            opens[self.logs.connector_of(txid)][txid] = Open(
                 seen=applied,
                 applied=applied,
                 last=dict(last),
@@ -52,9 +55,17 @@ class Staging:
                 durable=durable,
                 log=log_of(txid),
             )
-        gate.log, gate.forgotten = int(self.mirror.get("log") or 0), int(self.mirror.get("forgotten") or 0)
-        self._log = gate.log
-        gate.restore(offsets, boundary, opens, rows(self.db, "SELECT txid, lsn FROM released ORDER BY rowid"))
+        for txid, lsn in rows(self.db, "SELECT txid, lsn FROM released ORDER BY rowid"):
+            recent[self.logs.connector_of(txid)].append((txid, lsn))
+        for of, gate in gates.items():
+            named, boundaries = self.inputs.named, self.inputs.transactions
+            gate.log = self._logs[of] = int(self.mirror.get(named("log", of)) or 0)
+            gate.forgotten = int(self.mirror.get(named("forgotten", of)) or 0)
+            topics = {name: name.rpartition("/")[0] for name in offsets}
+            own = {name: offsets[name] for name, topic in topics.items() if self.inputs.connector_of(topic) == of}
+            boundary = max((own.pop(name) for name in list(own) if topics[name] in boundaries), default=0)
+            gate.restore(own, boundary, opens[of], recent[of])
+        gate = gates[self.inputs.connector]  # of several nothing is staged: all is applied by row
         staged = self.db.execute("SELECT txid, partition, op, number, event FROM staged ORDER BY position")
         for txid, partition, op, number, data in staged:
             self._last[partition] = txid, number
@@ -71,17 +82,19 @@ class Staging:
                 known.truncates.add(number)
             gate.partition(partition).spilled.add(txid)
 
-    def save(self, gate: Gate, released: Released, seq: int) -> None:
+    def save(self, gates: Mapping[str, Gate], released: Released, seq: int) -> None:
         """Store what a restart has to know of transactions."""
-        if gate.log != self._log:
-            self._log = gate.log
-            self.mirror.set("log", gate.log)
-            self.mirror.set("forgotten", 0)
-            self.db.execute("DELETE FROM released")
+        for of, gate in gates.items():
+            if gate.log != self._logs[of]:
+                self.db.execute("DELETE FROM released WHERE txid GLOB ?", (_released_of(gates, self._logs[of]),))
+                self._logs[of] = gate.log
+                self.mirror.set(self.inputs.named("log", of), gate.log)
+                self.mirror.set(self.inputs.named("forgotten", of), 0)
         if released.ends:
-            lines = [(end.txid, end.lsn, seq) for end in released.ends if end.log == gate.log]
+            lines = [(end.txid, end.lsn, seq) for end in released.ends if end.log == gates[end.connector].log]
             self.db.executemany("INSERT INTO released VALUES(?, ?, ?)", lines)
-        opens = [(txid, known) for txid, known in gate.opens.items() if known.applied or known.given_up]
+        every = (pair for gate in gates.values() for pair in gate.opens.items())
+        opens = [(txid, known) for txid, known in every if known.applied or known.given_up]
         if opens or self._had_opens:
             self.db.execute("DELETE FROM partial")
             self.db.executemany(
@@ -89,14 +102,17 @@ class Staging:
             )
         self._had_opens = bool(opens)
 
-    def forget_released(self, remembered: int) -> None:
+    def forget_released(self, gates: Mapping[str, Gate], remembered: int) -> None:
         """Only the newest released transactions are remembered by id; the others by their commit order."""
-        last = value(self.db, "SELECT rowid FROM released ORDER BY rowid DESC LIMIT 1 OFFSET ?", (remembered,))
-        if last is None:
-            return
-        newest = int(value(self.db, "SELECT max(lsn) FROM released WHERE rowid <= ?", (last,)))
-        self.mirror.set("forgotten", max(newest, int(self.mirror.get("forgotten") or 0)))
-        self.db.execute("DELETE FROM released WHERE rowid <= ?", (last,))
+        for of, gate in gates.items():
+            own, name = _released_of(gates, gate.log), self.inputs.named("forgotten", of)
+            newest_first = "SELECT rowid FROM released WHERE txid GLOB ? ORDER BY rowid DESC LIMIT 1 OFFSET ?"
+            last = value(self.db, newest_first, (own, remembered))
+            if last is None:
+                continue
+            newest = int(value(self.db, "SELECT max(lsn) FROM released WHERE rowid <= ? AND txid GLOB ?", (last, own)))
+            self.mirror.set(name, max(newest, int(self.mirror.get(name) or 0)))
+            self.db.execute("DELETE FROM released WHERE rowid <= ? AND txid GLOB ?", (last, own))
 
     def spill(self, gate: Gate) -> None:
         """Move all that waits out of memory."""
@@ -169,6 +185,11 @@ class Staging:
 
 
 _OF_TRANSACTION: Final = "SELECT partition, offset, event FROM staged WHERE txid = ? ORDER BY number, position"
+
+
+def _released_of(gates: Mapping[str, Gate], log: int) -> str:
+    """The pattern of the ids of one connector's released transactions, which are of its log."""
+    return "*" if len(gates) == 1 else f"{log}/*"
 
 
 def _stored(known: Open) -> tuple[int, bool, int | None, str]:

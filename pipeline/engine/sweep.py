@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from typing import Final
 
 import apsw
 
 from pipeline.engine.apply import Applier
+from pipeline.engine.inputs import Inputs
 from pipeline.engine.layout import Table
 from pipeline.engine.sourcelog import SourceLogs
 from pipeline.engine.sql import quoted, rows
@@ -71,22 +72,19 @@ def hold(log: int, found: Counts) -> str:
 class Beginnings:
     """What a new source log begins with. Until it is settled no watermark is published that is in it.
 
-    `log`: the newest log whose beginning was seen.
+    `log`: of each connector the newest log whose beginning was seen.
     """
 
-    def __init__(
-        self, applier: Applier, logs: SourceLogs, limit: float, tables: Callable[[str], Collection[str]]
-    ) -> None:
-        self.applier, self.logs, self.limit, self.mirror = applier, logs, limit, applier.mirror
-        self._tables = tables
-        self.log = 0
-        self.settled = int(self.mirror.get("settled") or 0)
-        """The newest log before which everything is swept, or held."""
+    def __init__(self, applier: Applier, logs: SourceLogs, limit: float, inputs: Inputs) -> None:
+        self.applier, self.logs, self.limit, self.mirror, self.inputs = applier, logs, limit, applier.mirror, inputs
+        self.log = dict.fromkeys(inputs.connectors, 0)
+        self.settled = {of: int(self.mirror.get(inputs.named("settled", of)) or 0) for of in inputs.connectors}
+        """Of each the newest log before which everything is swept, or held."""
         applier.marking.owed = self.mirror.get("owed")
 
     def begin(self, log: int, seq: int) -> bool:
         """The first END of this log is applied; whether a sweep is to follow, once its snapshot is read to the end."""
-        self.log = log
+        self.log[self.logs.connectors[log]] = log
         self.logs.ordinal(log)
         if not self.logs.known[log].fresh:
             self._settled(log)
@@ -97,10 +95,13 @@ class Beginnings:
 
     def settle(self, log: int, seq: int, *, mark: bool) -> None:
         """What the log's snapshot did not bring is swept, or held where that is too much; inside a checkpoint."""
-        if log <= self.settled or log != self.log:
+        of, waits = self.logs.connectors[log], held(self.mirror.get("held"))
+        if log <= self.settled[of] or log != self.log[of]:
             return
+        if waits is not None and self.logs.connectors[waits[0]] != of:
+            return  # one sweep at a time waits for somebody's word; this one comes after it
         ordinal = self.logs.ordinal(log)
-        own = self._tables(self.logs.connectors[log])
+        own = self.inputs.tables_of(of)
         tables = {name: table for name, table in self.mirror.layout.tables.items() if name in own}
         found = counts(self.mirror.db, tables, ordinal)
         if too_much(found, self.limit):
@@ -121,18 +122,24 @@ class Beginnings:
         if found is None or not self.may_go:
             return 0
         with self.mirror.checkpoint() as seq:
-            return self._sweep(found[0], seq, mark=mark)
+            swept = self._sweep(found[0], seq, mark=mark)
+            for log in self.log.values():
+                self.settle(log, seq, mark=mark)
+            return swept
 
     def _sweep(self, log: int, seq: int, *, mark: bool) -> int:
-        own = self._tables(self.logs.connectors[log])
+        of = self.logs.connectors[log]
+        own = self.inputs.tables_of(of)
         swept = sweep(self.applier, own, self.logs.ordinal(log), seq, mark=mark)
         self.mirror.set("held", None)
-        self._owe(None)
+        if not any(newest > self.settled[other] for other, newest in self.log.items() if other != of):
+            self._owe(None)
         return swept
 
     def _settled(self, log: int) -> None:
-        self.settled = log
-        self.mirror.set("settled", log)
+        of = self.logs.connectors[log]
+        self.settled[of] = log
+        self.mirror.set(self.inputs.named("settled", of), log)
 
     def _owe(self, seq: int | None) -> None:
         self.applier.marking.owed = seq

@@ -289,16 +289,15 @@ def _notes(projections: Sequence[Projection[Any]], connectors: Sequence[Captured
     notes: dict[str, None] = {}
     for projection in projections:
         tables = set(shape_of(projection.shape).columns())
-        best = max(connectors, key=lambda c: len(tables & c.tables), default=None)
-        captured = [c for c in connectors if projection.across_sources or c is best]
-        missing = sorted(tables.difference(*(c.tables for c in captured)))
-        if missing:
-            into = (
-                f"connectors/debezium/{best.name}.toml" if best is not None else "a definition in connectors/debezium"
-            )
+        used = sorted(connectors, key=lambda c: -len(tables & c.tables))
+        used = [c for c in used if tables & c.tables] if projection.across_sources else used[:1]
+        if missing := sorted(tables.difference(*(c.tables for c in used))):
+            into = f"connectors/debezium/{used[0].name}.toml" if used else "a definition in connectors/debezium"
             notes[f"{projection.name}: no connector captures {', '.join(missing)}: add to `tables` of {into}."] = None
-        elif best is not None and best.runs is False:
-            notes[f"Connector {best.name} is not applied: run `cdc connector apply {best.name}`."] = None
-        elif best is not None and best.runs is None:
-            notes[f"Connector {best.name} could not be asked for: see `cdc connector list`."] = None
+            continue
+        for one in used:
+            if one.runs is False:
+                notes[f"Connector {one.name} is not applied: run `cdc connector apply {one.name}`."] = None
+            elif one.runs is None:
+                notes[f"Connector {one.name} could not be asked for: see `cdc connector list`."] = None
     return list(notes)

@@ -85,8 +85,8 @@ def check(
     `targets`: all that there are, `redis:orders`, of projections that are not looked at, too.
     """
     withheld, withheld_rows = withheld or {}, withheld_rows or {}
-    masks = _masks(connectors or (), catalog)
-    findings = [_from_problem(problem) for problem in (*problems, *_rules(withheld, catalog), *masks)]
+    of_connectors = (*_masks(connectors or (), catalog), *_one_name(connectors or ()))
+    findings = [_from_problem(problem) for problem in (*problems, *_rules(withheld, catalog), *of_connectors)]
     findings += map(_from_problem, _row_rules(withheld_rows, catalog, sinks, targets))
     for projection in projections:
         checked = Checked(projection, catalog)
@@ -241,6 +241,14 @@ def _masks(connectors: Sequence[Captures], catalog: Catalog) -> Iterator[Problem
                 yield Problem("BadMask", f"{wrong}.", "connectors", 1, f"{connector.connector}.mask")
 
 
+def _one_name(connectors: Sequence[Captures]) -> Iterator[Problem]:
+    """Foreign topics that have a connector's name."""
+    own = {of.connector for of in connectors if not of.foreign}
+    for name in sorted(own & {of.connector for of in connectors if of.foreign}):
+        said = f"A connector and the topics of others are both named {name!r}: give the topics another `name`."
+        yield Problem("DuplicateName", said, "connectors", 1, name)
+
+
 def _clashes(projections: Sequence[Projection[Any]], sinks: Mapping[str, SinkRules]) -> Iterator[Finding]:
     """Two projections that would write the same target, or name one as the other's index."""
     taken: dict[tuple[str, str], Projection[Any]] = {}
@@ -348,8 +356,7 @@ def _captured(checked: Checked, shape: Shape, connectors: Sequence[Captures]) ->
     if checked.projection.across_sources:
         checked.add(
             "AcrossSources",
-            "Its tables may be in several sources: a document shows each row as it was last, and may show half a transaction; "
-            "nothing waits for it, verifies or rebuilds it.",
+            "Its tables may be in several sources: a document shows each row as it was last, and may show half a transaction.",
             level="hint",
         )
         return

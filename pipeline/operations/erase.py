@@ -79,10 +79,12 @@ async def erase(
     topic: str,
     patience: float,
     dry: bool,
+    rereads: bool = True,
 ) -> EraseReport:
     """Remove a row that the source has no more from all these builds, through their running workers.
 
     `key`: its columns as texts. `topics`: those that have its old values, and when the last of them goes (None: never).
+    `rereads`: the source can be asked for the row once more, so that a mirror that missed its delete is healed.
     Raises OperationError, before anything is changed, where a worker does not run or does not get there in time.
     """
     for build in builds:
@@ -91,7 +93,7 @@ async def erase(
     if not dry:
         await _passed(settings, builds, connector, await position(), topic, ends, patience)
         for one in found:
-            await asyncio.to_thread(one.remove, settings, patience)
+            await asyncio.to_thread(one.remove, settings, patience if rereads else None)
         await _passed(settings, builds, connector, await position(), topic, ends, patience)
         for one in found:
             await one.look_again(sinks, patience)
@@ -242,9 +244,10 @@ class _Found:
 
     # ---- removing ---------------------------------------------------------------------------------------------
 
-    def remove(self, settings: Settings, patience: float) -> None:
+    def remove(self, settings: Settings, patience: float | None) -> None:
         """By the worker, from the mirror and the documents; what no worker touches, here."""
-        refresh(settings, self.build, {self.table.name: [self.key]}, patience=patience)
+        if patience is not None:
+            refresh(settings, self.build, {self.table.name: [self.key]}, patience=patience)
         db = connect(str(self.path))
         try:
             with transaction(db):

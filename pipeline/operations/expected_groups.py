@@ -32,6 +32,7 @@ from pipeline.errors import OperationError
 from pipeline.events.values import converter
 from pipeline.operations.canonical import canonical
 from pipeline.operations.expected import Expectation, Unbuildable
+from pipeline.operations.wait import Position
 
 Key = tuple[str, ...]
 Gone = Callable[[str, frozenset[tuple[Any, ...]]], bool]
@@ -43,7 +44,7 @@ class Rows(Protocol):
     """One state of the source, by its rows."""
 
     @property
-    def position(self) -> int: ...
+    def position(self) -> Position: ...
 
     def keys(self, batch: int) -> Iterator[list[tuple[Key, list[Any]]]]: ...
 
@@ -235,7 +236,7 @@ class Groups:
         )
 
     @property
-    def position(self) -> int:
+    def position(self) -> Position:
         return self.held.position
 
     def keys(self, batch: int) -> Iterator[list[tuple[Key, list[Any]]]]:

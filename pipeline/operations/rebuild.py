@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -38,17 +38,18 @@ SAY_AFTER: Final = 10.0
 class Hands:
     """What a rebuild is handed."""
 
-    connector: str
     sinks: Callable[[Projection[Any]], list[Sink]]
     verify: Callable[[Projection[Any]], Awaitable[VerifyReport]]
-    position: Callable[[], Awaitable[int]]
-    """Where the source's log is now."""
+    places: Callable[[], Awaitable[Mapping[str, int]]]
+    """Where the source's log is now, by connector."""
     missing_log: Callable[[], Awaitable[str]]
     """Why Kafka's topics can't fill a mirror, or nothing where they can."""
     copying: Callable[[Projection[Any]], Copying | None]
     """How the mirror is filled from the source by copies of its tables; None where they can't be copied."""
     reading: Callable[[Projection[Any]], Reading]
     """How it is filled then: the connector reads the tables while it streams."""
+    no_source: str = ""
+    """Why a source can't be asked for all its rows, or nothing where it can."""
     say: Callable[[str], None] = lambda text: None
     progress: Callable[[str, int, int], None] = lambda step, done, total: None
     passing: Callable[[str], None] = lambda point: None
@@ -121,6 +122,8 @@ async def _origin(
     if new.workers > 1 and asked == "source":
         one_worker(new, "a rebuild from the source")
     if asked == "source":
+        if hands.no_source:
+            raise OperationError(f"{new.id} can't be built from the source: {hands.no_source}. Try --from log.")
         return "source", "asked for"
     no_mirror = usable(settings, live, new) if new.workers == 1 else "several workers share out the log"
     if asked == "mirror" and no_mirror:
@@ -128,6 +131,12 @@ async def _origin(
     if asked in ("mirror", "auto") and not no_mirror:
         return "mirror", f"the mirror of {live.id} has every row and column"
     no_log = await hands.missing_log()
+    if no_log and hands.no_source:
+        why = "; ".join(filter(None, (no_mirror, no_log, hands.no_source)))
+        raise OperationError(
+            f"{new.id} can't be built: {why}."
+            " Have the connectors read their tables again, cdc connector apply NAME --anew, and build it from the log."
+        )
     if no_log and asked == "log":
         raise OperationError(f"{new.id} can't be built from the log: {no_log}. Try --from source.")
     if no_log:
@@ -225,9 +234,9 @@ async def _load(
     settings: Settings, code: Projection[Any], new: Projection[Any], sinks: Sequence[Sink], hands: Hands
 ) -> None:
     """Until the worker has written everything and stands where the source is; then the usual settings again."""
-    position, began, said = await hands.position(), time.monotonic(), False
+    places, began, said = await hands.places(), time.monotonic(), False
     for sink in sinks:
-        while not (await wait(sink, hands.connector, position, patience=1.0)).reached:
+        while not await _reached(sink, places, 1.0):
             own = status(settings, [new]).projections[0]
             if (far := building(settings, code)) is not None:
                 hands.progress(far.step, far.done, far.total)
@@ -262,11 +271,15 @@ async def _verify(code: Projection[Any], new: Projection[Any], hands: Hands, des
 
 async def _current(new: Projection[Any], sinks: Sequence[Sink], hands: Hands) -> None:
     """Readers must not go back in time: the build has to stand where the source is now."""
-    position = await hands.position()
+    places = await hands.places()
     for sink in sinks:
-        if not (await wait(sink, hands.connector, position, patience=60.0)).reached:
+        if not await _reached(sink, places, 60.0):
             raise OperationError(f"{new.id} is behind the source: see that its worker runs, then cut over again.")
         await sink.refresh()
+
+
+async def _reached(sink: Sink, places: Mapping[str, int], patience: float) -> bool:
+    return all([(await wait(sink, of, place, patience=patience)).reached for of, place in places.items()])
 
 
 def _switched(now: Builds, job: Job) -> Builds:

@@ -35,8 +35,8 @@ class SinkVerified(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     sink: str
-    position: int
-    """The place in the source's log up to which all was compared."""
+    position: int | dict[str, int]
+    """The place in the source's log up to which all was compared; of documents over several, that of each connector."""
     checked: int
     missing: int
     extra: int

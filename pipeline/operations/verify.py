@@ -24,7 +24,7 @@ from pipeline.operations.expected import (
     key_of,
 )
 from pipeline.operations.verified import Difference, Share, SinkVerified
-from pipeline.operations.wait import wait
+from pipeline.operations.wait import Position, places, wait
 from pipeline.ports import Sink
 
 Key = tuple[str, ...]
@@ -42,7 +42,7 @@ class Snapshot(Protocol):
     """One state of the source; used by one thread at a time."""
 
     @property
-    def position(self) -> int:
+    def position(self) -> Position:
         """The place in the source's log before which everything is seen, and nothing after."""
         ...
 
@@ -80,7 +80,10 @@ class Source(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How to verify. `rate`: documents a second read from the source, 0 for as fast as it gives them."""
+    """How to verify. `rate`: documents a second read from the source, 0 for as fast as it gives them.
+
+    `connector`: that of the documents' own table.
+    """
 
     connector: str
     share: Share = field(default_factory=Share)
@@ -89,8 +92,8 @@ class Options:
     """Seconds until a watermark that does not pass the source's position is an error."""
     show: int = 20
     """Differences shown."""
-    log: str | None = None
-    """The label of the log that the source writes; None where that is not known."""
+    logs: Mapping[str, str | None] = field(default_factory=dict)
+    """The label of the log that each connector reads; None where that is not known."""
 
 
 Repair = Callable[[Sink, Sequence[tuple[str, Key | None]]], Awaitable[None]]
@@ -128,7 +131,7 @@ class _Run:
     options: Options
     progress: Progress
     db: apsw.Connection
-    position: int = 0
+    position: Position = 0
     total: int = 0
     checked: int = 0
     again: int = 0
@@ -177,17 +180,19 @@ class _Run:
             self.db.executemany("INSERT INTO expected VALUES(?, ?, ?, 0)", found)
         return len(chosen)
 
-    async def _wait(self, position: int) -> None:
+    async def _wait(self, position: Position) -> None:
         self.progress("waiting for the watermark", 0, 0)
-        waited = await wait(
-            self.sink, self.options.connector, position, patience=self.options.patience, log=self.options.log
-        )
-        if not waited.reached:
-            at = "nowhere yet" if waited.watermark is None else f"at {waited.watermark}"
-            raise OperationError(
-                f"{self.sink.name}: the watermark stands {at}, and the source was read at {position}; it did not pass that"
-                f" in {self.options.patience:.0f} s: see `cdc status`, and give more time with --timeout."
-            )
+        wanted = places(self.options.connector, position)
+        for connector, place in wanted.items():
+            log = self.options.logs.get(connector)
+            waited = await wait(self.sink, connector, place, patience=self.options.patience, log=log)
+            if not waited.reached:
+                at = "nowhere yet" if waited.watermark is None else f"at {waited.watermark}"
+                of = f" of {connector}" if len(wanted) > 1 else ""
+                raise OperationError(
+                    f"{self.sink.name}: the watermark{of} stands {at}, and the source was read at {place}; it did not pass"
+                    f" that in {self.options.patience:.0f} s: see `cdc status`, and give more time with --timeout."
+                )
 
     # ---- what is there ------------------------------------------------------------------------------------
 

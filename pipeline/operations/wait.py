@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
 from pydantic import BaseModel, ConfigDict
@@ -17,36 +17,65 @@ from pipeline.ports import SinkRecord
 
 BEAT = 0.1
 _TOKEN: Final = re.compile(
-    r"txid:(\d{1,19})|lsn:(\d{1,19}|[0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8})(?:@([0-9]{1,20}/[0-9]{1,10}))?"
-    r"|gtid:(\d{1,10}-\d{1,10}-\d{1,19})"
+    r"(?:([a-z][a-z0-9_-]*):)?(?:txid:(\d{1,19})|lsn:(\d{1,19}|[0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8})(?:@([0-9]{1,20}/[0-9]{1,10}))?"
+    r"|gtid:(\d{1,10}-\d{1,10}-\d{1,19}))"
 )
+Position = int | Mapping[str, int]
+"""A place in the source's log; of documents over several sources, that of each connector."""
 
 
 @dataclass(frozen=True, slots=True)
 class Token:
     """What a reader wants to see: a transaction, or all up to a place in the source's log.
 
-    `identity` is the log's system id and timeline, where the token says so.
+    `identity` is the log's system id and timeline, where the token says so; `connector` the one whose source's log it is.
     """
 
     txid: int | None = None
     lsn: int | None = None
     identity: str = ""
+    connector: str = ""
 
 
 def token_of(text: str) -> Token:
-    """`txid:742`, `lsn:0/16B3748`, `lsn:0/16B3748@7412345678/1`, MariaDB's `gtid:0-1-42`; raises OperationError."""
+    """`txid:742`, `lsn:0/16B3748`, `lsn:0/16B3748@7412345678/1`, MariaDB's `gtid:0-1-42`; raises OperationError.
+
+    Each may begin with the connector whose source it is of: `crm:gtid:0-1-42`.
+    """
     found = _TOKEN.fullmatch(text)
     if found is None:
         raise OperationError(
             "That is no token: write txid:742, as pg_current_xact_id() told it, or lsn:0/16B3748, as pg_current_wal_insert_lsn()"
-            " after the commit; MariaDB's is gtid:0-1-42, as @@last_gtid after it."
+            " after the commit; MariaDB's is gtid:0-1-42, as @@last_gtid after it. Where a read model is of several"
+            " databases, its connector comes first: crm:gtid:0-1-42."
         )
-    if found[1]:
-        return Token(txid=int(found[1]))
-    if found[4]:
-        return Token(lsn=position_of(found[4]))
-    return Token(lsn=position_of(found[2]), identity=found[3] or "")
+    connector, txid, lsn, identity, gtid = found.groups()
+    if txid:
+        return Token(txid=int(txid), connector=connector or "")
+    return Token(lsn=position_of(lsn or gtid), identity=identity or "", connector=connector or "")
+
+
+def tokens_of(text: str) -> tuple[Token, ...]:
+    """Tokens with commas between them, each of another connector; raises OperationError."""
+    found = tuple(token_of(part.strip()) for part in text.split(","))
+    if len({token.connector for token in found}) < len(found):
+        raise OperationError("Give one token for each connector: the later one says more.")
+    return found
+
+
+def of_connector(token: Token, connectors: Sequence[str], name: str) -> Token:
+    """The token with the connector of read model `name` that it is of; raises OperationError where it may be of several."""
+    if token.connector in connectors or (not token.connector and len(connectors) == 1):
+        return replace(token, connector=token.connector or connectors[0])
+    raise OperationError(
+        f"{name} is of {' and '.join(connectors)}: say which of them a place is of, by --connector {connectors[-1]}, or at a"
+        f" token's beginning, {connectors[-1]}:…"
+    )
+
+
+def places(connector: str, position: Position) -> Mapping[str, int]:
+    """A position by connector; `connector`: whose one place is."""
+    return {connector: position} if isinstance(position, int) else position
 
 
 class Watched(Protocol):

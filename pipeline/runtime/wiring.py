@@ -86,13 +86,11 @@ def wire(settings: Settings, projection: Projection[Any]) -> Wired:
     topics = {producers[table].topic(table): table for table in layout.tables}
     others = {of.topic(table): of.name for table, of in producers.items() if of.name != own.name}
     others |= {of.transaction_topic: of.name for of in by_table.values() if of.name != own.name}
-    several = bool(others or foreign)
-    heard = frozenset(of.transaction_topic for of in by_table.values()) if several else frozenset()
-    boundaries = None if several or isinstance(own, ForeignTopics) else own.transaction_topic
+    boundaries = None if isinstance(own, ForeignTopics) else own.transaction_topic
     opened = {of.name: open_registry(settings, of) for of in foreign.values()}
     read = {of.topic(table): of.foreign(table, opened[of.name]) for table, of in foreign.items()}
     asked = {of.topic(table): registry for table, of in foreign.items() if (registry := opened[of.name]) is not None}
-    inputs = Inputs(topics, boundaries, own.name, others, heard, foreign=read)
+    inputs = Inputs(topics, boundaries, own.name, others, foreign=read)
     return Wired(projection, shape, layout, inputs, by_table, rules, foreign, asked)
 
 
@@ -131,15 +129,11 @@ def pace(settings: Settings, sink: Sink) -> dict[str, Any]:
     return {"rows": worker.flush_rows, "in_flight": own.in_flight, "whole": False}
 
 
-def definition_of(settings: Settings, projection: Projection[Any]) -> ConnectorDefinition:
-    """The connector that captures all tables of a projection; raises DefinitionError where none does, or several."""
-    found = {of.name: of for of in definitions_of(settings, projection).values()}
-    if len(found) > 1:
-        raise DefinitionError(
-            f"{projection.name} reads the tables of several connectors, {' and '.join(sorted(found))}, whose positions have"
-            " no common order: it can't be waited for, verified or rebuilt. Raise its version for a new one."
-        )
-    return next(iter(found.values()))
+def connectors_of(settings: Settings, projection: Projection[Any]) -> dict[str, ConnectorDefinition]:
+    """The connectors that capture its tables, by name: one, unless it may be several; its documents' own table's first."""
+    by_table = definitions_of(settings, projection)
+    own = by_table[shape_of(projection.shape).table]
+    return {of.name: of for of in (own, *by_table.values())}
 
 
 def producers_of(
@@ -149,7 +143,10 @@ def producers_of(
     wanted, known = set(shape_of(projection.shape).columns()), foreign_tables(settings)
     foreign = {table: known[table] for table in sorted(wanted & known.keys())}
     own = _captured(settings, projection, wanted - foreign.keys()) if len(foreign) < len(wanted) else {}
-    names = {of.name for of in own.values()} | {of.name for of in foreign.values()}
+    connectors, producers = ({of.name for of in found.values()} for found in (own, foreign))
+    names = connectors | producers
+    if connectors & producers:
+        raise DefinitionError(f"{projection.name}: a connector and foreign topics have one name: see `cdc check`.")
     if foreign and len(names) > 1 and not projection.across_sources:
         raise DefinitionError(
             f"{projection.name} reads the tables of several producers, {' and '.join(sorted(names))}: that takes"

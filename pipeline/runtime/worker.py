@@ -261,7 +261,7 @@ class Worker:
         app = faust_app(self.settings, self.wired.projection, self.kafka, self.id, "faust")
         install(app, self.membership)
         inputs = self.wired.inputs
-        topics = [*inputs.topics, *inputs.heard, *filter(None, [inputs.boundaries])]
+        topics = [*inputs.topics, *inputs.transactions]
 
         async def project(stream: Any) -> None:
             await self._guarded(self._consume(stream))
@@ -316,7 +316,7 @@ class Worker:
 
     def _overdue(self, now: float) -> str | None:
         after, engine = self.settings.worker.incomplete_after, self.engine
-        return engine.gate.overdue(now, after) if engine.catching_up is None else None
+        return engine.overdue(now, after) if engine.catching_up is None else None
 
     async def _give_up_overdue(self) -> None:
         now, given_up = asyncio.get_running_loop().time(), ""

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
@@ -22,9 +22,9 @@ from pipeline.engine.measures import group_id, group_key
 from pipeline.errors import CdcError, OperationError, SettingsError, TargetMissing
 from pipeline.events.sourcelog import lsn_text, parsed
 from pipeline.operations.layouts import layout_of
-from pipeline.operations.wait import Token, passed_by, wait
+from pipeline.operations.wait import Token, of_connector, passed_by, wait
 from pipeline.ports import Reader, SinkRecord
-from pipeline.runtime.wiring import definition_of
+from pipeline.runtime.wiring import connectors_of
 from pipeline.settings import Settings
 from pipeline.web.problems import Problem, bad
 
@@ -41,17 +41,19 @@ ResultT = TypeVar("ResultT")
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A version, and the mark up to which all changes are in what is read of it from now on."""
+    """A version, and the mark of each connector up to which all changes are in what is read of it from now on."""
 
     version: str
-    mark: dict[str, Any] | None
+    marks: Mapping[str, dict[str, Any]]
     at: float
     """When it was asked for."""
+    several: bool = False
+    """The read model is of several connectors, so that each mark is told with its name."""
 
     def headers(self) -> dict[str, str]:
         found = {"X-Read-Model-Version": self.version}
-        if self.mark is not None:
-            moment = datetime.fromtimestamp(int(self.mark["ts_ms"]) / 1000, UTC)
+        if self.marks:
+            moment = datetime.fromtimestamp(min(int(mark["ts_ms"]) for mark in self.marks.values()) / 1000, UTC)
             found["X-Read-Model-As-Of"] = moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
             found["X-Read-Model-Watermark"] = self.watermark
         return found
@@ -59,10 +61,13 @@ class Seen:
     @property
     def watermark(self) -> str:
         """It is a token too: whoever reads with it sees no less."""
-        if self.mark is None:
-            return "none"
-        identity = parsed(str(self.mark.get("log", ""))).identity
-        return f"lsn:{lsn_text(int(self.mark['lsn']))}" + (f"@{identity}" if identity.strip("/") else "")
+        told = {of: _told(mark) for of, mark in self.marks.items()}
+        return ",".join(f"{of}:{place}" if self.several else place for of, place in told.items()) or "none"
+
+
+def _told(mark: Mapping[str, Any]) -> str:
+    identity = parsed(str(mark.get("log", ""))).identity
+    return f"lsn:{lsn_text(int(mark['lsn']))}" + (f"@{identity}" if identity.strip("/") else "")
 
 
 @dataclass
@@ -73,12 +78,13 @@ class ReadModel:
     projection: Projection[Any]
     shape: Shape
     reader: Reader
-    definition: ConnectorDefinition
+    definitions: Mapping[str, ConnectorDefinition]
+    """Its connectors, by name."""
     key: tuple[tuple[str, Kind | None], ...]
     """The names of the key's parts, and their kinds where they are known."""
     _now: dict[str | None, Seen] = field(default_factory=dict)
     _searched: dict[str | None, Seen] = field(default_factory=dict)
-    _log: tuple[float, str | None] | None = None
+    _logs: dict[str, tuple[float, str | None]] = field(default_factory=dict)
     _waiting: int = 0
     _locks: dict[str, asyncio.Lock] = field(default_factory=dict)
 
@@ -114,8 +120,9 @@ class ReadModel:
                 began = time.monotonic()
                 name = version or await self.reader.seen()
                 record = await self.reader.record(name)
-                mark = record.watermark.get(self.definition.name) if record is not None else None
-                self._now[version] = last = Seen(name, mark, began)
+                known = record.watermark if record is not None else {}
+                marks = {of: known[of] for of in self.definitions if of in known}
+                self._now[version] = last = Seen(name, marks, began, len(self.definitions) > 1)
             return last
 
     async def searchable(self, wanted: Callable[[Seen], bool], version: str | None = None) -> Seen:
@@ -128,11 +135,20 @@ class ReadModel:
                 self._searched[version] = last = seen
             return last
 
-    async def after(self, token: Token | None, patience: float, version: str | None = None) -> Callable[[Seen], bool]:
-        """Waits until the read model is past the token; what it returns says whether a version is. Raises Problem 504."""
-        if token is None:
-            return lambda seen: True
-        own = await self._source_log()
+    async def after(
+        self, tokens: Sequence[Token], patience: float, version: str | None = None
+    ) -> Callable[[Seen], bool]:
+        """Waits until the read model is past the tokens; what it returns says whether a version is. Raises Problem 504."""
+        until = time.monotonic() + patience
+        past = [await self._after(token, max(0.0, until - time.monotonic()), version) for token in tokens]
+        return lambda seen: all(one(seen) for one in past)
+
+    async def _after(self, token: Token, patience: float, version: str | None) -> Callable[[Seen], bool]:
+        try:
+            token = of_connector(token, list(self.definitions), self.name)
+        except OperationError as error:
+            raise bad("bad-token", str(error)) from None
+        own = await self._source_log(token.connector)
         identity = parsed(own or "").identity
         if token.identity and identity and token.identity != identity:
             raise Problem(
@@ -140,13 +156,13 @@ class ReadModel:
                 f"The token is of the source log {token.identity}, and the source is now {identity}: it was restored or"
                 " replaced meanwhile. Read without the token.",
             )  # fmt: skip
-        place = token.lsn if token.lsn is not None else await self._committed(token.txid)
+        place = token.lsn if token.lsn is not None else await self._committed(token)
         watched = _Watched(self, version)
         self._waiting += 1
         try:
             # many who wait ask less often, each
             beat = BEAT * max(1, self._waiting / 100)
-            found = await wait(watched, self.definition.name, place, patience=patience, log=own, beat=beat)
+            found = await wait(watched, token.connector, place, patience=patience, log=own, beat=beat)
         finally:
             self._waiting -= 1
         if not found.reached:
@@ -156,16 +172,16 @@ class ReadModel:
                 f"In {found.seconds:g} s {self.name} came as far as {last}, and not to lsn:{lsn_text(place)}: try again.",
                 watermark=last, headers=watched.last.headers() if watched.last is not None else None,
             )  # fmt: skip
-        return lambda seen: passed_by(seen.mark, place, own)
+        return lambda seen: passed_by(seen.marks.get(token.connector), place, own)
 
     async def read(
-        self, token: Token | None, patience: float, work: Callable[[str], Awaitable[ResultT]], *, search: bool,
+        self, tokens: Sequence[Token], patience: float, work: Callable[[str], Awaitable[ResultT]], *, search: bool,
         version: str | None = None,
     ) -> tuple[Seen, ResultT]:  # fmt: skip
-        """Work on the version that readers see, or on this one, at least as far as the token; once more where it goes meanwhile."""
+        """Work on the version that readers see, or on this one, at least as far as the tokens; once more where it goes meanwhile."""
         for last in (False, True):
             try:
-                wanted = await self.after(token, patience, version)
+                wanted = await self.after(tokens, patience, version)
                 seen = await (self.searchable(wanted, version) if search else self.now(version=version))
                 if not wanted(seen):  # readers see another version since
                     raise TargetMissing
@@ -180,26 +196,26 @@ class ReadModel:
     async def close(self) -> None:
         await self.reader.close()
 
-    async def _committed(self, txid: int | None) -> int:
+    async def _committed(self, token: Token) -> int:
         """A place in the source's log behind the transaction; raises SourceError where it has not committed."""
         try:
-            dsn = self.definition.dsn_in(self.settings)
+            dsn = self.definitions[token.connector].dsn_in(self.settings)
         except SettingsError:
             raise bad("no-source", "This API can't ask the source for a transaction: take an lsn: token.") from None
-        return await asyncio.to_thread(kinds.position, dsn, txid)
+        return await asyncio.to_thread(kinds.position, dsn, token.txid)
 
-    async def _source_log(self) -> str | None:
+    async def _source_log(self, connector: str) -> str | None:
         """The label of the log that the connector reads; None where Connect does not say, so positions alone count."""
-        async with self._lock("log"):
-            if self._log is None or time.monotonic() - self._log[0] > LOG_KNOWN:
+        async with self._lock(f"log {connector}"):
+            known = self._logs.get(connector)
+            if known is None or time.monotonic() - known[0] > LOG_KNOWN:
                 try:
-                    label = await logs.running(
-                        self.settings.connect_address(self.definition.kafka), self.definition.name
-                    )
+                    kafka = self.definitions[connector].kafka
+                    label = await logs.running(self.settings.connect_address(kafka), connector)
                 except CdcError:
                     label = None
-                self._log = time.monotonic(), label
-            return self._log[1]
+                self._logs[connector] = known = time.monotonic(), label
+            return known[1]
 
     def _lock(self, name: str) -> asyncio.Lock:
         return self._locks.setdefault(name, asyncio.Lock())
@@ -219,8 +235,7 @@ class _Watched:
 
     async def record(self) -> SinkRecord:
         self.last = await self.model.now(BEAT, self.version)
-        mark = self.last.mark
-        return SinkRecord(watermark={self.model.definition.name: mark} if mark is not None else {})
+        return SinkRecord(watermark=dict(self.last.marks))
 
     async def refresh(self) -> None:
         """What is searched is refreshed later."""
@@ -235,8 +250,8 @@ def open_models(settings: Settings, projections: Sequence[Projection[Any]]) -> d
             readers = (open_reader(target, shape, settings) for target in projection.to)
             reader = next((one for one in readers if one is not None), None)
             if reader is not None:
-                definition, key = definition_of(settings, projection), _key(settings, projection, shape)
-                found[projection.name] = ReadModel(settings, projection, shape, reader, definition, key)
+                definitions, key = connectors_of(settings, projection), _key(settings, projection, shape)
+                found[projection.name] = ReadModel(settings, projection, shape, reader, definitions, key)
         except CdcError as error:  # one that can't be read is no reason to serve no other
             log.warning("%s is not served: %s", projection.name, error)
     return found

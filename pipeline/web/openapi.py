@@ -57,13 +57,15 @@ HEADERS: Final = {
         "description": "The same as a place in the source's log; a token that `after` takes.",
     },
 }
+AFTER: Final = "^([a-z][a-z0-9_-]*:)?(txid|lsn|gtid):.+$"
 WAITING: Final = [
     {
-        "name": "after", "in": "query", "schema": {"type": "string", "pattern": "^(txid|lsn|gtid):.+$"},
-        "description": "Wait until the answer has this transaction: txid:742, lsn:0/16B3748, gtid:0-1-42 (MariaDB), or a watermark.",
+        "name": "after", "in": "query", "schema": {"type": "string", "pattern": AFTER},
+        "description": "Wait until the answer has this transaction: txid:742, lsn:0/16B3748, gtid:0-1-42 (MariaDB), or a watermark;"
+        " of several databases crm:gtid:0-1-42.",
     },
     {
-        "name": "X-After", "in": "header", "schema": {"type": "string", "pattern": "^(txid|lsn|gtid):.+$"},
+        "name": "X-After", "in": "header", "schema": {"type": "string", "pattern": AFTER},
         "description": "The same.",
     },
     {

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from pipeline.authoring.catalog import did_you_mean
 from pipeline.authoring.leaves import Leaf, leaves
 from pipeline.errors import OperationError
-from pipeline.operations.wait import Token, token_of
+from pipeline.operations.wait import Token, tokens_of
 from pipeline.ports import Group, Measure
 from pipeline.web.access import Access, Caller
 from pipeline.web.asking import COUNTING, FRESHNESS, LISTING, asked, cursor, grouped, measured, shown
@@ -32,10 +32,10 @@ def install(app: FastAPI, models: Mapping[str, Versions], access: Access) -> Non
     async def listed(request: Request) -> Response:
         versions, model, _, known = model_of(request, models, access)
         wanted = asked(known, request.query_params.multi_items(), LISTING)
-        token, patience = _freshness(request, model)
+        tokens, patience = _freshness(request, model)
         version = versions.named(request.headers.get(HEADER))
         seen, page = await model.read(
-            token, patience, lambda v: model.reader.search(v, wanted.query), search=True, version=version
+            tokens, patience, lambda v: model.reader.search(v, wanted.query), search=True, version=version
         )
         chosen = chosen_of(model, known, wanted.fields)
         documents = page.documents if chosen is None else [select(one, chosen) for one in page.documents]
@@ -46,7 +46,7 @@ def install(app: FastAPI, models: Mapping[str, Versions], access: Access) -> Non
     async def counted(request: Request) -> Response:
         versions, model, _, known = model_of(request, models, access)
         wanted = asked(known, request.query_params.multi_items(), COUNTING)
-        token, patience = _freshness(request, model)
+        tokens, patience = _freshness(request, model)
         by = grouped(known, request.query_params.get("by"))
         measures = measured(known, request.query_params.multi_items())
 
@@ -63,7 +63,7 @@ def install(app: FastAPI, models: Mapping[str, Versions], access: Access) -> Non
             return found
 
         version = versions.named(request.headers.get(HEADER))
-        seen, found = await model.read(token, patience, count, search=True, version=version)
+        seen, found = await model.read(tokens, patience, count, search=True, version=version)
         return _answer(msgspec.json.encode(found), seen)
 
     async def one(request: Request) -> Response:
@@ -71,8 +71,8 @@ def install(app: FastAPI, models: Mapping[str, Versions], access: Access) -> Non
         parameters = only(request, "fields", *FRESHNESS)
         chosen = chosen_of(model, known, shown(known, parameters.get("fields")))
         id = model.id_of(_parts(request))
-        token, patience = _freshness(request, model)
-        seen, found = await versions.get(token, patience, [id], request.headers.get(HEADER))
+        tokens, patience = _freshness(request, model)
+        seen, found = await versions.get(tokens, patience, [id], request.headers.get(HEADER))
         if id not in found:
             raise Problem(404, "no-such-document", f"{model.name} has no document of this key.", headers=seen.headers())
         etag = f'"{seen.version}-{found[id].revision:x}"'
@@ -88,8 +88,8 @@ def install(app: FastAPI, models: Mapping[str, Versions], access: Access) -> Non
         chosen = chosen_of(model, known, fields)
         keys = await _keys(request)
         ids = [model.id_of(key if isinstance(key, list) else [key]) for key in keys]
-        token, patience = _freshness(request, model)
-        seen, found = await versions.get(token, patience, ids, request.headers.get(HEADER))
+        tokens, patience = _freshness(request, model)
+        seen, found = await versions.get(tokens, patience, ids, request.headers.get(HEADER))
         items = []
         for key, id in zip(keys, ids, strict=True):
             document = found[id].document if id in found else b"null"
@@ -165,8 +165,8 @@ def only(request: Request, *names: str) -> dict[str, str]:
     return found
 
 
-def _freshness(request: Request, model: ReadModel) -> tuple[Token | None, float]:
-    """The token of `after` or X-After, and how long to wait."""
+def _freshness(request: Request, model: ReadModel) -> tuple[tuple[Token, ...], float]:
+    """The tokens of `after` or X-After, and how long to wait."""
     own = model.settings.web
     given = request.query_params.get("after", request.headers.get("x-after"))
     try:
@@ -176,7 +176,7 @@ def _freshness(request: Request, model: ReadModel) -> tuple[Token | None, float]
     except ValueError:
         raise bad("bad-value", f"wait is a number of seconds from 0 to {own.wait_limit:g}.") from None
     try:
-        return (None if given is None else token_of(given)), patience
+        return (() if given is None else tokens_of(given)), patience
     except OperationError as error:
         raise bad("bad-token", str(error)) from None
 

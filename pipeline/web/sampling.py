@@ -19,7 +19,7 @@ from pipeline.errors import CdcError
 from pipeline.operations.building import with_builds
 from pipeline.operations.status import ProjectionStatus, SinkStatus, StatusReport
 from pipeline.reports.connectors import ConnectorLine, connectors
-from pipeline.runtime.wiring import definition_of
+from pipeline.runtime.wiring import connectors_of
 from pipeline.settings import Settings
 
 STATUS_EVERY: Final = 2.0
@@ -62,12 +62,12 @@ class Following:
     """Whether the watermark of one sink follows its source."""
 
     watermark: object = None
-    source: int | None = None
+    source: object = None
     """Where the source was when the watermark was first seen here."""
     left_behind: float | None = None
     """When the source was first seen elsewhere, in seconds of the monotonic clock."""
 
-    def saw(self, watermark: object, source: int | None, now: float) -> None:
+    def saw(self, watermark: object, source: object, now: float) -> None:
         if watermark != self.watermark or self.source is None:
             self.watermark, self.source, self.left_behind = watermark, source, None
         elif source is not None and source != self.source and self.left_behind is None:
@@ -144,7 +144,7 @@ class Sampler:
     def _positions(self) -> dict[str, int]:
         found: dict[str, int] = {}
         problem: CdcError | None = None
-        for name, definition in {definition.name: definition for definition in self.definitions.values()}.items():
+        for name, definition in {name: d for own in self.definitions.values() for name, d in own.items()}.items():
             try:
                 found[name] = kinds.position(definition.dsn_in(self.settings))
             except CdcError as error:  # one source that is away hides no other
@@ -177,11 +177,12 @@ class Sampler:
             for name, course in self.courses.items()
         }
 
-    def position(self, name: str) -> int | None:
-        """Where the source of a projection is, as last seen; None where that is not known."""
-        definition = self.definitions.get(name)
-        known = self.sources.value if self.sources.problem is None else None
-        return None if definition is None or known is None else known.get(definition.name)
+    def position(self, name: str) -> tuple[int, ...] | None:
+        """Where the sources of a projection are, as last seen; None where that is not known."""
+        own = self.definitions.get(name, {})
+        known = (self.sources.value if self.sources.problem is None else None) or {}
+        found = tuple(known[connector] for connector in own if connector in known)
+        return found if found and len(found) == len(own) else None
 
 
 def taken(look: Look[Any]) -> None:
@@ -201,11 +202,14 @@ def _mark(sink: SinkStatus) -> tuple[tuple[str, Any, Any], ...]:
     return tuple(sorted((c, mark.get("log"), mark.get("lsn")) for c, mark in sink.watermark.items()))
 
 
-def _definitions(settings: Settings, projections: Mapping[str, Projection[Any]]) -> dict[str, ConnectorDefinition]:
+def _definitions(
+    settings: Settings, projections: Mapping[str, Projection[Any]]
+) -> dict[str, dict[str, ConnectorDefinition]]:
+    """The connectors of each projection, by name."""
     found = {}
     for name, projection in projections.items():
         try:
-            found[name] = definition_of(settings, projection)
+            found[name] = connectors_of(settings, projection)
         except CdcError as error:  # no connector captures its tables: the plan says so
             log.warning("%s", error)
     return found

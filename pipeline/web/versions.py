@@ -96,25 +96,25 @@ class Versions:
         return known[which]
 
     async def get(
-        self, token: Token | None, patience: float, ids: Sequence[str], which: str | None
+        self, tokens: Sequence[Token], patience: float, ids: Sequence[str], which: str | None
     ) -> tuple[Seen, Documents]:
         """Documents by key, of the version that the request names or else of the one that readers see.
 
-        In the canary both are read; the next version answers where it is past the token too, and says the same of the
+        In the canary both are read; the next version answers where it is past the tokens too, and says the same of the
         fields that both have.
         """
         version = self.named(which)
         following = self._tried(ids) if which is None else None
         if following is None:
-            return await self.model.read(token, patience, self._read(ids), search=False, version=version)
+            return await self.model.read(tokens, patience, self._read(ids), search=False, version=version)
         times = self._times.setdefault(following, Times())
-        live = await self.model.read(token, patience, self._read(ids, times.live), search=False)
+        live = await self.model.read(tokens, patience, self._read(ids, times.live), search=False)
         try:
             async with asyncio.timeout(PATIENCE):
                 seen, found = await self.model.read(
-                    token, 0, self._read(ids, times.next), search=False, version=following
+                    tokens, 0, self._read(ids, times.next), search=False, version=following
                 )
-        except (SinkError, Problem, TimeoutError):  # a problem: it is not past the token
+        except (SinkError, Problem, TimeoutError):  # a problem: it is not past the tokens
             self.reads[following, "unavailable"] += 1
             return live
         if reason := times.slower(self.model.settings.web.canary_slower):
@@ -158,13 +158,13 @@ class Versions:
         last: tuple[Seen, Documents, Documents] | None = None
         for _ in range(LOOKS):
             try:
-                seen, live = await self.model.read(None, 0, self._read(ids), search=False)
-                ahead, found = await self.model.read(None, 0, self._read(ids), search=False, version=following)
+                seen, live = await self.model.read((), 0, self._read(ids), search=False)
+                ahead, found = await self.model.read((), 0, self._read(ids), search=False, version=following)
             except SinkError:
                 return
             if same(live, found):
                 return
-            if last is not None and last[1:] == (live, found) and _as_far(ahead.mark, last[0].mark):
+            if last is not None and last[1:] == (live, found) and _as_far(ahead.marks, last[0].marks):
                 self.reads[following, "different"] += 1
                 self._stop(following, f"it differs: {', '.join(ids[:10])}")
                 return
@@ -198,5 +198,5 @@ def _fields(document: bytes) -> dict[str, Any]:
     return found
 
 
-def _as_far(mark: Mapping[str, Any] | None, other: Mapping[str, Any] | None) -> bool:
-    return other is None or passed_by(mark, int(other["lsn"]), str(other.get("log", "")))
+def _as_far(marks: Mapping[str, Mapping[str, Any]], others: Mapping[str, Mapping[str, Any]]) -> bool:
+    return all(passed_by(marks.get(of), int(mark["lsn"]), str(mark.get("log", ""))) for of, mark in others.items())

@@ -39,7 +39,7 @@ def until(condition: Callable[[], Any], seconds: float, what: str) -> Any:
 
 def _sent_to(name: str, also: str) -> str:
     """The repository's projection, sent to Elasticsearch and to the sinks `also`, wherever else it goes."""
-    text = (REPOSITORY / "projections" / f"{name}.py").read_text()
+    text = (REPOSITORY / ("tests/support" if name == "customers" else "projections") / f"{name}.py").read_text()
     targets = f'elasticsearch("{name}")'
     if also:
         targets = f"[{targets}, {also}]"

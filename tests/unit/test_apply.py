@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from connectors.sinks.memory import MemorySink, MemoryStore
-from pipeline import Document, elasticsearch, projection
+from pipeline import Document, elasticsearch, one, projection
 from pipeline.authoring.projection import Projection, Target
 from pipeline.authoring.shape import shape_of
 from pipeline.errors import OperationError, PlanOutdated
@@ -24,6 +24,15 @@ class Order(Document, source="shop.orders"):
 class Changed(Document, source="shop.orders"):
     id: int
     status: str
+
+
+class Person(Document, source="crm.people"):
+    name: str
+
+
+class Bought(Document, source="shop.orders"):
+    id: int
+    person: Person | None = one(via="person_id")
 
 
 ORDERS = projection(Order, to=elasticsearch("orders"))
@@ -179,6 +188,21 @@ async def test_the_plan_says_what_the_connector_lacks(tmp_path: Path) -> None:
     assert "is not applied" in (await notes(CapturedBy("shop", tables, False)))[0]
     assert "captures shop.orders" in (await notes(CapturedBy("shop", frozenset(), True)))[0]
     assert "captures shop.orders" in (await notes())[0]
+
+
+async def test_the_plan_asks_for_every_connector_of_a_projection_over_several(tmp_path: Path) -> None:
+    both = projection(Bought, to=elasticsearch("bought"), across_sources=True)
+
+    async def notes(*connectors: CapturedBy) -> list[str]:
+        return list((await plan([both], opener(MemoryStore()), Applied(tmp_path), connectors)).notes)
+
+    shop, crm = CapturedBy("shop", frozenset({"shop.orders"}), True), frozenset({"crm.people"})
+    assert await notes(CapturedBy("other", frozenset({"x.y"}), False), shop, CapturedBy("crm", crm, True)) == []
+    assert await notes(shop, CapturedBy("crm", crm, False)) == [
+        "Connector crm is not applied: run `cdc connector apply crm`."
+    ]
+    (missing,) = await notes(shop)
+    assert "captures crm.people" in missing
 
 
 async def test_a_damaged_record_says_what_to_do(tmp_path: Path) -> None:

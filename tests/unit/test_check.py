@@ -464,6 +464,15 @@ def test_a_document_of_two_kafka_clusters_is_refused_across_sources_too(checked:
     assert checked(connectors=[shop, crm, both], orders=GOOD).ok
 
 
+def test_foreign_topics_do_not_have_a_connectors_name(checked: Checked) -> None:
+    shop = Captures("shop", "", frozenset({"shop.orders", "shop.customers", "shop.order_lines", "shop.products"}))
+    theirs = Captures("shop", "topics shop", frozenset({"erp.invoices"}), foreign=True, kind="topics")
+
+    (found,) = checked(connectors=[shop, theirs], orders=GOOD).findings
+
+    assert found.error == "DuplicateName" and "'shop'" in found.message
+
+
 def test_a_join_that_the_source_has_no_index_for_is_a_hint(checked: Checked) -> None:
     report = checked(
         customers="""

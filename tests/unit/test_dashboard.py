@@ -204,7 +204,7 @@ def odd_pages() -> list[tuple[str, Any]]:
     return [
         ("overview.html", Overview(**common, status=StatusReport(projections=[status]), behind={ODD: [1, None, 2]})),
         ("projection.html", ProjectionPage(
-            **common, name=ODD, status=status, topics=[ODD], key=[ODD], connector=line, verified=verified,
+            **common, name=ODD, status=status, topics=[ODD], key=[ODD], connectors=[line], verified=verified,
         )),
         ("document.html", DocumentPage(**common, name=ODD, names=[ODD], key=[ODD], story=story)),
         ("refused.html", RefusedPage(**common, dead_letters=[letter], quarantined=[held])),

@@ -12,7 +12,7 @@ from pipeline import Document, elasticsearch, one, projection
 from pipeline.errors import DefinitionError, OperationError, SettingsError
 from pipeline.events.foreign import ForeignDecoder
 from pipeline.operations.apply import CapturedBy, _notes
-from pipeline.runtime.wiring import definition_of, wire
+from pipeline.runtime.wiring import connectors_of, wire
 from pipeline.settings import RegistrySettings, Settings
 
 TOPICS = """
@@ -95,7 +95,7 @@ def test_a_table_is_of_one_topic(settings: Settings) -> None:
 def test_foreign_topics_alone_are_read_by_row_and_need_no_connector(settings: Settings) -> None:
     wired = wire(settings, projection(Alone, to=elasticsearch("alone")))
     assert wired.inputs.topics == {"erp.invoices": "billing.invoices"}
-    assert (wired.inputs.boundaries, wired.inputs.heard, wired.by_table) == (None, frozenset(), {})
+    assert (wired.inputs.transactions, wired.by_table) == ({}, {})
     decoder = wired.inputs.decoder("erp.invoices", wired.layout.root)
     assert isinstance(decoder, ForeignDecoder)
     assert decoder.decode(None, b'{"id":1,"order_id":2}').after == (1, 2)
@@ -109,9 +109,12 @@ def test_what_is_joined_with_tables_of_a_connector_says_that_it_is_across_source
     both = projection(Joined, to=elasticsearch("joined"), across_sources=True)
     inputs = wire(settings, both).inputs
     assert inputs.connector_of("shop.shop.orders") == "shop" and inputs.connector_of("erp.invoices") == "billing"
-    assert (inputs.boundaries, inputs.heard) == (None, frozenset({"shop.transaction"}))
+    assert inputs.transactions == {"shop.transaction": "shop"}
     with pytest.raises(DefinitionError, match=r"topics that others produce, billing\.invoices \(billing\)"):
-        definition_of(settings, both)
+        connectors_of(settings, both)
+    (settings.topics / "billing.toml").write_text(TOPICS.replace('"billing"\n', '"shop"\n', 1))
+    with pytest.raises(DefinitionError, match="a connector and foreign topics have one name"):
+        wire(settings, both)
     captured = [
         CapturedBy("shop", frozenset({"shop.orders"}), True),
         CapturedBy("billing", frozenset({"billing.invoices"}), True),

@@ -11,7 +11,7 @@ from pipeline import Document, elasticsearch, projection
 from pipeline.cli.backfill import captured_by
 from pipeline.cli.root import run
 from pipeline.errors import DefinitionError, SettingsError
-from pipeline.runtime.wiring import definition_of
+from pipeline.runtime.wiring import definitions_of
 from pipeline.settings import Settings, load
 
 PEOPLE = """
@@ -81,7 +81,9 @@ def test_a_table_and_a_projection_belong_to_the_source_of_their_connector(folder
     capture(folder, "second", "public.people", source="crm")
 
     assert captured_by(load(), "shop.orders").source == ""
-    assert captured_by(load(), "public.people").source == definition_of(load(), people).source == "crm"
+    assert (
+        captured_by(load(), "public.people").source == definitions_of(load(), people)["public.people"].source == "crm"
+    )
 
 
 def test_a_table_that_two_sources_have_is_not_taken_from_either(
@@ -94,7 +96,7 @@ def test_a_table_that_two_sources_have_is_not_taken_from_either(
     with pytest.raises(DefinitionError, match=said):
         captured_by(load(), "public.people")
     with pytest.raises(DefinitionError, match=said):
-        definition_of(load(), people)
+        definitions_of(load(), people)
     (folder / "projections").mkdir()
     (folder / "projections/people.py").write_text(PEOPLE)
     assert run(["preview", "people"]) == 1
@@ -124,4 +126,4 @@ def test_two_connectors_of_one_source_may_both_capture_a_table(folder: Path) -> 
     capture(folder, "one", "public.people", source="crm")
     capture(folder, "two", "public.people", source="crm")
 
-    assert captured_by(load(), "public.people").name == definition_of(load(), people).name == "one"
+    assert captured_by(load(), "public.people").name == definitions_of(load(), people)["public.people"].name == "one"

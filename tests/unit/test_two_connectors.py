@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,8 @@ from pipeline.engine.engine import Engine, Inputs
 from pipeline.engine.layout import lay_out
 from pipeline.engine.mirror import Mirror
 from pipeline.errors import DefinitionError
-from pipeline.runtime.wiring import definition_of, definitions_of, wire
+from pipeline.events.foreign import Foreign, JsonRows, Plain
+from pipeline.runtime.wiring import connectors_of, definitions_of, wire
 from pipeline.settings import Settings
 
 SHOP, CRM = "s1764017000100/7412345/1", "s1764017000200/1/0"
@@ -35,13 +38,13 @@ orders = projection(Order, to=elasticsearch("orders"), across_sources=True)
 
 
 class Two:
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, inputs: Inputs | None = None) -> None:
         layout = lay_out(shape_of(Order))
         self.mirror = Mirror(str(folder / "m.db"), layout, owner="test")
         topics = {f"{table.partition('.')[0]}.{table}": table for table in layout.tables}
         others = {"crm.crm.customers": "crm", "crm.transaction": "crm"}
-        heard = frozenset({"shop.transaction", "crm.transaction"})
-        self.engine = Engine(self.mirror, Inputs(topics, None, "shop", others, heard), sweep_limit=1.0)
+        inputs = inputs or Inputs(topics, "shop.transaction", "shop", others)
+        self.engine = Engine(self.mirror, inputs, sweep_limit=1.0)
         self.offsets: dict[str, int] = {}
         self.labels = {"shop": SHOP, "crm": CRM}
 
@@ -49,7 +52,8 @@ class Two:
         connector = table.partition(".")[0]
         partition = f"{connector}.{table}/0"
         offset = self.offsets[partition] = self.offsets.get(partition, -1) + 1
-        block = None if op == "r" else {"id": source.get("gtid") or f"9:{source['lsn']}", "total_order": order}
+        place = source.get("gtid") or f"{source.get('lsn')}:{source.get('lsn')}"
+        block = None if op == "r" else {"id": place, "total_order": order}
         told = {
             "op": op,
             "after": None if op == "d" else row,
@@ -76,12 +80,26 @@ class Two:
         for n, row in enumerate(rows):
             self.send("crm.customers", "r", {"snapshot": "last" if n == len(rows) - 1 else "true"}, **row)
 
-    def heartbeat(self, sequence: int, ts_ms: int) -> None:
-        """A transaction of the second that has nothing in these tables."""
-        partition = "crm.transaction/0"
+    def end(self, connector: str, id: str, label: str | None = None, **counts: int) -> None:
+        """A transaction's END, with how many events each table has."""
+        partition = f"{connector}.transaction/0"
         offset = self.offsets[partition] = self.offsets.get(partition, -1) + 1
-        told = {"status": "END", "id": f"0-1-{sequence}", "event_count": 1, "data_collections": [], "ts_ms": ts_ms}
-        self.receive(partition, (offset, None, json.dumps(told).encode()), self.labels["crm"])
+        told = {
+            "status": "END", "id": id, "event_count": sum(counts.values()), "ts_ms": 1000,
+            "data_collections": [{"data_collection": f"{connector}.{t}", "event_count": n} for t, n in counts.items()],
+        }  # fmt: skip
+        self.receive(partition, (offset, None, json.dumps(told).encode()), label or self.labels[connector])
+
+    def marks(self) -> dict[str, int]:
+        """How far each connector's entry of the watermark is."""
+        while self.engine.continue_fanout():
+            pass
+        return {connector: int(mark["lsn"]) for connector, mark in self.engine.watermark(1).items()}
+
+    def restart(self) -> None:
+        self.mirror.close()
+        self.mirror = Mirror(self.mirror.path, self.engine.layout, owner="test")
+        self.engine = Engine(self.mirror, self.engine.inputs, sweep_limit=1.0)
 
     def documents(self) -> dict[int, Any]:
         reader = self.engine.reader()
@@ -112,7 +130,7 @@ def test_positions_of_one_say_nothing_of_the_other(two: Two) -> None:
     two.crm(5, id=1, name="Ada 5")  # sent again
     two.shop(1_000_002, id=1, status="sent", customer_id=1)
     assert two.documents() == {1: ("sent", "Ada 6")}
-    assert two.engine.may_flush and not two.engine.gate.opens, "without ENDs nothing is counted, and nothing waits"
+    assert two.engine.may_flush, "no END is waited for"
 
 
 def test_what_is_counted_anew_is_in_the_order_of_kafka(two: Two) -> None:
@@ -138,9 +156,10 @@ def test_a_snapshot_that_ends_in_another_table_is_over_when_its_connector_stream
     two.labels["crm"] = "s1764017000300/1/0"
     two.send("crm.customers", "r", {"snapshot": "first"}, id=1, name="Ada anew")
     assert not two.engine.may_flush
-    two.heartbeat(9, 1000)
-    assert not two.engine.may_flush, "from before it"
-    two.heartbeat(10, 2000)
+    two.end("crm", "0-1-9", CRM)
+    two.end("shop", "300:300")
+    assert not two.engine.may_flush, "one is from before it, the other of the other connector"
+    two.end("crm", "0-1-10")
     assert two.engine.may_flush
     assert two.documents() == {1: ("new", "Ada anew")}
 
@@ -149,13 +168,131 @@ def test_the_logs_of_both_are_known_after_a_restart(two: Two, tmp_path: Path) ->
     two.crm(5, id=1, name="Ada 5")
     two.shop(101, id=1, status="paid", customer_id=1)
     before = two.engine.logs.connectors
-    two.mirror.close()
-    two.mirror = Mirror(two.mirror.path, two.engine.layout, owner="test")
-    two.engine = Engine(two.mirror, two.engine.inputs, sweep_limit=1.0)
+    two.restart()
     assert two.engine.logs.connectors == before
     assert two.engine.logs.begun(1764017000100) == two.engine.logs.ordinal(1764017000100)
     two.crm(4, id=1, name="from before")
     assert two.documents() == {1: ("paid", "Ada 5")}
+
+
+def test_a_connector_that_has_another_name_goes_on(two: Two) -> None:
+    two.shop(110, id=1, status="paid", customer_id=1)
+    two.end("shop", "110:110", orders=1)
+    two.end("shop", "120:120", orders=2)
+    two.shop(120, id=1, status="sent", customer_id=1)
+    known, two.engine.inputs = two.engine.inputs, replace(two.engine.inputs, connector="store")
+    assert known.connectors == ("shop", "crm") and two.engine.inputs.connectors == ("store", "crm")
+    two.restart()
+    two.shop(130, id=1, status="back", customer_id=1)
+    assert two.documents() == {1: ("back", "Ada")}
+
+
+def test_each_connectors_end_moves_its_own_entry_and_only_with_all_its_events(two: Two) -> None:
+    two.end("shop", "110:110")
+    two.end("crm", "0-1-5")
+    assert two.marks() == {"shop": 110, "crm": 5}
+    two.end("crm", "0-1-6", customers=2)
+    two.end("crm", "0-1-7")
+    two.crm(6, id=1, name="Ada 6")
+    two.end("shop", "120:120")
+    assert two.marks() == {"shop": 120, "crm": 5}, "one of its two events is not here, and no later END goes before it"
+    two.crm(6, order=2, id=2, name="Bo 6")
+    assert two.marks() == {"shop": 120, "crm": 7}
+    assert two.documents() == {1: ("new", "Ada 6")}
+
+
+def test_what_was_counted_of_each_is_known_after_a_restart(two: Two) -> None:
+    two.end("crm", "0-1-5")
+    two.end("crm", "0-1-6", customers=2)
+    two.crm(6, id=1, name="Ada 6")
+    two.shop(110, id=1, status="paid", customer_id=1)
+    two.restart()
+    assert two.engine.next_offset("crm.transaction/0") == 1, "the END that waits is read again"
+    two.offsets["crm.transaction/0"] -= 1
+    two.end("crm", "0-1-6", customers=2)
+    two.end("shop", "110:110", orders=1)
+    assert two.marks() == {"shop": 110, "crm": 5}
+    two.crm(6, order=2, id=2, name="Bo 6")
+    assert two.marks() == {"shop": 110, "crm": 6}
+    two.end("crm", "0-1-6", customers=2)  # sent again
+    two.crm(7, id=1, name="Ada 7")
+    two.end("crm", "0-1-7", customers=1)
+    assert two.marks() == {"shop": 110, "crm": 7}
+
+
+def test_what_does_not_complete_holds_up_its_own_connector_and_is_given_up(two: Two) -> None:
+    two.end("crm", "0-1-5")
+    two.end("crm", "0-1-6", customers=2)
+    two.end("shop", "110:110", orders=1)
+    assert two.engine.overdue(0.0, 10.0) is None
+    two.shop(110, id=1, status="paid", customer_id=1)
+    stuck = two.engine.overdue(11.0, 10.0)
+    assert stuck is not None and stuck.endswith("/0-1-6")
+    two.engine.give_up(stuck)
+    assert two.marks() == {"shop": 110, "crm": 6} and two.engine.overdue(30.0, 10.0) is None
+
+
+def test_the_snapshots_of_both_are_awaited_whichever_began_later(tmp_path: Path) -> None:
+    two = Two(tmp_path)
+    two.shop(100, "r", "true", id=1, status="new", customer_id=1)
+    two.crm_snapshot({"id": 1, "name": "Ada"})
+    two.crm(5, id=1, name="Ada 5")
+    assert not two.engine.loaded, "the shop's snapshot goes on"
+    two.shop(100, "r", "last", id=2, status="new", customer_id=1)
+    assert two.engine.loaded and two.documents() == {1: ("new", "Ada 5"), 2: ("new", "Ada 5")}
+    two.mirror.close()
+
+
+def test_two_that_begin_anew_at_once_each_take_away_what_is_gone(two: Two) -> None:
+    two.shop(110, "c", id=2, status="new", customer_id=2)
+    two.labels |= {"shop": "s1764017000300/7412345/1", "crm": "s1764017000400/1/0"}
+    two.shop(200, "r", "first", id=1, status="again", customer_id=1)
+    two.crm_snapshot({"id": 1, "name": "Ada again"})
+    two.shop(200, "r", "last", id=3, status="again", customer_id=2)
+    assert two.documents() == {1: ("again", "Ada again"), 3: ("again", None)}
+    two.end("shop", "210:210")
+    two.end("crm", "0-1-9")
+    assert two.marks() == {"shop": 210, "crm": 9}
+
+
+def flat() -> Foreign:
+    return Foreign(partial(JsonRows, envelope="flattened", plain=Plain("", False, {})), frozenset())
+
+
+def test_a_foreign_topic_beside_it_counts_nothing_and_holds_up_no_watermark(tmp_path: Path) -> None:
+    topics = {"shop.shop.orders": "shop.orders", "erp.people": "crm.customers"}
+    inputs = Inputs(topics, "shop.transaction", "shop", {"erp.people": "erp"}, foreign={"erp.people": flat()})
+    two = Two(tmp_path, inputs)
+    two.shop(100, "r", "last", id=1, status="new", customer_id=1)
+    two.receive("erp.people/0", (0, b'{"id":1}', b'{"id":1,"name":"Ada"}'), CRM)
+    assert two.engine.loaded and two.documents() == {1: ("new", "Ada")}
+    two.end("shop", "110:110", orders=1)
+    assert two.marks() == {}, "its event is not here"
+    two.shop(110, id=1, status="paid", customer_id=1)
+    assert two.marks() == {"shop": 110}
+    two.restart()
+    assert (two.engine.next_offset("erp.people/0"), two.engine.next_offset("shop.transaction/0")) == (1, 1)
+    two.receive("erp.people/0", (1, b'{"id":1}', b'{"id":1,"name":"Bo"}'), CRM)
+    assert two.documents() == {1: ("paid", "Bo")} and two.engine.consistency == "row"
+    assert two.engine.logs.connectors.keys() == {0, 1764017000100}, "whose a label of others is nobody knows"
+    two.mirror.close()
+
+
+def test_beside_documents_of_a_foreign_topic_a_connector_is_counted(tmp_path: Path) -> None:
+    topics = {"erp.orders": "shop.orders", "crm.crm.customers": "crm.customers"}
+    others = {"crm.crm.customers": "crm", "crm.transaction": "crm"}
+    two = Two(tmp_path, Inputs(topics, None, "erp", others, foreign={"erp.orders": flat()}))
+    two.receive("erp.orders/0", (0, b'{"id":1}', b'{"id":1,"status":"new","customer_id":1}'), "")
+    two.crm_snapshot({"id": 1, "name": "Ada"}, {"id": 2, "name": "Bo"})
+    assert two.engine.loaded and two.documents() == {1: ("new", "Ada")}
+    two.end("crm", "0-1-5", customers=1)
+    two.crm(5, id=1, name="Ada 5")
+    assert two.marks() == {"crm": 5}
+    two.restart()
+    two.labels["crm"] = "s1764017000300/1/0"
+    two.crm_snapshot({"id": 2, "name": "Bo anew"})
+    assert two.documents() == {1: ("new", None)}, "its own tables only"
+    two.mirror.close()
 
 
 def test_the_tables_of_several_connectors_are_read_only_where_the_author_says_so(tmp_path: Path) -> None:
@@ -163,13 +300,12 @@ def test_the_tables_of_several_connectors_are_read_only_where_the_author_says_so
     (tmp_path / "crm.toml").write_text('name = "crm"\nkind = "mariadb"\nsource = "crm"\ntables = ["crm.customers"]\n')
     settings = Settings(connectors=tmp_path, catalog=tmp_path / "none.json")
     wired = wire(settings, orders)
-    assert (wired.definition.name, wired.inputs.boundaries) == ("shop", None)
+    assert (wired.definition.name, wired.inputs.boundaries) == ("shop", "shop.transaction")
     assert wired.inputs.others == {"crm.crm.customers": "crm", "crm.transaction": "crm"}
-    assert wired.inputs.heard == {"shop.transaction", "crm.transaction"}
+    assert wired.inputs.transactions == {"shop.transaction": "shop", "crm.transaction": "crm"}
     assert {table: of.name for table, of in definitions_of(settings, orders).items()} == {
         "shop.orders": "shop", "crm.customers": "crm",
     }  # fmt: skip
-    with pytest.raises(DefinitionError, match="crm and shop, whose positions have no common order"):
-        definition_of(settings, orders)
+    assert list(connectors_of(settings, orders)) == ["shop", "crm"]
     with pytest.raises(DefinitionError, match="captures"):
         wire(settings, projection(Order, to=elasticsearch("orders")))

@@ -64,14 +64,14 @@ class Dashboard:
 
     async def projection(self, name: str) -> ProjectionPage:
         projection, look = self._projection(name), self.sampler.status
-        course, definition = self.sampler.courses[name], self.sampler.definitions.get(name)
+        course, definitions = self.sampler.courses[name], self.sampler.definitions.get(name, {})
         page = ProjectionPage(command=command("status", name), at=_at(look), problem=look.problem, name=name)
         page.status = next((p for p in look.value.projections if p.name == name), None) if look.value else None
         page.behind, page.rates, page.key = list(course.behind), course.rates(), self.keys[name]
         tables = shape_of(projection.shape).columns()
-        page.topics = [definition.topic(table) if definition else table for table in tables]
-        lines = self.sampler.connectors.value or []
-        page.connector = next((line for line in lines if definition and line.name == definition.name), None)
+        by_table = {table: of for of in definitions.values() for table in of.tables}
+        page.topics = [by_table[table].topic(table) if table in by_table else table for table in tables]
+        page.connectors = [line for line in self.sampler.connectors.value or [] if line.name in definitions]
 
         def files() -> None:
             page.rebuild = rebuild.report(self.settings, projection)

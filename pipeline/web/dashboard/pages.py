@@ -61,7 +61,8 @@ class ProjectionPage(Page):
     topics: list[str] = []
     key: list[str] = []
     """What a document's key is made of."""
-    connector: ConnectorLine | None = None
+    connectors: list[ConnectorLine] = []
+    """Those that capture its tables."""
     rebuild: RebuildReport | None = None
     verified: VerifyReport | None = None
     canary: Canary | None = None
