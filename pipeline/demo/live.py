@@ -21,7 +21,7 @@ def watch(say: Console, *, orders: int, rate: float) -> int:
         demo.start()
         up = demo.up
         sampler = Sampler(up.elasticsearch, "orders")
-        load = shop.Load(up.postgres, rate, 86_400, committed=sampler.committed, tells=True)
+        load = shop.Load(up.postgres, rate, 86_400, committed=sampler.committed, tells=True, crm=demo.crm)
         say.print("Customers keep ordering; ctrl-C ends it all.")
         with sampler, Live(console=say, refresh_per_second=2, transient=False) as screen:
             load.start()
@@ -51,7 +51,7 @@ def _screen(load: shop.Load, sampler: Sampler, status: StatusReport, demo: run.D
     newest = _newest(elasticsearch)
     look = f"{demo.dashboard}   ·   curl '{elasticsearch}/orders/_doc/{newest}?pretty'   ·   .venv/bin/cdc status"
     return Group(
-        Panel(going_in, title=f"into Postgres: {load.done:,} transactions", title_align="left"),
+        Panel(going_in, title=f"into Postgres and MariaDB: {load.done:,} transactions", title_align="left"),
         Panel(out, title=f"out of Elasticsearch: commit to readable {delays}", title_align="left"),
         Panel(look, title="look at the dashboard, or at a document", title_align="left"),
     )

@@ -32,6 +32,7 @@ ALIASES = {
 }  # fmt: skip
 IN_POSTGRES, IN_REDIS, IN_KAFKA = "crm.customers", "crm:customers", "customer-cards"
 """Where the customers are besides."""
+CONNECTORS = ("shop", "crm")
 ADDRESS = re.compile(r"http://\S+:\d+/(?=\s)")
 
 
@@ -55,38 +56,46 @@ class Demo:
         assert endpoints is not None
         return endpoints
 
-    def cdc(self, *arguments: str) -> str:
+    @property
+    def crm(self) -> str:
+        """The MariaDB's URI."""
+        assert self.up.mariadb is not None
+        return self.up.mariadb
+
+    def cdc(self, *arguments: str, fine: tuple[int, ...] = (0, 4)) -> str:
         """Run a command and return what it printed; what it narrates is shown."""
         self.say.print(f"[bold]$ cdc {' '.join(arguments)}[/bold]")
         done = subprocess.run(
             [sys.executable, "-m", "pipeline.cli", *arguments], env=self.environment, stdout=subprocess.PIPE, text=True
         )
-        if done.returncode not in (0, 4):
+        if done.returncode not in fine:
             raise OperationError(f"cdc {' '.join(arguments)} ended with {done.returncode}.\n{done.stdout}")
         return done.stdout
 
     # ---- the steps ----------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Stack, shop, connector, read models, workers."""
+        """Stack, shop and CRM, their connectors, read models, workers."""
         began = time.monotonic()
-        self.say.print("[bold]$ cdc stack up[/bold]")
-        stack.up(self.settings, self.say)
+        self.say.print("[bold]$ cdc stack up --with mariadb[/bold]")
+        stack.up(self.settings, self.say, also=["mariadb"])
         self.summary["stack_seconds"] = round(time.monotonic() - began, 1)
-        self.say.print(f"A shop of {self.orders:,} orders is written to Postgres …")
+        self.say.print(f"A shop of {self.orders:,} orders is written to Postgres, and its CRM to MariaDB …")
         shop.create(self.up.postgres)
         shop.seed(
             self.up.postgres,
             customers=max(10, self.orders // 5), products=max(10, self.orders // 50), orders=self.orders,
         )  # fmt: skip
-        more = shop.seed_more(self.up.postgres)
+        more = shop.seed_more(self.up.postgres) + shop.seed_crm(self.crm, max(10, self.orders // 5))
         self.cdc("tables", "pull")
         self.cdc("check")
         began = time.monotonic()
-        self.cdc("connector", "apply", "shop", "--yes")
+        for connector in CONNECTORS:
+            self.cdc("connector", "apply", connector, "--yes")
         self.cdc("apply", "--yes")
         self.start_workers()
         self.wait_for(truth.position(self.up.postgres), 300)
+        self._wait_for_others()
         seconds = time.monotonic() - began
         rows = self.orders + max(10, self.orders // 5) + max(10, self.orders // 50) + 3 * self.orders + more
         documents = 2 * self.orders + max(10, self.orders // 5) + len(shop.TAGS)
@@ -137,7 +146,6 @@ class Demo:
         while time.monotonic() < deadline:
             reached = {alias: self._watermark(alias) for alias in ALIASES}
             if min(reached.values()) >= lsn:
-                self._wait_for_others(lsn, deadline - time.monotonic())
                 return
             if self.workers is not None and self.workers.poll() is not None:
                 break
@@ -146,11 +154,12 @@ class Demo:
         tail = "\n".join(log.read_text(errors="replace").splitlines()[-30:]) if log.exists() else ""
         raise OperationError(f"The read models did not reach {lsn} in {seconds:.0f} s, but {reached}.\n{tail}")
 
-    def _wait_for_others(self, lsn: int, seconds: float) -> None:
-        told = self.cdc("wait", "customers", "--lsn", str(lsn), "--timeout", f"{max(0.0, seconds):.1f}", "-o", "json")
-        late = [sink["sink"] for sink in json.loads(told) if not sink["reached"]]
+    def _wait_for_others(self) -> None:
+        """The customers, in every sink, as far as both of their sources are."""
+        told = self.cdc("wait", "customers", "--now", "--timeout", "300", "-o", "json")
+        late = [f"{one['sink']} ({one['connector']})" for one in json.loads(told) if not one["reached"]]
         if late:
-            raise OperationError(f"{', '.join(late)} did not reach {lsn}.")
+            raise OperationError(f"{', '.join(late)} did not get as far as the sources are.")
 
     def _watermark(self, alias: str) -> int:
         try:
@@ -170,25 +179,40 @@ class Demo:
         return int(status["pid"])
 
     def compare(self) -> bool:
-        """Every document of every read model, in each sink, with SQL over the source; what differs goes to the summary."""
+        """Every document of every read model, in each sink, with SQL over the source; what differs goes to the summary.
+
+        First by `cdc verify`, which waits until each sink of the customers is as far as both of their sources.
+        """
+        verified = self.verify()
         totals = {"documents": 0, "missing": 0, "stale": 0, "extra": 0, "broken_invariants": 0}
-        postgres, redis = self.up.postgres, self.up.redis
+        postgres, redis, members = self.up.postgres, self.up.redis, truth.members(self.crm)
         found = {
-            alias: truth.compare(postgres, self.up.elasticsearch, alias, query) for alias, query in ALIASES.items()
+            alias: truth.compare(
+                postgres, self.up.elasticsearch, alias, query, members if alias == "customers" else None
+            )
+            for alias, query in ALIASES.items()
         }
         customers = {
             IN_POSTGRES: truth.in_postgres(postgres, IN_POSTGRES),
             IN_REDIS: truth.in_redis(redis, IN_REDIS),
             IN_KAFKA: truth.in_kafka(self.up.kafka, IN_KAFKA).items(),
         }
-        found |= {name: truth.difference(postgres, truth.CUSTOMERS, all_) for name, all_ in customers.items()}
+        found |= {name: truth.difference(postgres, truth.CUSTOMERS, all_, members) for name, all_ in customers.items()}
         for name, one in found.items():
             for what, n in one.counts().items():
                 totals[what] += n
             if not one.none:
                 self.summary[f"{name}_differ"] = (one.missing + one.stale + one.extra + one.broken)[:10]
         self.summary |= totals
-        return not any(n for name, n in totals.items() if name != "documents")
+        return verified and not any(n for name, n in totals.items() if name != "documents")
+
+    def verify(self) -> bool:
+        """Whether `cdc verify` says the same of the customers, in each sink; what it found goes to the summary."""
+        told = json.loads(self.cdc("verify", "customers", "--all", "--timeout", "300", "-o", "json", fine=(0, 3)))
+        counts = ("checked", "missing", "different", "extra", "undecided")
+        found = {sink["sink"]: {name: sink[name] for name in counts} for sink in told["sinks"]}
+        self.summary["verified"] = found
+        return not any(one[name] for one in found.values() for name in counts[1:])
 
     def stop(self) -> None:
         running = [process for process in (self.web, self.workers) if process is not None and process.poll() is None]
@@ -247,7 +271,7 @@ def check(say: Console, *, orders: int = 20_000, rate: float = 50, seconds: floa
     with prepared(say, orders, own_state=True) as demo:
         demo.start()
         sampler = Sampler(demo.up.elasticsearch, "orders")
-        load_ = shop.Load(demo.up.postgres, rate, seconds, committed=sampler.committed, tells=True)
+        load_ = shop.Load(demo.up.postgres, rate, seconds, committed=sampler.committed, tells=True, crm=demo.crm)
         say.print(f"{rate:.0f} transactions/s for {seconds:.0f} s …")
         with sampler:
             load_.start()

@@ -1,4 +1,4 @@
-"""The sample shop: its tables, its first data, and customers who keep ordering."""
+"""The sample shop and its CRM: their tables, their first data, and customers who keep ordering."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Final
 
 import psycopg
+
+from pipeline.demo.crm import crm_session
+from pipeline.errors import SourceUnavailable
 
 SCHEMA: Final = """
 CREATE SCHEMA IF NOT EXISTS shop;
@@ -41,6 +45,14 @@ TABLES: Final = ("shop.order_lines", "shop.orders", "shop.products", "shop.custo
 MORE: Final = ("shop.product_tags", "shop.tags", "shop.outbox")
 """What `seed_more` fills, and a load that tells."""
 TAGS: Final = ("new", "sale", "vegan", "local", "gift", "bulk", "rare", "slow")
+CRM: Final = (
+    "CREATE DATABASE IF NOT EXISTS crm",
+    "CREATE TABLE IF NOT EXISTS crm.members(customer_id BIGINT PRIMARY KEY, level VARCHAR(20) NOT NULL, points INT NOT NULL)",
+)
+LEVELS: Final = ("bronze", "silver", "gold")
+REWARD: Final = (
+    "INSERT INTO crm.members VALUES(%s, 'bronze', 1) ON DUPLICATE KEY UPDATE points = points + 1, level = %s"
+)
 TELL: Final = "INSERT INTO shop.outbox(aggregate_type, aggregate_id, type, payload) "
 
 
@@ -105,6 +117,19 @@ def seed_more(dsn: str) -> int:
         return sum(cursor.rowcount for cursor in done)
 
 
+def seed_crm(uri: str, customers: int) -> int:
+    """The CRM, in a MariaDB, with two of three customers as members; what an earlier demo left goes. How many rows."""
+    rows = [(n, LEVELS[n % 3], n % 100) for n in range(1, customers + 1) if n % 3]
+    with crm_session(uri) as session:
+        for statement in (*CRM, "DELETE FROM crm.members"):
+            session.rows(statement)
+        for start in range(0, len(rows), 1000):
+            some = rows[start : start + 1000]
+            values = ", ".join(["(%s, %s, %s)"] * len(some))
+            session.rows(f"INSERT INTO crm.members VALUES {values}", [value for row in some for value in row])
+    return len(rows)
+
+
 @dataclass
 class Load:
     """A steady writer: `rate` transactions a second for `seconds`, in a thread of its own.
@@ -126,6 +151,9 @@ class Load:
 
     tells: bool = False
     """Each change of an order is told in the outbox too, in its transaction, and products are tagged."""
+
+    crm: str = ""
+    """The MariaDB where members are rewarded, too; while it is away none is."""
 
     def __post_init__(self) -> None:
         self._thread = threading.Thread(target=self._run, name="load", daemon=True)
@@ -182,6 +210,8 @@ class Load:
         weights: tuple[int, ...] = (40, 25, 6, 2, 12, 5, 10)
         if self.tells:
             kinds, weights = (*kinds, self.tag), (*weights, 4)
+        if self.crm:
+            kinds, weights = (*kinds, self.reward, self.leave), (*weights, 6, 2)
         kind = self._random.choices(kinds, weights)[0]
         with db.transaction():
             touched = kind(db)
@@ -278,6 +308,21 @@ class Load:
         if not db.execute("DELETE FROM shop.product_tags WHERE product_id = %s AND tag_id = %s", link).rowcount:
             db.execute("INSERT INTO shop.product_tags VALUES(%s, %s)", link)
         return ()
+
+    def reward(self, db: psycopg.Connection) -> tuple[int, ...]:
+        """In the CRM; the customer is renamed in the shop at the same time."""
+        customer = self._random.randint(1, self._customers)
+        db.execute("UPDATE shop.customers SET name = name || '*' WHERE id = %s", (customer,))
+        self._in_crm(REWARD, (customer, self._random.choice(LEVELS)))
+        return ()
+
+    def leave(self, db: psycopg.Connection) -> tuple[int, ...]:
+        self._in_crm("DELETE FROM crm.members WHERE customer_id = %s", (self._random.randint(1, self._customers),))
+        return ()
+
+    def _in_crm(self, statement: str, values: tuple[object, ...]) -> None:
+        with suppress(SourceUnavailable), crm_session(self.crm) as session:
+            session.rows(statement, values)
 
     def restock(self, db: psycopg.Connection) -> tuple[int, ...]:
         product = self._random.randint(1, self._products)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import httpx
 import psycopg
 from aiokafka import AIOKafkaConsumer
+
+from pipeline.demo.crm import crm_session
 
 ORDERS: Final = """
 SELECT o.id::text, json_build_object(
@@ -58,6 +60,17 @@ FROM shop.tags t
 """
 
 
+MEMBERS: Final = "SELECT customer_id, level, points FROM crm.members"
+Joined = Callable[[str], dict[str, Any]]
+
+
+def members(uri: str) -> Joined:
+    """What the CRM, in a MariaDB, has of a customer."""
+    with crm_session(uri) as session:
+        found = {str(id): {"level": level, "points": points} for id, level, points in session.rows(MEMBERS)}
+    return lambda id: {"member": found.get(id)}
+
+
 @dataclass
 class Difference:
     """Documents compared with the source's truth."""
@@ -80,15 +93,19 @@ class Difference:
         }  # fmt: skip
 
 
-def compare(dsn: str, elasticsearch: str, alias: str, query: str) -> Difference:
+def compare(dsn: str, elasticsearch: str, alias: str, query: str, joined: Joined | None = None) -> Difference:
     """Every document of the alias against the SQL's; ids as text."""
-    return difference(dsn, query, documents(elasticsearch, alias))
+    return difference(dsn, query, documents(elasticsearch, alias), joined)
 
 
-def difference(dsn: str, query: str, documents: Iterable[tuple[str, dict[str, Any]]]) -> Difference:
-    """Every document, by its id as text, against the SQL's."""
+def difference(
+    dsn: str, query: str, documents: Iterable[tuple[str, dict[str, Any]]], joined: Joined | None = None
+) -> Difference:
+    """Every document, by its id as text, against the SQL's, with what another database has of each."""
     with psycopg.connect(dsn) as db:
         expected: dict[str, dict[str, Any]] = {row[0]: row[1] for row in db.execute(query.encode())}
+    if joined is not None:
+        expected = {id: document | joined(id) for id, document in expected.items()}
     found = Difference()
     for key, document in documents:
         document.pop("_epoch", None)

@@ -21,7 +21,7 @@ from pipeline.errors import CdcError
 from pipeline.stack import stack
 
 WORKERS = ("orders", "customers")
-SERVICES = ("connect", "kafka", "elasticsearch", "redis")
+SERVICES = ("connect", "kafka", "elasticsearch", "redis", "mariadb")
 FEWEST_KILLS = 2
 """However slow the machine is, the run goes on until so many are done."""
 
@@ -80,7 +80,7 @@ class Chaos:
     def run(self) -> None:
         up = self.demo.up
         watcher = Watcher(up.elasticsearch)
-        load = shop.Load(up.postgres, self.rate, 86_400, seed=self.random.randint(0, 999))
+        load = shop.Load(up.postgres, self.rate, 86_400, seed=self.random.randint(0, 999), crm=self.demo.crm)
         watcher.start()
         load.start()
         end = time.monotonic() + self.seconds
@@ -123,10 +123,14 @@ class Chaos:
             self.demo.say.print(f"the worker of {name} is not running now")
 
     def _until_running(self) -> None:
-        """The connector's task may have failed for good while Kafka was away: an operator would restart it."""
+        """A connector's task may have failed for good while Kafka or its source was away: an operator would restart it."""
+        for connector in run.CONNECTORS:
+            self._until_runs(connector)
+
+    def _until_runs(self, connector: str) -> None:
         for _ in range(60):
             try:
-                answer = httpx.get(f"{self.demo.up.connect}/connectors/shop/status", timeout=10).json()
+                answer = httpx.get(f"{self.demo.up.connect}/connectors/{connector}/status", timeout=10).json()
                 states = [task["state"] for task in answer.get("tasks", [])]
             except (httpx.HTTPError, ValueError):
                 states = []
@@ -134,7 +138,7 @@ class Chaos:
                 return
             if "FAILED" in states:
                 self.demo.summary["connector_restarts"] = self.demo.summary.get("connector_restarts", 0) + 1
-                self.demo.cdc("connector", "restart", "shop")
+                self.demo.cdc("connector", "restart", connector)
             time.sleep(1)
 
 

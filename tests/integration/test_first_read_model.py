@@ -25,7 +25,7 @@ NOT_HERE = ("make venv", "export PATH", "cdc stack up")
 
 
 @pytest.fixture
-def clone(stack: Endpoints, tmp_path: Path) -> Iterator[tuple[Path, dict[str, str]]]:
+def clone(stack: Endpoints, mariadb: str, tmp_path: Path) -> Iterator[tuple[Path, dict[str, str]]]:
     for part in ("projections", "connectors", "tests/projections"):
         shutil.copytree(ROOT / part, tmp_path / part, ignore=shutil.ignore_patterns("__pycache__"))
     environment = {
@@ -39,6 +39,7 @@ def clone(stack: Endpoints, tmp_path: Path) -> Iterator[tuple[Path, dict[str, st
         "CDC_SOURCE__DSN": stack.postgres,
         "CDC_POSTGRES__DSN": stack.postgres,
         "CDC_REDIS__URL": stack.redis,
+        "CDC_SOURCES__MARIADB__DSN": mariadb,
     }
     yield tmp_path, environment
     subprocess.run(["cdc", "connector", "delete", "shop", "--drop-slot", "--yes"], cwd=tmp_path, env=environment)

@@ -13,12 +13,14 @@ import pytest
 from connectors.sources.postgres import read_catalog
 from connectors.sources.postgres_rows import open_rows
 from pipeline.authoring.discovery import look
+from pipeline.authoring.projection import Projection
 from pipeline.authoring.shape import shape_of
 from pipeline.demo import shop
 from pipeline.errors import OperationError
 from pipeline.operations.preview import Previewed, preview
 from pipeline.settings import Endpoints
 from tests.fixtures.envelope_tables import EXTENSIONS, FAMILIES, PREAMBLE, Family
+from tests.support.customers import customers
 from tests.support.databases import own_database
 
 pytestmark = pytest.mark.stack
@@ -84,8 +86,8 @@ def test_rows_are_written_as_debezium_writes_them(families: str, family: str) ->
         assert row == wanted
 
 
-def documents(dsn: str, name: str, *keys: str, limit: int = 3) -> list[Previewed]:
-    projection = look(ROOT / "projections").projections[name]
+def documents(dsn: str, of: str | Projection[Any], *keys: str, limit: int = 3) -> list[Previewed]:
+    projection = look(ROOT / "projections").projections[of] if isinstance(of, str) else of
     catalog = read_catalog(dsn, tables=sorted(shape_of(projection.shape).columns()))
     with open_rows(dsn) as rows:
         return preview(projection, catalog, rows, keys=keys, limit=limit)
@@ -108,7 +110,7 @@ def test_a_key_without_a_row_and_a_document_that_leaves_say_so(sample_shop: str)
     with psycopg.connect(sample_shop) as db:
         db.execute("UPDATE shop.customers SET deleted_at = now() WHERE id = 2")
 
-    first, second, third = documents(sample_shop, "customers", "1", "2", "77")
+    first, second, third = documents(sample_shop, customers, "1", "2", "77")
 
     assert first.document is not None
     assert (second.document, second.reason) == (None, "keep() says no")

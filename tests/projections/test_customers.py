@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.errors import ScenarioError
 from pipeline.testing import UNCHANGED, Scenario
-from projections.customers import CustomerCard, customers
+from projections.customers import CustomerCard, Member, customers
 
 NOON = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
 
@@ -16,6 +16,7 @@ NOON = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
 def ada() -> Scenario[CustomerCard]:
     shop = Scenario(customers)
     shop.insert("shop.customers", id=1, name="Ada", email="ada@shop.example", created_at=NOON)
+    shop.insert("crm.members", customer_id=1, level="gold", points=7)
     return shop
 
 
@@ -25,11 +26,22 @@ def test_a_card_says_since_when_the_customer_is_one() -> None:
     assert (card.name, card.email, card.joined_at) == ("Ada", "ada@shop.example", NOON)
 
 
+def test_a_card_shows_what_the_crm_knows_and_a_customer_need_not_be_a_member() -> None:
+    shop = ada()
+    assert shop.document(1).member == Member(level="gold", points=7)
+
+    shop.update("crm.members", 1, points=8)
+    assert shop.document(1).member == Member(level="gold", points=8)
+
+    shop.delete("crm.members", 1)
+    assert shop.document(1).member is None
+
+
 def test_the_sink_never_sees_a_hidden_column() -> None:
-    (write,) = ada().writes()["elasticsearch:customers"]
+    *_, write = ada().writes()["elasticsearch:customers"]
 
     assert write.document is not None
-    assert sorted(write.document) == ["email", "id", "joined_at", "name"]
+    assert sorted(write.document) == ["email", "id", "joined_at", "member", "name"]
 
 
 def test_a_deleted_customer_has_no_card_and_one_who_returns_has() -> None:
@@ -58,4 +70,6 @@ def test_any_delivery_order_gives_the_same_cards() -> None:
     shop.update("shop.customers", 1, email="ada@new.example", name=UNCHANGED)
     shop.update("shop.customers", 2, deleted_at=None)
     shop.rename_key("shop.customers", 2, 3)
+    shop.insert("crm.members", customer_id=3, level="bronze", points=1)
+    shop.delete("crm.members", 1)
     shop.assert_converges()
