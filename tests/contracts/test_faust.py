@@ -181,10 +181,11 @@ async def test_positions_that_take_longer_than_a_request_may_are_waited_for(stac
         with pytest.warns(AlreadyConfiguredWarning):
             reader.app.conf.broker_request_timeout = 1.0  # what a recovery waits; the client has its own by now
         store.seconds = 4.0
-        async with Reader(stack.kafka, topic, topic, Store(), str(tmp_path / "second")):
-            await until(lambda: len(store.assignments) == 2)
-            await send(stack.kafka, topic, [b"a", b"b"])
-            await until(lambda: store.values == [b"a", b"b"])
+        thread = reader.app.consumer._thread
+        await thread.call_thread(thread._consumer._coordinator.request_rejoin)
+        await until(lambda: len(store.assignments) == 2)
+        await send(stack.kafka, topic, [b"a", b"b"])
+        await until(lambda: store.values == [b"a", b"b"])
 
 
 async def test_a_transactional_topic_is_read_to_its_end_and_committed(stack: Endpoints, tmp_path: Any) -> None:
