@@ -9,11 +9,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 from uuid import uuid4
 
 import httpx
@@ -34,7 +33,6 @@ MODELS = Path(__file__).parent / "models"
 PATIENCE = 600.0
 OWN = frozenset({"uuid", "version", "creation_date", "provided_name"})
 """What an index says of itself and can't be told."""
-NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
 T = TypeVar("T")
 
 
@@ -149,9 +147,9 @@ class Lab:
 
     def supervise(self, model: str, **settings: str) -> Worker:
         """Start `cdc run` for a read model: workers for all of its builds."""
-        return self._started("run", model, settings)
+        return self._started("run", model, **settings)
 
-    def _started(self, command: str, model: str, settings: Mapping[str, str] = NOTHING) -> Worker:
+    def _started(self, command: str, model: str, **settings: str) -> Worker:
         log = self.folder / "workers.log"
         with log.open("ab") as out:
             process = subprocess.Popen(
