@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import os
 from typing import Any
 
@@ -13,6 +15,8 @@ from pipeline.operations.status import worker_file
 from pipeline.runtime.batches import NoTables
 from pipeline.runtime.topics import credentials
 from pipeline.settings import Settings
+
+log = logging.getLogger("cdc.worker")
 
 
 def faust_app(
@@ -45,3 +49,18 @@ def faust_app(
         broker_request_timeout=max(40.0, session),
         broker_rebalance_timeout=30.0,
     )
+
+
+async def start(app: faust.App, stopping: asyncio.Event) -> None:
+    """Faust's own returns once the first assignment is through, which may take long, and is no reason not to stop."""
+    starting, told = asyncio.create_task(app.start()), asyncio.create_task(stopping.wait())
+    await asyncio.wait({starting, told}, return_when=asyncio.FIRST_COMPLETED)
+    if starting.done():
+        starting.result()
+
+
+async def stop(app: faust.App, id: str) -> None:
+    """Within 8 s: Faust may wait for Kafka for ever, and takes no cancellation."""
+    _, late = await asyncio.wait({asyncio.create_task(app.stop())}, timeout=8)
+    if late:
+        log.warning("%s: Kafka did not let go in time; what it still holds is read again", id)

@@ -15,8 +15,7 @@ from faust.types import TP
 
 from pipeline.engine.exchange import FRAME_ROOM, Router
 from pipeline.errors import CdcError, DefinitionError, Fenced, LogTruncated, PositionWentBack, SchemaChanged, Transient
-from pipeline.runtime import wiring
-from pipeline.runtime.apps import faust_app
+from pipeline.runtime import apps, wiring
 from pipeline.runtime.assignors import HomeFirst
 from pipeline.runtime.batches import Batch, batch_topic, install
 from pipeline.runtime.pacing import Backoff
@@ -44,6 +43,7 @@ class Member:
         self.stopping = asyncio.Event()
         self.shares: dict[TP, Share] = {}
         self._assigning = asyncio.Lock()
+        self._assignments: set[asyncio.Task[Mapping[TP, int]]] = set()
         self._wanted: set[TP] = set()
         """What the group has this one read, as of its last word."""
         self.status = StatusFile(settings, f"{self.id}#{number}")
@@ -67,7 +67,7 @@ class Member:
         gc.freeze()
         gc.set_threshold(200_000, 20, 100)
         self.app.finalize()
-        await self.app.start()
+        await apps.start(self.app, self.stopping)
         beat = 0
         while not self.stopping.is_set():
             if self.app.crashed or self.app.should_stop:
@@ -80,10 +80,10 @@ class Member:
         return 0
 
     async def _stop(self) -> None:
-        try:
-            await asyncio.wait_for(self.app.stop(), 8)
-        except TimeoutError:
-            log.warning("%s: Kafka did not let go in time; what it still holds is read again", self.id)
+        await apps.stop(self.app, self.id)
+        for task in self._assignments:
+            task.cancel()
+        await asyncio.gather(*self._assignments, return_exceptions=True)
         await asyncio.gather(*(share.close() for share in self.shares.values()))
         await self.sender.stop()
 
@@ -127,7 +127,10 @@ class Member:
         opened it would keep its lock from whoever comes next, this process too.
         """
         self._wanted = {TP(tp.topic, tp.partition) for tp in partitions}
-        return await asyncio.shield(self._one_after_another(self._wanted))
+        task = asyncio.create_task(self._one_after_another(self._wanted))
+        self._assignments.add(task)
+        task.add_done_callback(self._assignments.discard)
+        return await asyncio.shield(task)
 
     async def _one_after_another(self, partitions: set[TP]) -> Mapping[TP, int]:
         async with self._assigning:
@@ -216,7 +219,7 @@ class Member:
     def _faust(self) -> faust.App:
         HomeFirst.number, HomeFirst.homes = self.number, self.projection.workers
         place = f"{self.id}/{self.number}"
-        app = faust_app(self.settings, self.projection, self.kafka, place, f"faust-{self.id}-{self.number}")
+        app = apps.faust_app(self.settings, self.projection, self.kafka, place, f"faust-{self.id}-{self.number}")
         install(app, self, HomeFirst)
         inputs = self.wired.inputs
 

@@ -6,11 +6,12 @@ import asyncio
 import logging
 import os
 from dataclasses import replace
+from typing import NoReturn
 
 from pipeline.authoring.builds import keep_code
 from pipeline.authoring.discovery import find
 from pipeline.errors import DefinitionError, SettingsError
-from pipeline.runtime import wiring
+from pipeline.runtime import tracing, wiring
 from pipeline.runtime.copies import assure_copyable
 from pipeline.runtime.member import Member
 from pipeline.runtime.telemetry import StatusFile
@@ -21,7 +22,7 @@ log = logging.getLogger("cdc.worker")
 
 
 def run(settings: Settings, name: str, build: int | None = None, number: int = 1) -> int:
-    """`cdc worker NAME`: run one projection's worker until it is told to stop; the process's exit code.
+    """`cdc worker NAME`: run one projection's worker until it is told to stop, and end the process; its exit code where it never began.
 
     `number`: which of its workers, where it has several.
     """
@@ -40,12 +41,15 @@ def run(settings: Settings, name: str, build: int | None = None, number: int = 1
         raise SettingsError(f"The state folder {settings.state_dir} can't be written to.")
     keep_code(settings, wired.projection.id)
 
-    async def main() -> int:
+    async def main() -> NoReturn:
         if projection.workers > 1:
-            return await Member(settings, wired, number).run()
-        wiring.open_sinks(settings, wired)
-        return await Worker(settings, wired).run()
+            code = await Member(settings, wired, number).run()
+        else:
+            wiring.open_sinks(settings, wired)
+            code = await Worker(settings, wired).run()
+        tracing.stop()
+        logging.shutdown()
+        # a thread of Faust's that does not let go would keep the process, and its partitions
+        os._exit(code)
 
-    code = asyncio.run(main())
-    logging.shutdown()
-    return code
+    return asyncio.run(main())

@@ -43,14 +43,15 @@ class Refresher:
         settings: Settings,
         may_ask: Callable[[], bool],
         applied: Callable[[], None],
+        stopping: asyncio.Event,
     ) -> None:
         self._engine, self._in_engine, self._may_ask, self._applied = engine, in_engine, may_ask, applied
         self._definition, self._settings = definition, settings
-        self.stopping = asyncio.Event()
+        self._stopping = stopping
 
     async def run(self) -> None:
         """Until `stopping`; what goes wrong at the source is noted at the rows and tried again."""
-        while not self.stopping.is_set():
+        while not self._stopping.is_set():
             if self._may_ask():
                 due: Due = await self._in_engine(self._engine().refreshing.next, ROWS)
                 if due.places:
@@ -99,7 +100,7 @@ class Refresher:
         """Wait for the rows to come and for the position to be passed; the keys that are not settled by that."""
         refreshing, deadline = self._engine().refreshing, time.monotonic() + ANSWERED_WITHIN
         changed: dict[Key, Any] = {}
-        while (refreshing.awaited or absent) and time.monotonic() < deadline and not self.stopping.is_set():
+        while (refreshing.awaited or absent) and time.monotonic() < deadline and not self._stopping.is_set():
             if self._engine().refreshing is not refreshing or not self._may_ask():
                 break  # assigned anew: the answers may have gone by
             if absent and await self._in_engine(self._passed, due.table, lsn):
@@ -119,6 +120,6 @@ class Refresher:
 
     async def _nap(self, seconds: float) -> None:
         try:
-            await asyncio.wait_for(self.stopping.wait(), seconds)
+            await asyncio.wait_for(self._stopping.wait(), seconds)
         except TimeoutError:
             pass

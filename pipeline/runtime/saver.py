@@ -26,21 +26,22 @@ class Saver:
         keep: int,
         seq: Callable[[], int],
         may_save: Callable[[], bool],
+        stopping: asyncio.Event,
     ) -> None:
         self._states, self._build, self._every, self._keep = states, build, every, keep
         self._seq, self._may_save = seq, may_save
         self._newest: State | None = None
         self._thread = ThreadPoolExecutor(1, "saver")
-        self.stopping = asyncio.Event()
+        self._stopping = stopping
         self.current_at = 0.0
         """When the newest state snapshot was last seen to be the mirror's state (time.time()); 0 before the first."""
         self.error: str | None = None
 
     async def run(self) -> None:
         """Until `stopping`; a storage that is away is said, and asked again at the next time."""
-        while not self.stopping.is_set():
+        while not self._stopping.is_set():
             try:
-                await asyncio.wait_for(self.stopping.wait(), self._every)
+                await asyncio.wait_for(self._stopping.wait(), self._every)
             except TimeoutError:
                 if self._may_save():
                     await self._save()

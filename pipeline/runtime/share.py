@@ -117,8 +117,6 @@ class Share(Worker):
     async def close(self) -> None:
         """Another member has it from now on, or this one ends."""
         self.stopping.set()
-        if self.saver is not None:
-            self.saver.stopping.set()
         for flusher in self.flushers:
             flusher.stopping = True
             flusher.changed.set()

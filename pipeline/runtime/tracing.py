@@ -8,6 +8,7 @@ from typing import Any
 from pipeline.errors import SettingsError
 from pipeline.settings import Settings
 
+_provider: Any = None
 _tracer: Any = None
 
 
@@ -16,7 +17,7 @@ def start(settings: Settings, service: str) -> None:
 
     Raises SettingsError where the extra is missing.
     """
-    global _tracer
+    global _provider, _tracer
     own = settings.traces
     if own.endpoint is None:
         return
@@ -42,7 +43,13 @@ def start(settings: Settings, service: str) -> None:
     provider.add_span_processor(WithoutQueries())
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(own.endpoint)))
     trace.set_tracer_provider(provider)
-    _tracer = provider.get_tracer("cdc")
+    _provider, _tracer = provider, provider.get_tracer("cdc")
+
+
+def stop() -> None:
+    """Send what is not sent yet."""
+    if _provider is not None:
+        _provider.shutdown()
 
 
 def span(name: str, **attributes: str | int) -> AbstractContextManager[Any]:

@@ -32,8 +32,7 @@ from pipeline.errors import (
 )
 from pipeline.operations.states import States, states
 from pipeline.operations.status import mirror_file
-from pipeline.runtime import wiring
-from pipeline.runtime.apps import faust_app
+from pipeline.runtime import apps, wiring
 from pipeline.runtime.assignors import OldestTakesAll
 from pipeline.runtime.batches import Batch, batch_topic, install
 from pipeline.runtime.faults import passing
@@ -129,32 +128,22 @@ class Worker:
         gc.freeze()
         gc.set_threshold(200_000, 20, 100)
         self.app.finalize()
-        await self.app.start()
+        await apps.start(self.app, self.stopping)
         tasks = [asyncio.create_task(self._guarded(f.run()), name=f.sink.name) for f in self.flushers]
-        refresher = self._refresher()
         tasks += [asyncio.create_task(self._guarded(self._watch()), name="watch")]
-        tasks += [asyncio.create_task(self._guarded(refresher.run()), name="refresh")]
+        tasks += [asyncio.create_task(self._guarded(self._refresher().run()), name="refresh")]
         if self.states is not None:
             self.saver = self._saver(self.states)
             tasks += [asyncio.create_task(self._guarded(self.saver.run()), name="saver")]
         crash = asyncio.create_task(self._crashed(), name="crash")
         await asyncio.wait({crash, asyncio.create_task(self.stopping.wait())}, return_when=asyncio.FIRST_COMPLETED)
         self.stopping.set()
-        refresher.stopping.set()
-        if self.saver is not None:
-            self.saver.stopping.set()
-        await self._stop_intake()
+        await apps.stop(self.app, self.id)
         for flusher in self.flushers:
             flusher.stopping = True
             flusher.changed.set()
         await asyncio.wait(tasks, timeout=15)
         crash.cancel()
-
-    async def _stop_intake(self) -> None:
-        try:
-            await asyncio.wait_for(self.app.stop(), 8)
-        except TimeoutError:
-            log.warning("%s: Kafka did not let go in time; what it still holds is read again", self.id)
 
     async def _crashed(self) -> None:
         """Faust swallows what goes wrong in its own tasks; then this process has to end."""
@@ -202,6 +191,7 @@ class Worker:
             settings=self.settings,
             may_ask=lambda: bool(self.membership.partitions) and self.engine.catching_up is None,
             applied=lambda: self._add(Progress()),
+            stopping=self.stopping,
         )
 
     def _saver(self, states: States) -> Saver:
@@ -209,6 +199,7 @@ class Worker:
             states=states, build=self.id, every=self.settings.state.every, keep=self.settings.state.keep,
             seq=lambda: self.mirror.seq,
             may_save=lambda: bool(self.membership.partitions) and self.engine.catching_up is None,
+            stopping=self.stopping,
         )  # fmt: skip
 
     async def _close(self) -> None:
@@ -258,7 +249,7 @@ class Worker:
 
     def _faust(self) -> faust.App:
         OldestTakesAll.who = self.owner
-        app = faust_app(self.settings, self.wired.projection, self.kafka, self.id, "faust")
+        app = apps.faust_app(self.settings, self.wired.projection, self.kafka, self.id, "faust")
         install(app, self.membership)
         inputs = self.wired.inputs
         topics = [*inputs.topics, *inputs.transactions]

@@ -97,21 +97,23 @@ def _record(project: Project, part: int) -> dict[str, Any]:
     return found
 
 
-def _taken_over(project: Project, part: int, pid: int, since: float) -> float:
+def _taken_over(project: Project, part: int, worker: subprocess.Popen[bytes], since: float) -> float:
     """Seconds until this process has the partition, and what happened since is written."""
+    pid = worker.pid
 
     def there() -> bool:
+        assert worker.poll() is None, f"{pid} has ended: {worker.returncode}\n{project.log()}"
         record = _record(project, part)
         newest = record["watermark"].get(project.name, {}).get("ts_ms", 0) / 1000
         return f":{pid}:" in record.get("owner", "") and newest > since
 
-    until(there, PATIENCE, f"{pid} takes partition {part}: {_record(project, part)}\n{project.log()}")
+    until(there, PATIENCE, lambda: f"{pid} takes partition {part}: {_record(project, part)}\n{project.log()}")
     return time.time() - since
 
 
 def _both_home(project: Project, *workers: subprocess.Popen[bytes]) -> None:
     for part, worker in enumerate(workers):
-        _taken_over(project, part, worker.pid, 0)
+        _taken_over(project, part, worker, 0)
 
 
 def test_two_workers_killed_stopped_and_resumed_lose_nothing(
@@ -131,18 +133,18 @@ def test_two_workers_killed_stopped_and_resumed_lose_nothing(
     load, torn = load_of(project)
 
     two.kill()
-    seconds = {"kill -9": _taken_over(project, 1, one.pid, time.time())}
+    seconds = {"kill -9": _taken_over(project, 1, one, time.time())}
     two = project.start_worker(number=2, CDC_STATE_DIR=elsewhere)
     _both_home(project, one, two)
 
     one.terminate()
-    seconds["SIGTERM"] = _taken_over(project, 0, two.pid, time.time())
+    seconds["SIGTERM"] = _taken_over(project, 0, two, time.time())
     assert one.wait(30) == 0
     one = project.start_worker(number=1)
     _both_home(project, one, two)
 
     two.send_signal(signal.SIGSTOP)
-    seconds["SIGSTOP"] = _taken_over(project, 1, one.pid, time.time())
+    seconds["SIGSTOP"] = _taken_over(project, 1, one, time.time())
     two.send_signal(signal.SIGCONT)
     assert two.wait(30) == 75, project.log()
     two = project.start_worker(number=2, CDC_STATE_DIR=elsewhere)
@@ -168,6 +170,9 @@ def test_a_partition_that_waits_for_its_mirror_is_given_away_and_back(new_projec
     until(lambda: waits(0, 1) and waits(1, 1), PATIENCE, "the first waits for both")
     two = project.start_worker(number=2, CDC_STATE_DIR=str(project.folder / "elsewhere"))
     time.sleep(8)  # the group has dealt anew
+    two.terminate()
+    assert two.wait(20) == 0, "it ends while it waits, and leaves its partition"
+    two = project.start_worker(number=2, CDC_STATE_DIR=str(project.folder / "elsewhere"))
     (project.folder / "states").unlink()
     _both_home(project, one, two)
     project.cdc("wait", f"{project.name}-orders", "--now", "--timeout", "60")
@@ -199,7 +204,7 @@ def test_two_machines_lose_nothing_when_the_network_between_them_and_the_service
             ("cut off from Kafka alone", lambda: far.silence(kafka), lambda: far.speak(kafka)),
         ):
             cut()
-            seconds[how] = _taken_over(project, 1, one.pid, time.time())
+            seconds[how] = _taken_over(project, 1, one, time.time())
             healed()
             assert two.wait(PATIENCE) == 75, project.log()
             two = second()
@@ -215,12 +220,12 @@ def test_four_workers_under_a_supervisor_lose_nothing_when_one_is_killed(
     project = _project(new_project, "it_exchange4", 4)
     project.start_run()
     for part in range(4):
-        until(lambda part=part: _record(project, part)["epoch"] > 0, PATIENCE, f"partition {part}\n{project.log()}")
+        until(lambda part=part: _record(project, part)["epoch"] > 0, PATIENCE, lambda: f"no partition\n{project.log()}")
     load, torn = load_of(project)
     pid = int(_record(project, 2)["owner"].split(":")[1])
     os.kill(pid, signal.SIGKILL)
     killed = time.time()
-    until(lambda: _record(project, 2)["epoch"] == 2, PATIENCE, f"partition 2 goes on\n{project.log()}")
+    until(lambda: _record(project, 2)["epoch"] == 2, PATIENCE, lambda: f"partition 2 goes on\n{project.log()}")
     print({"kill -9, started again": round(time.time() - killed, 1)})
     _end(project, load, torn)
     found = project.status()

@@ -188,6 +188,17 @@ async def test_positions_that_take_longer_than_a_request_may_are_waited_for(stac
         await until(lambda: store.values == [b"a", b"b"])
 
 
+async def test_a_member_that_is_stopped_amid_a_rebalance_ends(stack: Endpoints, tmp_path: Any) -> None:
+    """Its thread does not wait for positions that nobody gives any more: it would keep the partitions, heartbeat by heartbeat."""
+    topic, store = await make_topic(stack.kafka), Store()
+    async with Reader(stack.kafka, topic, topic, store, str(tmp_path)) as reader:
+        store.seconds = 300.0
+        thread = reader.app.consumer._thread
+        await thread.call_thread(thread._consumer._coordinator.request_rejoin)
+        await until(lambda: len(store.assignments) == 2)
+    assert not reader.app.consumer._thread._thread.is_alive()
+
+
 async def test_a_transactional_topic_is_read_to_its_end_and_committed(stack: Endpoints, tmp_path: Any) -> None:
     """Defects 5 and 6: holes in the offsets (markers, compaction) stop stock Faust's commits."""
     topic, store = await make_topic(stack.kafka), Store()

@@ -26,15 +26,15 @@ from pipeline.settings import Endpoints
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
-def until(condition: Callable[[], Any], seconds: float, what: str) -> Any:
-    """The first truthy value; fails with `what` when there is none in time."""
+def until(condition: Callable[[], Any], seconds: float, what: str | Callable[[], str]) -> Any:
+    """The first truthy value; fails with `what`, as it is by then, when there is none in time."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         found = condition()
         if found:
             return found
         time.sleep(0.05)
-    raise AssertionError(f"not in {seconds:.0f} s: {what}")
+    raise AssertionError(f"not in {seconds:.0f} s: {what if isinstance(what, str) else what()}")
 
 
 def _sent_to(name: str, also: str) -> str:

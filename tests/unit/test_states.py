@@ -246,9 +246,10 @@ def test_what_is_wrong_in_the_settings_is_said(tmp_path: Path) -> None:
 async def test_a_worker_at_rest_is_saved_once_and_a_storage_that_is_away_is_asked_again(tmp_path: Path) -> None:
     own = settings(tmp_path, str(tmp_path / "there"))
     write(own, 1)
-    now, may = [1], [False]
+    now, may, stopping = [1], [False], asyncio.Event()
     saver = Saver(
-        states=States(own), build=BUILD, every=0.01, keep=9, seq=lambda: now[0], may_save=lambda: may[0]
+        states=States(own), build=BUILD, every=0.01, keep=9, seq=lambda: now[0], may_save=lambda: may[0],
+        stopping=stopping,
     )  # fmt: skip
     running = asyncio.create_task(saver.run())
 
@@ -275,5 +276,5 @@ async def test_a_worker_at_rest_is_saved_once_and_a_storage_that_is_away_is_aske
     (tmp_path / "elsewhere").rename(tmp_path / "there")
     await until(lambda: saver.error is None)
     assert [state.seq for state in States(own).of(BUILD)] == [2, 1]
-    saver.stopping.set()
+    stopping.set()
     await running
