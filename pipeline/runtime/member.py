@@ -84,8 +84,10 @@ class Member:
         for task in self._assignments:
             task.cancel()
         await asyncio.gather(*self._assignments, return_exceptions=True)
-        await asyncio.gather(*(share.close() for share in self.shares.values()))
-        await self.sender.stop()
+        last = [asyncio.create_task(each) for each in (self.sender.stop(), *(s.close() for s in self.shares.values()))]
+        done, _ = await asyncio.wait(last, timeout=15)  # what hangs with Kafka holds nothing up
+        for ended in done:
+            ended.result()
 
     async def _until_kafka(self) -> bool:
         own, backoff = self.wired.definition, Backoff(0.5)
