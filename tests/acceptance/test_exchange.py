@@ -37,7 +37,8 @@ def _project(new_project: Callable[[str], Project], name: str, workers: int) -> 
     project.settings |= {"CDC_WORKER__SESSION_TIMEOUT": str(SESSION), "CDC_ELASTICSEARCH__REQUEST_TIMEOUT": "5"}
     project.before_connector = _several_partitions
     text = ORDERS.replace('to=elasticsearch("orders")', f'to=elasticsearch("orders"), workers={workers}')
-    project.create(orders=400, projections=(), own={"orders": text})
+    # else renames reach so many of the orders that 200 transactions/s make that no Elasticsearch takes what they change
+    project.create(orders=400, spread=50, projections=(), own={"orders": text})
     return project
 
 

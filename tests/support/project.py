@@ -68,6 +68,7 @@ class Project:
         self,
         *,
         orders: int = 200,
+        spread: int = 1,
         projections: tuple[str, ...] = ("orders",),
         definition: str = "",
         more: bool = False,
@@ -75,10 +76,11 @@ class Project:
         own: Mapping[str, str] | None = None,
     ) -> None:
         """The sample shop with the repository's own projections; `more`: with its outbox and tags; `also`: further targets;
-        `own`: further projections' texts, by name."""
+        `own`: further projections' texts, by name; `spread`: so many times the customers and products, that a rename reaches few orders."""
         self._database()
         shop.create(self.dsn)
-        shop.seed(self.dsn, customers=max(5, orders // 5), products=max(5, orders // 20), orders=orders)
+        customers, products = max(5, orders // 5) * spread, max(5, orders // 20) * spread
+        shop.seed(self.dsn, customers=customers, products=products, orders=orders)
         if more:
             shop.seed_more(self.dsn)
         texts = {name: _sent_to(name, also) for name in projections}
