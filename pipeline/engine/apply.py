@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from pipeline.engine.layout import Table
 from pipeline.engine.marking import Marking
@@ -14,6 +14,7 @@ from pipeline.engine.sql import equal, listed, quoted, value
 from pipeline.events.envelope import UNCHANGED, Event, commit_order
 
 Key = tuple[Any, ...]
+POSITION: Final = ("_commit", "_order", "_generation")
 Place = tuple[int, int]
 """Commit order, and order in the transaction."""
 
@@ -46,7 +47,7 @@ class TableSql:
         every = f"{columns}, _commit, _order, _generation"
         same_key = equal("m", table.key, "b", table.key)
         rest = [c for c in table.columns if c not in table.key]
-        assignments = ", ".join(f"{c} = excluded.{c}" for c in [*map(quoted, rest), "_commit", "_order", "_generation"])
+        assignments = ", ".join(f"{c} = excluded.{c}" for c in [*map(quoted, rest), *POSITION])
         # a row of a snapshot leaves the floor that streamed events have set
         keeping = ", ".join(f"{c} = excluded.{c}" for c in [*map(quoted, rest), "_generation"]) + (
             ", _order = CASE WHEN excluded._commit = 0 AND _commit > 0 THEN _order ELSE excluded._order END,"
@@ -91,9 +92,16 @@ class TableSql:
             f" LEFT JOIN {name} m ON {same_key}"
             f" WHERE CASE WHEN b._gone THEN m.{first} IS NOT NULL ELSE m.{first} IS NULL OR {differs} END"
         )
-        self.upsert = (
-            f"INSERT INTO {name}({every}) SELECT {columns}, _commit, _order, ? FROM {self.batch} WHERE NOT _gone"
-            f" ON CONFLICT({key}) DO UPDATE SET {assignments}"
+        # SQLite writes the index entry of each column that is set, even to the same value: most rows keep their links
+        linked = {column for columns in table.indexes for column in columns} - set(table.key)
+        alike = " AND ".join([same_key, *(f"+m.{quoted(c)} IS b.{quoted(c)}" for c in sorted(linked))])
+        others = ", ".join(f"{c} = excluded.{c}" for c in [*(quoted(c) for c in rest if c not in linked), *POSITION])
+        keep_links = f"EXISTS(SELECT 1 FROM {name} m WHERE {alike})"
+        ways = ((keep_links, others), (f"NOT {keep_links}", assignments)) if linked else (("1", assignments),)
+        self.upserts = tuple(
+            f"INSERT INTO {name}({every}) SELECT {columns}, _commit, _order, ? FROM {self.batch} b"
+            f" WHERE NOT _gone AND {which} ON CONFLICT({key}) DO UPDATE SET {setting}"
+            for which, setting in ways
         )
         self.delete = f"DELETE FROM {name} WHERE ({key}) IN (SELECT {key} FROM {self.batch} WHERE _gone)"
         self.remember = f"INSERT OR REPLACE INTO {gone} SELECT {key}, _commit, _order, ? FROM {self.batch} WHERE _gone AND _commit > 0"
@@ -314,7 +322,8 @@ class Applier:
         deletes = any(e.after is None for e in events)
         counted = self.unknown or any(e.partial for e in events)
         before = value(self.db, statements.unknown) if counted else 0
-        self.db.execute(statements.upsert, (self.log,))
+        for statement in statements.upserts:
+            self.db.execute(statement, (self.log,))
         if deletes:
             self.db.execute(statements.delete)
             self.db.execute(statements.remember, (time.time(),))
