@@ -44,7 +44,7 @@ class TableSql:
         self.name, self.gone = name, gone
         self.batch, self.changed = quoted("batch/" + table.name), quoted("changed/" + table.name)
         columns, key = listed(table.columns), listed(table.key)
-        every = f"{columns}, _commit, _order, _generation"
+        every = f"{columns}, {', '.join(POSITION)}"
         same_key = equal("m", table.key, "b", table.key)
         rest = [c for c in table.columns if c not in table.key]
         assignments = ", ".join(f"{c} = excluded.{c}" for c in [*map(quoted, rest), *POSITION])

@@ -12,12 +12,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
-import apsw
 import psycopg
 from rich.console import Console
 
 from pipeline.demo import run
-from pipeline.engine.sql import value
+from pipeline.engine.sql import connect, value
 from tests.chaos.run import Chaos, main
 
 ORDERS, RATE = 20_000, 20.0
@@ -27,15 +26,12 @@ APART: Final = 500
 LEVEL: Final = 1.25
 """How much higher the median of the last quarter may be than that of the second; the first is for caches to fill."""
 CHART = Path("soak.png")
-
-
 KEPT: Final = "mirrors without what they remember, MB"
 
 
 def _but_remembered(mirror: Path) -> int:
     """The bytes of a mirror's tables, but for the newest transactions' ids and a week's deletes: both grow up to that."""
-    with closing(apsw.Connection(str(mirror), flags=apsw.SQLITE_OPEN_READONLY)) as db:
-        db.set_busy_timeout(5_000)
+    with closing(connect(str(mirror), readonly=True)) as db:
         return int(value(db, "SELECT sum(pgsize) FROM dbstat WHERE name <> 'released' AND name NOT LIKE '%/deleted'"))
 
 
