@@ -53,7 +53,7 @@ def fall_behind(lab: Lab, transactions: int) -> int:
 
 def _backlog(bench: Bench, lab: Lab, share: float) -> Figure:
     """Changes that came while the worker was away; its mirror is the one of the drain before."""
-    n = bench.size.backlog
+    n = bench.size.changes
     position = fall_behind(lab, n)
     with Meter(lab.pids) as meter:
         worker = lab.start(MODEL)
@@ -70,6 +70,6 @@ def _backlog(bench: Bench, lab: Lab, share: float) -> Figure:
     }  # fmt: skip
     return Figure(
         part="e", what=f"{share:g} times the data, {n:,} transactions", unit="documents/s",
-        values=[round(min(n, lab.data.orders) / seconds, 1)], alone={k: [v] for k, v in alone.items()},
+        values=[round(n / seconds, 1)], alone={k: [v] for k, v in alone.items()},
         documents=found.documents, different=found.different, detail={k: [v] for k, v in detail.items()},
     )  # fmt: skip

@@ -47,9 +47,14 @@ class Size:
     growth: tuple[float, ...]
     """The data of the growth part, as shares of `data`."""
     backlog: int
-    """Transactions that the growth part works off at each of them."""
+    """Transactions that the parts with several workers work off."""
     warm: bool
     """Whether the services' JVMs are warmed up before anything is measured."""
+
+    @property
+    def changes(self) -> int:
+        """Transactions that the growth part works off: each changes another order, also where there are fewest."""
+        return min(self.backlog, self.data.times(min(self.growth)).orders)
 
     @property
     def most(self) -> Data:

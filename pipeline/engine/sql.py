@@ -48,7 +48,6 @@ def connect(path: str, *, readonly: bool = False) -> apsw.Connection:
         "temp_store=MEMORY",
         "cache_size=-65536",
         "wal_autocheckpoint=4000",
-        "mmap_size=1073741824",
         *(("query_only=ON",) if readonly else ()),
     ):
         db.execute(f"PRAGMA {pragma}").fetchall()

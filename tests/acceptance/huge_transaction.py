@@ -44,7 +44,7 @@ def end(rows: int, txid: int) -> bytes:
 
 
 def memory_bytes() -> int:
-    """What this process holds of its own; the mirror's file, mapped into it, does not count."""
+    """What this process holds of its own: code and libraries, mapped from files, do not count."""
     with Path("/proc/self/status").open() as lines:
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
 
