@@ -110,7 +110,7 @@ class Gauges(threading.Thread):
         for axis, (name, values) in zip(axes, self.read.items(), strict=True):
             axis.plot(self.times, values, color="#2b6cb0", linewidth=1)
             axis.set_title(name, fontsize=9, loc="left")
-            axis.set_ylim(bottom=0)
+            axis.set_ylim(0, 1.1 * max((value for value in values if value == value), default=1) or 1)
         axes[-1].set_xlabel("minutes")
         drawn.suptitle(title, fontsize=9)
         drawn.tight_layout()
