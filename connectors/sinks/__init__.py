@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from connectors.sinks.parts import Parts
 from pipeline.authoring.projection import Projection, Target
 from pipeline.authoring.shape import Shape
 from pipeline.errors import DefinitionError, SettingsError
@@ -12,7 +13,7 @@ from pipeline.ports import Feed, Reader, Sink
 from pipeline.settings import Settings
 
 ReaderOpener = Callable[[Target, Shape, Settings], Reader]
-Opener = Callable[[Target, Projection[Any], Shape, Settings], Sink]
+Opener = Callable[[Target, Projection[Any], Shape, Settings, Parts], Sink]
 FeedOpener = Callable[[Target, Settings], Feed]
 
 
@@ -25,16 +26,12 @@ def open_sink(
         raise DefinitionError(
             f"{projection.id}: no sink is called {target.kind!r}; known are {', '.join(sorted(SINKS))}."
         )
-    if projection.workers > 1:
-        if target.kind not in IN_PARTS:
-            raise DefinitionError(f"{projection.id}: {target.kind} takes no documents of several workers.")
-        return _elasticsearch(target, projection, shape, settings, part)
-    return opener(target, projection, shape, settings)
+    if projection.workers > 1 and target.kind not in IN_PARTS:
+        raise DefinitionError(f"{projection.id}: {target.kind} takes no documents of several workers.")
+    return opener(target, projection, shape, settings, Parts.of(projection, part))
 
 
-def _elasticsearch(
-    target: Target, projection: Projection[Any], shape: Shape, settings: Settings, part: str | None = None
-) -> Sink:
+def _elasticsearch(target: Target, projection: Projection[Any], shape: Shape, settings: Settings, parts: Parts) -> Sink:
     from connectors.sinks.elasticsearch import ElasticsearchSink, connect
 
     own = settings.elasticsearch
@@ -49,12 +46,11 @@ def _elasticsearch(
         # deletes have to be remembered for as long as a replaced worker's last request may take to come
         gc_deletes=f"{max(900, int(2 * (settings.worker.session_timeout + own.request_timeout)))}s",
         bulk_timeout=f"{max(1, int(own.request_timeout * 2 / 3))}s",
-        parts=projection.parts,
-        part=part,
+        parts=parts,
     )
 
 
-def _postgres(target: Target, projection: Projection[Any], shape: Shape, settings: Settings) -> Sink:
+def _postgres(target: Target, projection: Projection[Any], shape: Shape, settings: Settings, parts: Parts) -> Sink:
     from connectors.sinks.postgres import PostgresSink
 
     own = settings.postgres
@@ -66,10 +62,11 @@ def _postgres(target: Target, projection: Projection[Any], shape: Shape, setting
         options=target.options,
         in_flight=own.in_flight,
         request_timeout=own.request_timeout,
+        parts=parts,
     )
 
 
-def _redis(target: Target, projection: Projection[Any], shape: Shape, settings: Settings) -> Sink:
+def _redis(target: Target, projection: Projection[Any], shape: Shape, settings: Settings, parts: Parts) -> Sink:
     try:
         from connectors.sinks.redis import RedisSink
     except ImportError:
@@ -81,10 +78,11 @@ def _redis(target: Target, projection: Projection[Any], shape: Shape, settings: 
         shape=shape,
         options=target.options,
         settings=settings.redis,
+        parts=parts,
     )
 
 
-def _kafka(target: Target, projection: Projection[Any], shape: Shape, settings: Settings) -> Sink:
+def _kafka(target: Target, projection: Projection[Any], shape: Shape, settings: Settings, _: Parts) -> Sink:
     from connectors.sinks.kafka import KafkaSink
 
     return KafkaSink(
@@ -97,7 +95,7 @@ def _kafka(target: Target, projection: Projection[Any], shape: Shape, settings: 
     )
 
 
-def _memory(target: Target, projection: Projection[Any], shape: Shape, settings: Settings) -> Sink:
+def _memory(target: Target, projection: Projection[Any], shape: Shape, settings: Settings, _: Parts) -> Sink:
     from connectors.sinks.memory import MemorySink, MemoryStore
 
     store = target.options.get("store")
@@ -118,7 +116,7 @@ SINKS: dict[str, Opener] = {
 }
 
 
-IN_PARTS: frozenset[str] = frozenset({"elasticsearch"})
+IN_PARTS: frozenset[str] = frozenset({"elasticsearch", "postgres", "redis"})
 """The kinds of sinks that keep a record of each partition (exchange mode)."""
 
 

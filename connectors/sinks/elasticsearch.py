@@ -13,7 +13,8 @@ from elasticsearch import ApiError, AsyncElasticsearch
 from connectors.sinks.elasticsearch_bulk import FILTER, encode, outcomes, split_bulk
 from connectors.sinks.elasticsearch_client import call, connect, kind, reason
 from connectors.sinks.elasticsearch_mapping import difference, flat, known, mapping, settings
-from connectors.sinks.elasticsearch_records import record_of, stored_parts
+from connectors.sinks.elasticsearch_records import record_of, stored_records
+from connectors.sinks.parts import ONE, Parts, named
 from pipeline.authoring.shape import Shape
 from pipeline.errors import NotAllowed, SinkError, SinkUnavailable, TargetMissing
 from pipeline.ports import Outcome, Rejected, SinkRecord, Stored, Write, always
@@ -50,19 +51,15 @@ class ElasticsearchSink:
         gc_deletes: str = "15m",
         bulk_timeout: str = "20s",
         checkpoints: str = CHECKPOINTS,
-        parts: Sequence[str] = (),
-        part: str | None = None,
+        parts: Parts = ONE,
     ) -> None:
-        """`parts`: what of the projection has a record of its own; `part`: the one that this sink writes for."""
         known(options)
         self._client, self._alias, self._index, self._shape = client, alias, projection, shape
         self._options, self._gc_deletes = dict(options), gc_deletes
         self._bulk_bytes, self._slots = bulk_bytes, asyncio.Semaphore(in_flight)
         self._bulk = {"require_alias": "true", "timeout": bulk_timeout, "filter_path": FILTER}
         self._checkpoints = checkpoints
-        self._parts = tuple(parts) or (projection,)
-        self._part = part or self._parts[0]
-        self._all = part is None and len(self._parts) > 1
+        self._parts = parts
         self._stored_at: tuple[int, int] | None = None
 
     @property
@@ -81,17 +78,19 @@ class ElasticsearchSink:
             stored, at = await self._get_record()
             record = stored or SinkRecord()
             record.epoch, record.owner = max(record.epoch, at_least) + 1, owner
-            if len(self._parts) > 1:
-                record.state["parts"] = list(self._parts)  # for readers, who do not know the projection
+            record.state |= self._parts.state(self._index)
             if await self._put_record(record, at):
                 return record
         raise SinkUnavailable(f"{self.name}: {CLAIMS} others claimed it at the same time; try again.")
 
     async def record(self) -> SinkRecord | None:
-        if not self._all:
+        if self._parts.own is not None:
             return (await self._get_record())[0]
         try:
-            return SinkRecord.least(await stored_parts(self._client, self.name, self._checkpoints, self._parts))
+            names = self._parts.names(self._index)
+            return self._parts.record(
+                self._index, await stored_records(self._client, self.name, self._checkpoints, names)
+            )
         except ApiError as error:
             if error.meta.status == 404:
                 return None
@@ -170,9 +169,9 @@ class ElasticsearchSink:
 
     async def drop(self) -> None:
         # whoever drops it may know another number of parts, of the version after it
-        (first,) = await stored_parts(self._client, self.name, self._checkpoints, [f"{self._index}@0"])
-        parts = {self._index, *(first.state["parts"] if first is not None else ())}
-        records = [f"/{self._checkpoints}/_doc/{quote(part, safe='')}" for part in sorted(parts)]
+        first = await stored_records(self._client, self.name, self._checkpoints, [f"{self._index}@0"])
+        names = sorted({self._index, *self._parts.names(self._index), *named(first)})
+        records = [f"/{self._checkpoints}/_doc/{quote(name, safe='')}" for name in names]
         for path in (f"/{self._index}", *records):
             try:
                 await call(self._client, self.name, "DELETE", path)
@@ -287,7 +286,7 @@ class ElasticsearchSink:
             await self._send(lines, half, found, allowed)
 
     async def _get_record(self) -> tuple[SinkRecord | None, tuple[int, int] | None]:
-        path = f"/{self._checkpoints}/_doc/{quote(self._part, safe='')}"
+        path = f"/{self._checkpoints}/_doc/{quote(self._parts.name(self._index), safe='')}"
         try:
             answer = await call(self._client, self.name, "GET", path)
         except ApiError as error:
@@ -299,7 +298,7 @@ class ElasticsearchSink:
     async def _put_record(self, record: SinkRecord, at: tuple[int, int] | None) -> bool:
         """Store the record if it is still the one read at `at`; says whether it was."""
         where = {"op_type": "create"} if at is None else {"if_seq_no": str(at[0]), "if_primary_term": str(at[1])}
-        path = f"/{_writer(self._checkpoints)}/_doc/{quote(self._part, safe='')}"
+        path = f"/{_writer(self._checkpoints)}/_doc/{quote(self._parts.name(self._index), safe='')}"
         body = asdict(record)
         try:
             answer = await call(

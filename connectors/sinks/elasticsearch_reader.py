@@ -10,7 +10,8 @@ import msgspec
 from elasticsearch import ApiError, AsyncElasticsearch
 
 from connectors.sinks.elasticsearch_client import call, kind, reason
-from connectors.sinks.elasticsearch_records import stored_parts
+from connectors.sinks.elasticsearch_records import stored_records
+from connectors.sinks.parts import named, whole
 from pipeline.authoring.aggregate_shape import AggregateShape
 from pipeline.authoring.leaves import Leaf, leaves
 from pipeline.authoring.shape import Shape
@@ -65,12 +66,10 @@ class ElasticsearchReader:
         return str(next(iter(answer)))
 
     async def record(self, version: str) -> SinkRecord | None:
+        where = self._client, self.name, self._checkpoints
         try:
-            one, first = await stored_parts(self._client, self.name, self._checkpoints, (version, f"{version}@0"))
-            if one is not None or first is None:
-                return one
-            parts = first.state["parts"]
-            return SinkRecord.least(await stored_parts(self._client, self.name, self._checkpoints, parts))
+            found = await stored_records(*where, [version, f"{version}@0"])
+            return whole(version, await stored_records(*where, names) if (names := named(found)) else found)
         except ApiError as error:
             if error.meta.status == 404:
                 return None

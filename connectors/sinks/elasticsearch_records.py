@@ -20,11 +20,11 @@ def record_of(source: Mapping[str, Any]) -> SinkRecord:
     return SinkRecord(**{name: value for name, value in source.items() if name in _NAMES})
 
 
-async def stored_parts(
-    client: AsyncElasticsearch, name: str, checkpoints: str, parts: Sequence[str]
-) -> list[SinkRecord | None]:
-    """The record of each part, None where it has none; raises ApiError where there is no index of records."""
-    answer = await call(client, name, "POST", f"/{checkpoints}/_mget", body={"ids": list(parts)})
+async def stored_records(
+    client: AsyncElasticsearch, name: str, checkpoints: str, names: Sequence[str]
+) -> dict[str, SinkRecord]:
+    """The records by their names, without those that are not there; raises ApiError where there is no index of records."""
+    answer = await call(client, name, "POST", f"/{checkpoints}/_mget", body={"ids": list(names)})
     docs = answer["docs"]  # as they came, where the client leaves answers so
     found = msgspec.json.decode(docs) if isinstance(docs, msgspec.Raw) else docs
-    return [record_of(doc["_source"]) if doc.get("found") else None for doc in found]
+    return {doc["_id"]: record_of(doc["_source"]) for doc in found if doc.get("found")}

@@ -9,9 +9,11 @@ from typing import Any
 import psycopg
 from psycopg.types.json import Jsonb
 
+from connectors.sinks.parts import ONE, Parts
 from connectors.sinks.postgres_client import DOCUMENT, PASSING, Connection, Connections, words
 from connectors.sinks.postgres_columns import quoted
 from connectors.sinks.postgres_layout import ASIDE, FOUND, VIEWS, Layout
+from connectors.sinks.postgres_records import OF_VERSION, RECORD, by_name, stored
 from connectors.sinks.postgres_tables import SEEN, STAGING, Tables, view_ddl
 from pipeline.authoring.shape import Shape
 from pipeline.errors import NotAllowed, SinkError
@@ -21,7 +23,6 @@ ID_BYTES = 512
 PAGE = 500
 # Ids alone are small.
 IDS = 5000
-RECORD = "epoch, owner, offsets, watermark, state"
 AGAIN = "raise the projection's version and rebuild."
 # Marks an id that Postgres can't keep as text.
 ODD = "\x01hex:"
@@ -45,15 +46,20 @@ class PostgresSink:
         options: Mapping[str, object],
         in_flight: int = 2,
         request_timeout: float = 20.0,
+        parts: Parts = ONE,
     ) -> None:
         self._tables, self._slots = Tables(target, projection, shape, options), asyncio.Semaphore(in_flight)
-        self._key = self._tables.table_name
+        self._key, self._parts = self._tables.table_name, parts
         self._writers = Connections(dsn, self.name, timeout=request_timeout, setup=self._tables.staging)
         self._others = Connections(dsn, self.name, timeout=request_timeout)
 
     @property
     def name(self) -> str:
         return f"postgres:{self._tables.schema}.{self._key}"
+
+    @property
+    def _record(self) -> str:
+        return self._parts.name(self._key)
 
     async def prepare(self) -> None:
         own = self._tables
@@ -89,24 +95,30 @@ class PostgresSink:
             await self._check(db)
             self._same_lists(await self._layout(db))
             # waits for the writes that are under way: each holds the row until it is through
+            names = self._parts.names(self._key)
+            of_all = f"FROM {own.checkpoints} WHERE target = ANY(%(names)s)"
             (found,) = await self._run(
                 db,
-                f"INSERT INTO {own.checkpoints} AS c(target, epoch, owner) VALUES (%s, %s, %s) ON CONFLICT (target)"
-                f" DO UPDATE SET epoch = greatest(c.epoch, %s) + 1, owner = excluded.owner RETURNING {RECORD}",
-                (self._key, at_least + 1, owner, at_least),
+                f"INSERT INTO {own.checkpoints} AS c(target, epoch, owner, state)"
+                f" SELECT %(name)s, greatest(max(epoch), %(at_least)s) + 1, %(owner)s, %(state)s::jsonb {of_all}"
+                " ON CONFLICT (target) DO UPDATE SET epoch = greatest(c.epoch + 1, excluded.epoch),"
+                f" owner = excluded.owner, state = c.state || excluded.state RETURNING {RECORD}",
+                {"name": self._record, "names": names, "at_least": at_least, "owner": owner,
+                 "state": Jsonb(self._parts.state(self._key))},
             )  # fmt: skip
-            # no older epoch writes from here on, so what it deleted need not be remembered
-            await self._run(db, f"DELETE FROM {own.table} WHERE _deleted")
+            # no older epoch writes from here on, in none of the partitions, so what it deleted need not be remembered
+            query = f"DELETE FROM {own.table} WHERE _deleted AND _epoch < (SELECT min(epoch) {of_all})"
+            await self._run(db, query, {"names": names})
         return SinkRecord(*found)
 
     async def record(self) -> SinkRecord | None:
+        own = self._tables
         async with self._others.use() as db:
             try:
-                query = f"SELECT {RECORD} FROM {self._tables.checkpoints} WHERE target = %s"
-                found = await self._run(db, query, (self._key,))
+                found = await self._run(db, stored(own.checkpoints), (self._key, f"{self._key}@"))
             except psycopg.errors.UndefinedTable:
                 return None
-        return SinkRecord(*found[0]) if found else None
+        return self._parts.record(self._key, by_name(found))
 
     async def save(self, record: SinkRecord) -> None:
         query = (
@@ -115,10 +127,9 @@ class PostgresSink:
         )
         notes = [Jsonb(part) for part in (record.offsets, record.watermark, record.state)]
         async with self._others.use() as db:
-            saved = await self._run(db, query, (*notes, self._key, record.epoch, record.owner))
+            saved = await self._run(db, query, (*notes, self._record, record.epoch, record.owner))
         if not saved:
-            stored = await self.record()
-            raise record.fenced_by(stored, self.name)
+            raise record.fenced_by(await self.record(), self.name)
 
     async def write(
         self, writes: Sequence[Write], epoch: int, allowed: Callable[[], bool] = always
@@ -198,7 +209,7 @@ class PostgresSink:
             await self._run(db, f"DROP TABLE IF EXISTS {own.table}")
             ((there,),) = await self._run(db, "SELECT to_regclass(%s) IS NOT NULL", (own.checkpoints,))
             if there:
-                await self._run(db, f"DELETE FROM {own.checkpoints} WHERE target = %s", (self._key,))
+                await self._run(db, f"DELETE FROM {own.checkpoints} WHERE {OF_VERSION}", (self._key, f"{self._key}@"))
 
     async def refresh(self) -> None:
         async with self._others.use() as db:
@@ -226,7 +237,7 @@ class PostgresSink:
             if not allowed():
                 raise NotAllowed
             query = f"SELECT epoch FROM {self._tables.checkpoints} WHERE target = %s FOR SHARE"
-            owned = await self._run(db, query, (self._key,))
+            owned = await self._run(db, query, (self._record,))
             if owned and owned[0][0] > epoch:
                 return [], bad
             if alone:

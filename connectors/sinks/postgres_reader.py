@@ -10,10 +10,12 @@ from typing import Any
 
 import psycopg
 
-from connectors.sinks.postgres import RECORD, plain_id, stored_id
+from connectors.sinks.parts import whole
+from connectors.sinks.postgres import plain_id, stored_id
 from connectors.sinks.postgres_client import Connections
 from connectors.sinks.postgres_layout import FOUND, Layout
 from connectors.sinks.postgres_query import Statement
+from connectors.sinks.postgres_records import by_name, stored
 from connectors.sinks.postgres_tables import SEEN, Tables
 from pipeline.authoring.leaves import Leaf
 from pipeline.authoring.projection import Target
@@ -47,8 +49,7 @@ class PostgresReader:
         return str(found[0][0])
 
     async def record(self, version: str) -> SinkRecord | None:
-        found = await self._run(f"SELECT {RECORD} FROM {self._tables.checkpoints} WHERE target = %s", (version,))
-        return SinkRecord(*found[0]) if found else None
+        return whole(version, by_name(await self._run(stored(self._tables.checkpoints), (version, f"{version}@"))))
 
     async def get(self, version: str, ids: Sequence[str]) -> Mapping[str, Found]:
         own = await self._layout(version)

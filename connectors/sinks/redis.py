@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequen
 from typing import Any
 
 from connectors.sinks.documents import ID_BYTES, parsed
+from connectors.sinks.parts import ONE, Parts
 from connectors.sinks.redis_client import Client, Full, connect
 from connectors.sinks.redis_keys import Keys
 from connectors.sinks.redis_scripts import CLAIM, LEAVE, PREPARE, READ, SAVE, SWITCH, WRITE
@@ -42,8 +43,9 @@ class RedisSink:
         shape: Shape,
         options: Mapping[str, object],
         settings: RedisSettings,
+        parts: Parts = ONE,
     ) -> None:
-        self._keys, self._shape = Keys(target, projection, shape, options), shape
+        self._keys, self._shape, self._parts = Keys(target, projection, shape, options), shape, parts
         self._bulk_bytes, self._slots = settings.bulk_bytes, asyncio.Semaphore(settings.in_flight)
         self._client = Client(connect(settings, url), self.name, url)
 
@@ -51,32 +53,43 @@ class RedisSink:
     def name(self) -> str:
         return f"redis:{self._keys.target}:{self._keys.version}"
 
+    @property
+    def _records(self) -> list[str]:
+        """Of the version, and of what of it this sink writes."""
+        return [self._keys.record, self._parts.name(self._keys.record)]
+
+    @property
+    def _deleted(self) -> str:
+        return self._parts.name(self._keys.deleted)
+
     async def prepare(self) -> None:
         own = self._keys
         await self._refuse_a_server_that_forgets()
-        found = _fields(await self._client.run(PREPARE, [own.record], [own.projection, own.by]))
+        made = [own.projection, own.by, json.dumps(self._parts.suffixes)]
+        found = _fields(await self._client.run(PREPARE, [own.record], made))
         holder = found[b"projection"].decode()
         if holder != own.projection:
             raise SinkError(
                 f"{self.name}: the keys {own.prefix}ID are those of {holder}: give one of the two another name or key=."
             )
-        self._refuse_other_lookups(found)
+        self._refuse_other_lookups(found[b"lookups"])
 
     async def claim(self, owner: str, at_least: int) -> SinkRecord:
         await self._refuse_a_server_that_forgets()
-        found = await self._client.run(CLAIM, [self._keys.record, self._keys.deleted], [owner, at_least])
-        fields = _fields(found)
-        self._refuse_other_lookups(fields)
-        record = _record(fields)
+        lookups, found = await self._client.run(CLAIM, [*self._records, self._deleted], [owner, at_least])
+        self._refuse_other_lookups(lookups)
+        record = _record(_fields(found))
         assert record is not None
         return record
 
     async def record(self) -> SinkRecord | None:
-        return _record(await self._client.ask("HGETALL", self._keys.record))
+        names = self._parts.names(self._keys.record)
+        found = {name: _record(await self._client.ask("HGETALL", name)) for name in names}
+        return self._parts.record(self._keys.record, {name: record for name, record in found.items() if record})
 
     async def save(self, record: SinkRecord) -> None:
         notes = [part for name in NOTES for part in (name, json.dumps(getattr(record, name)))]
-        if not await self._client.run(SAVE, [self._keys.record], [record.epoch, record.owner, *notes]):
+        if not await self._client.run(SAVE, self._records, [record.epoch, record.owner, *notes]):
             raise record.fenced_by(await self.record(), self.name)
 
     async def write(
@@ -126,7 +139,10 @@ class RedisSink:
 
     async def drop(self) -> None:
         own = self._keys
-        await self._client.run(LEAVE, [own.record, own.deleted, own.target], [own.prefix])
+        # whoever drops it may know another number of parts, of the version after it
+        parts = json.loads(await self._client.ask("HGET", own.record, "parts") or '[""]')
+        gone = [own.record, *(name + part for name in (own.record, own.deleted) for part in parts)]
+        await self._client.run(LEAVE, [own.target, *gone], [own.prefix])
         async for page in self._pages(own.revisions, IDS):
             await self._client.ask("UNLINK", *map(own.document, page))
         async for page in self._pages(own.lookups, PAGE):
@@ -191,9 +207,9 @@ class RedisSink:
     ) -> None:
         own = self._keys
         keys: list[str | bytes] = [
-            own.record,
+            *self._records,
             own.revisions,
-            own.deleted,
+            self._deleted,
             own.lookups,
             *(own.document(ready[place][0]) for place in chunk),
         ]
@@ -233,8 +249,8 @@ class RedisSink:
             if not int(cursor):
                 return
 
-    def _refuse_other_lookups(self, found: Mapping[bytes, bytes]) -> None:
-        there, wanted = found.get(b"lookups", b"").decode(), self._keys.by
+    def _refuse_other_lookups(self, found: bytes) -> None:
+        there, wanted = found.decode(), self._keys.by
         if there != wanted:
             raise SinkError(
                 f"{self.name}: its documents are looked up by {there or 'nothing'}, and not by {wanted or 'nothing'}: raise the"

@@ -84,7 +84,7 @@ class Keys:
 
     @property
     def record(self) -> str:
-        """The checkpoint record; the version is there while this is."""
+        """What the version is, and its checkpoint record where it has one only; the version is there while this is."""
         return f"cdc:{self.prefix}record"
 
     @property
@@ -94,7 +94,7 @@ class Keys:
 
     @property
     def deleted(self) -> str:
-        """The revision of each document deleted since the last claim, by its id."""
+        """The revision of each document deleted since the last claim, by its id; each partition has its own."""
         return f"cdc:{self.prefix}deleted"
 
     @property

@@ -12,34 +12,35 @@ if redis.call('HEXISTS', KEYS[1], 'projection') == 0 then
 end
 """
 
-# KEYS: record. ARGV: projection, fields that are looked up. What the version is: as given, or as it was made.
+# KEYS: record. ARGV: projection, fields that are looked up, what the names of the partitions' records end with (JSON). What the
+# version is: as given, or as it was made.
 PREPARE = """
 if redis.call('HSETNX', KEYS[1], 'projection', ARGV[1]) == 1 then
-  redis.call('HSET', KEYS[1], 'lookups', ARGV[2])
+  redis.call('HSET', KEYS[1], 'lookups', ARGV[2], 'parts', ARGV[3])
 end
 return redis.call('HGETALL', KEYS[1])
 """
 
-# KEYS: record, deleted. ARGV: owner, the epoch to be above.
+# KEYS: record, the partition's (the same where there is one), deleted. ARGV: owner, the epoch to be above.
 CLAIM = f"""{_THERE}
 -- No older epoch writes from here on, so what it deleted need not be remembered. First, for it makes room where there is none.
-redis.call('UNLINK', KEYS[2])
-local epoch = math.max(tonumber(redis.call('HGET', KEYS[1], 'epoch') or '0'), tonumber(ARGV[2])) + 1
-redis.call('HSET', KEYS[1], 'epoch', string.format('%d', epoch), 'owner', ARGV[1])
-return redis.call('HGETALL', KEYS[1])
+redis.call('UNLINK', KEYS[3])
+local epoch = math.max(tonumber(redis.call('HGET', KEYS[2], 'epoch') or '0'), tonumber(ARGV[2])) + 1
+redis.call('HSET', KEYS[2], 'epoch', string.format('%d', epoch), 'owner', ARGV[1])
+return {{redis.call('HGET', KEYS[1], 'lookups'), redis.call('HGETALL', KEYS[2])}}
 """
 
-# KEYS: record. ARGV: epoch, owner, then what is stored, name by name. 1: saved, 0: another one's.
+# KEYS: record, the partition's. ARGV: epoch, owner, then what is stored, name by name. 1: saved, 0: another one's.
 SAVE = f"""{_THERE}
-local stored = redis.call('HMGET', KEYS[1], 'epoch', 'owner')
+local stored = redis.call('HMGET', KEYS[2], 'epoch', 'owner')
 if stored[1] ~= ARGV[1] or stored[2] ~= ARGV[2] then
   return 0
 end
-redis.call('HSET', KEYS[1], unpack(ARGV, 3))
+redis.call('HSET', KEYS[2], unpack(ARGV, 3))
 return 1
 """
 
-# KEYS: record, revisions, deleted, lookups, then the key of each document. ARGV: epoch, what the keys of sets begin with,
+# KEYS: record, the partition's, revisions, deleted, lookups, then the key of each document. ARGV: epoch, what the keys of sets begin with,
 # milliseconds that documents stay ('' for ever), then id, revision, text ('' to delete) and what it is looked up by (JSON, ''
 # where the version has no sets) of each. The places of those that were written, from 0. Where there is no room, the first
 # command that needs some is refused before anything was written.
@@ -49,7 +50,7 @@ local function look_up(key, id, names)
     return
   end
   local left = {{}}
-  for _, name in ipairs(cjson.decode(redis.call('HGET', KEYS[4], id) or '[]')) do
+  for _, name in ipairs(cjson.decode(redis.call('HGET', KEYS[5], id) or '[]')) do
     left[name] = true
   end
   for _, name in ipairs(cjson.decode(names)) do
@@ -60,27 +61,27 @@ local function look_up(key, id, names)
     redis.call('SREM', ARGV[2] .. name, key)
   end
   if names == '[]' then
-    redis.call('HDEL', KEYS[4], id)
+    redis.call('HDEL', KEYS[5], id)
   else
-    redis.call('HSET', KEYS[4], id, names)
+    redis.call('HSET', KEYS[5], id, names)
   end
 end
 local applied = {{}}
-if tonumber(redis.call('HGET', KEYS[1], 'epoch') or '0') > tonumber(ARGV[1]) then
+if tonumber(redis.call('HGET', KEYS[2], 'epoch') or '0') > tonumber(ARGV[1]) then
   return applied
 end
-for place = 0, #KEYS - 5 do
-  local key, id, revision, text, names = KEYS[place + 5], unpack(ARGV, place * 4 + 4, place * 4 + 7)
-  local stored = redis.call('HGET', KEYS[2], id)
-  local known = stored or redis.call('HGET', KEYS[3], id)
+for place = 0, #KEYS - 6 do
+  local key, id, revision, text, names = KEYS[place + 6], unpack(ARGV, place * 4 + 4, place * 4 + 7)
+  local stored = redis.call('HGET', KEYS[3], id)
+  local known = stored or redis.call('HGET', KEYS[4], id)
   if not known or known < revision then
     if text == '' then
       if stored then
         redis.call('UNLINK', key)
         look_up(key, id, names)
-        redis.call('HDEL', KEYS[2], id)
+        redis.call('HDEL', KEYS[3], id)
       end
-      redis.call('HSET', KEYS[3], id, revision)
+      redis.call('HSET', KEYS[4], id, revision)
     else
       if ARGV[3] == '' then
         redis.call('SET', key, text)
@@ -88,9 +89,9 @@ for place = 0, #KEYS - 5 do
         redis.call('SET', key, text, 'PX', ARGV[3])
       end
       look_up(key, id, names)
-      redis.call('HSET', KEYS[2], id, revision)
+      redis.call('HSET', KEYS[3], id, revision)
       if not stored then
-        redis.call('HDEL', KEYS[3], id)
+        redis.call('HDEL', KEYS[4], id)
       end
     end
     applied[#applied + 1] = place
@@ -110,10 +111,10 @@ SWITCH = f"""{_THERE}
 redis.call('SET', KEYS[2], ARGV[1])
 """
 
-# KEYS: record, deleted, pointer. ARGV: prefix. From here on nobody writes or sees the version.
+# KEYS: pointer, then all records and what they have deleted. ARGV: prefix. From here on nobody writes or sees the version.
 LEAVE = """
-if redis.call('GET', KEYS[3]) == ARGV[1] then
-  redis.call('DEL', KEYS[3])
+if redis.call('GET', KEYS[1]) == ARGV[1] then
+  redis.call('DEL', KEYS[1])
 end
-redis.call('UNLINK', KEYS[1], KEYS[2])
+redis.call('UNLINK', unpack(KEYS, 2))
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from connectors.sinks import IN_PARTS, SINKS
 from connectors.sinks.elasticsearch_mapping import mapping
@@ -16,12 +17,11 @@ _INDEX = re.compile(r"(?=.{1,200}$)[a-z0-9][^A-Z\\/*?\"<>| ,#:]*")
 # the version and `_deleted` of an index have to fit into 63 bytes behind it
 _TABLE = re.compile(r"([a-z_][a-z0-9_]{0,62}\.)?[a-z_][a-z0-9_-]{0,45}")
 
-RULES = {kind: SinkRules() for kind in SINKS} | {
+_RULES = {kind: SinkRules() for kind in SINKS} | {
     "elasticsearch": SinkRules(
         mapping,
         _INDEX,
         'write small letters, digits, - and _ (no \\ / * ? " < > | , # :), a letter or digit first',
-        in_parts="elasticsearch" in IN_PARTS,
     ),
     "postgres": SinkRules(
         name=_TABLE,
@@ -40,3 +40,4 @@ RULES = {kind: SinkRules() for kind in SINKS} | {
         ddl=topics,
     ),
 }
+RULES = {kind: replace(rules, in_parts=kind in IN_PARTS) for kind, rules in _RULES.items()}

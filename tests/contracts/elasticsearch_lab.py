@@ -12,6 +12,7 @@ from sink_contract import SECRET, SHAPE
 
 from connectors.sinks.elasticsearch import ElasticsearchSink, connect
 from connectors.sinks.elasticsearch_client import call
+from connectors.sinks.parts import ONE, Parts
 from pipeline.authoring.shape import Shape
 from pipeline.settings import ElasticsearchSettings
 
@@ -22,9 +23,15 @@ class ElasticsearchServer:
         self.client = connect(ElasticsearchSettings(), url)
 
     def open(
-        self, projection: str, *, shape: Shape = SHAPE, bulk_bytes: int = 2_000_000, **options: object
+        self,
+        projection: str,
+        *,
+        shape: Shape = SHAPE,
+        bulk_bytes: int = 2_000_000,
+        parts: Parts = ONE,
+        **options: object,
     ) -> ElasticsearchSink:
-        return self.sink(connect(ElasticsearchSettings(), self.url), projection, shape, bulk_bytes, options)
+        return self.sink(connect(ElasticsearchSettings(), self.url), projection, shape, bulk_bytes, options, parts)
 
     def unreachable(self, projection: str) -> ElasticsearchSink:
         with socket.socket() as free:
@@ -34,7 +41,13 @@ class ElasticsearchServer:
         return self.sink(connect(own, f"http://127.0.0.1:{port}"), projection, SHAPE, 1_000_000, {})
 
     def sink(
-        self, client: AsyncElasticsearch, projection: str, shape: Shape, bulk_bytes: int, options: dict[str, object]
+        self,
+        client: AsyncElasticsearch,
+        projection: str,
+        shape: Shape,
+        bulk_bytes: int,
+        options: dict[str, object],
+        parts: Parts = ONE,
     ) -> ElasticsearchSink:
         return ElasticsearchSink(
             client=client,
@@ -44,6 +57,7 @@ class ElasticsearchServer:
             options={"replicas": 0, **options},
             bulk_bytes=bulk_bytes,
             checkpoints=self.checkpoints,
+            parts=parts,
         )
 
     async def ask(self, method: str, path: str, **body: Any) -> Any:

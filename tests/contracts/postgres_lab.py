@@ -9,6 +9,7 @@ from typing import Any
 import psycopg
 from sink_contract import SECRET, SHAPE
 
+from connectors.sinks.parts import ONE, Parts
 from connectors.sinks.postgres import PostgresSink
 from pipeline.authoring.shape import Shape
 
@@ -28,11 +29,18 @@ class PostgresServer:
     timeout: float = 10.0
 
     def open(
-        self, projection: str, *, shape: Shape = SHAPE, bulk_bytes: int = 0, dsn: str = "", **options: object
+        self,
+        projection: str,
+        *,
+        shape: Shape = SHAPE,
+        bulk_bytes: int = 0,
+        dsn: str = "",
+        parts: Parts = ONE,
+        **options: object,
     ) -> PostgresSink:
         return PostgresSink(
             dsn=lambda: dsn or self.dsn, target=f"{self.schema}.orders", projection=projection, shape=shape,
-            options=self.options | options, request_timeout=self.timeout,
+            options=self.options | options, request_timeout=self.timeout, parts=parts,
         )  # fmt: skip
 
     def unreachable(self, projection: str) -> PostgresSink:

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import pytest
 
+from connectors.sinks.parts import ONE, Parts
 from pipeline.authoring.documents import Document, many
 from pipeline.authoring.shape import Shape, shape_of
 from pipeline.errors import Fenced, SinkError, SinkUnavailable, TargetMissing
@@ -89,7 +90,7 @@ class Lab:
     opened: list[Sink] = field(default_factory=list)
 
     def sink(self, version: int = 1, *, shape: Shape = SHAPE, bulk_bytes: int = 2_000_000) -> Sink:
-        return self._keep(self.server.open(self.projection(version), shape=shape, bulk_bytes=bulk_bytes))
+        return self.keep(self.server.open(self.projection(version), shape=shape, bulk_bytes=bulk_bytes))
 
     async def prepared(self, version: int = 1, *, bulk_bytes: int = 2_000_000) -> Sink:
         sink = self.sink(version, bulk_bytes=bulk_bytes)
@@ -97,12 +98,12 @@ class Lab:
         return sink
 
     def unreachable(self) -> Sink:
-        return self._keep(self.server.unreachable(self.projection(1)))
+        return self.keep(self.server.unreachable(self.projection(1)))
 
     def projection(self, version: int) -> str:
         return f"{self.prefix}-v{version}"
 
-    def _keep(self, sink: Sink) -> Sink:
+    def keep(self, sink: Sink) -> Sink:
         self.opened.append(sink)
         return sink
 
@@ -426,3 +427,88 @@ class SinkContract:
         assert all(isinstance(o, Throttled) and o.reason and o.retry_after > 0 for o in outcomes)
         await lab.server.block(lab.projection(1), False)
         assert await put(sink, "1", 1) == APPLIED
+
+
+class ServerOfParts(Server, Protocol):
+    """One whose sinks several workers of a projection may write to."""
+
+    def open(self, projection: str, *, shape: Shape, bulk_bytes: int, parts: Parts = ONE) -> Sink: ...
+
+
+class PartsContract(SinkContract):
+    """What sinks promise beyond that to workers of which each writes the documents of its partitions."""
+
+    @pytest.fixture
+    async def parts(self, lab: Lab, server: ServerOfParts) -> tuple[Sink, Sink, Sink]:
+        """Those of two partitions, and that of whoever reads both."""
+
+        def of(own: str | None) -> Sink:
+            parts = Parts(("@0", "@1"), own)
+            return lab.keep(server.open(lab.projection(1), shape=SHAPE, bulk_bytes=2_000_000, parts=parts))
+
+        found = of("@0"), of("@1"), of(None)
+        for sink in found:
+            await sink.prepare()
+        return found
+
+    async def test_each_partition_has_its_own_record_and_all_say_no_more_than_each(
+        self, parts: tuple[Sink, Sink, Sink]
+    ) -> None:
+        one, two, both = parts
+        assert (await one.record(), await both.record()) == (None, None)
+        record = await one.claim("a", 0)
+        record.offsets, record.watermark = {"exchange/0": 7}, {"shop": {"lsn": 9}}
+        await one.save(record)
+        half = await both.record()
+        assert half is not None
+        assert (half.offsets, half.watermark) == ({"exchange/0": 7}, {}), "the other has said nothing yet"
+        other = await two.claim("b", 0)
+        assert other.offsets == {}
+        other.offsets, other.watermark = {"exchange/1": 5}, {"shop": {"lsn": 8}}
+        await two.save(other)
+        whole = await both.record()
+        assert whole is not None
+        assert (whole.offsets, whole.watermark) == ({"exchange/0": 7, "exchange/1": 5}, {"shop": {"lsn": 8}})
+        assert await one.record() == record
+
+    async def test_a_partitions_new_owner_puts_out_its_old_one_and_nobody_else(
+        self, lab: Lab, server: ServerOfParts, parts: tuple[Sink, Sink, Sink]
+    ) -> None:
+        one, two, both = parts
+        mine, theirs = await one.claim("a", 0), await two.claim("b", 0)
+        again = lab.keep(
+            server.open(lab.projection(1), shape=SHAPE, bulk_bytes=2_000_000, parts=Parts(("@0", "@1"), "@1"))
+        )
+        newer = await again.claim("c", 0)
+        assert newer.epoch > theirs.epoch
+        await one.save(mine)
+        assert await put(one, "1", 1, epoch=mine.epoch) == APPLIED
+        with pytest.raises(Fenced, match="of c"):
+            await two.save(theirs)
+        assert await put(again, "2", 1, epoch=newer.epoch, note="new") == APPLIED
+        assert await put(two, "2", 9, epoch=theirs.epoch, note="old") == STALE
+        assert {id: stored.document.get("note") for id, stored in (await both.read(["1", "2"])).items()} == {
+            "1": None,
+            "2": "new",
+        }
+
+    async def test_what_a_partition_deleted_stays_deleted_whoever_claims_another(
+        self, parts: tuple[Sink, Sink, Sink]
+    ) -> None:
+        one, two, both = parts
+        await one.claim("a", 0)
+        for epoch in (5, 9):
+            mine = await two.claim("b", epoch)
+            assert await delete(two, "1", 2, epoch=mine.epoch) == APPLIED
+            await one.claim("a", 20 * epoch)
+            assert await put(two, "1", 1, epoch=mine.epoch) == STALE
+        assert await both.count() == 0
+
+    async def test_a_dropped_version_leaves_no_partitions_record(
+        self, parts: tuple[Sink, Sink, Sink], lab: Lab
+    ) -> None:
+        one, two, both = parts
+        await one.claim("a", 0)
+        await two.claim("b", 0)
+        await lab.sink().drop()  # who knows of no partitions
+        assert [await sink.record() for sink in (one, two, both)] == [None] * 3

@@ -15,7 +15,7 @@ import pytest
 from aiohttp import web
 from elasticsearch_lab import ElasticsearchServer, Front
 from pydantic import BaseModel, SecretStr
-from sink_contract import SECRET, SHAPE, Lab, Server, SinkContract, put, text
+from sink_contract import SECRET, SHAPE, Lab, PartsContract, ServerOfParts, put, text
 
 from connectors.sinks import open_sink
 from connectors.sinks.elasticsearch import connect
@@ -94,13 +94,13 @@ async def front(stack: Endpoints) -> AsyncIterator[Front]:
     await runner.cleanup()
 
 
-class TestElasticsearchSink(SinkContract):
+class TestElasticsearchSink(PartsContract):
     @pytest.fixture
     def prefix(self) -> str:
         return f"t3-{uuid.uuid4().hex[:8]}"
 
     @pytest.fixture
-    def server(self, stack: Endpoints, prefix: str) -> Server:
+    def server(self, stack: Endpoints, prefix: str) -> ServerOfParts:
         return ElasticsearchServer(stack.elasticsearch, prefix)
 
     @pytest.fixture

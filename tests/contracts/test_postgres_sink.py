@@ -11,7 +11,7 @@ import psycopg
 import pytest
 from postgres_lab import PostgresServer
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
-from sink_contract import SECRET, SHAPE, Lab, Order, Server, SinkContract, delete, put, text
+from sink_contract import SECRET, SHAPE, Lab, Order, PartsContract, ServerOfParts, delete, put, text
 
 from connectors.sinks import open_sink
 from connectors.sinks.postgres import PostgresSink, encode
@@ -24,7 +24,7 @@ from tests.support.proxy import proxied
 pytestmark = pytest.mark.stack
 
 
-class TestPostgresSink(SinkContract):
+class TestPostgresSink(PartsContract):
     # jsonb has no NUL, and no half of a pair
     BAD = '{"id":1,"nonsense":"\\u0000"}'
     UNSTORABLE = frozenset({r"a\u0000b", r"a\ud800b"})
@@ -34,7 +34,7 @@ class TestPostgresSink(SinkContract):
         return f"t_{uuid.uuid4().hex[:8]}"
 
     @pytest.fixture
-    def server(self, database: str, prefix: str) -> Server:
+    def server(self, database: str, prefix: str) -> ServerOfParts:
         return PostgresServer(database, prefix)
 
     @pytest.fixture

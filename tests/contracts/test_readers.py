@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from datetime import date, datetime, time
 from decimal import Decimal
@@ -142,6 +142,13 @@ class Place:
     documents: set[int]
 
 
+def _settings(stack: Endpoints, database: str) -> Settings:
+    return Settings(
+        elasticsearch=ElasticsearchSettings(url=stack.elasticsearch),
+        postgres=PostgresSettings.model_validate({"dsn": database}),
+    )
+
+
 @pytest.fixture(params=["elasticsearch", "postgres", "columns", "children", "both"])
 async def place(request: pytest.FixtureRequest, stack: Endpoints, database: str) -> AsyncIterator[Place]:
     name = f"readers-{uuid.uuid4().hex[:8]}"
@@ -155,10 +162,7 @@ async def place(request: pytest.FixtureRequest, stack: Endpoints, database: str)
         "both": postgres(f"r.{name}", columns=True, children=["parts", "tags"]),
     }
     target = targets[request.param]
-    settings = Settings(
-        elasticsearch=ElasticsearchSettings(url=stack.elasticsearch),
-        postgres=PostgresSettings.model_validate({"dsn": database}),
-    )
+    settings = _settings(stack, database)
     sink = open_sink(target, Projection(Thing, (target,), name), SHAPE, settings)
     reader = open_reader(target, SHAPE, settings)
     assert reader is not None
@@ -261,3 +265,31 @@ async def test_a_place_that_is_no_place_is_refused(place: Place) -> None:
             await place.reader.search(place.version, replace(query, after=after))
     with pytest.raises(TargetMissing):
         await place.reader.get(f"{place.version}9", ["1"])
+
+
+@pytest.mark.parametrize("kind", [elasticsearch, postgres])
+async def test_of_a_version_that_several_workers_write_a_reader_is_told_what_all_have(
+    stack: Endpoints, database: str, kind: Callable[[str], Target]
+) -> None:
+    settings, name = _settings(stack, database), f"readers-{uuid.uuid4().hex[:8]}"
+    target = kind(name)
+    projection = Projection(Thing, (target,), name, workers=2)
+    sinks = [open_sink(target, projection, SHAPE, settings, part) for part in projection.parts]
+    reader = open_reader(target, SHAPE, settings)
+    assert reader is not None
+    try:
+        for sink, lsn in zip(sinks, (9, 7), strict=True):
+            await sink.prepare()
+            record = await sink.claim(f"owner of {lsn}", 0)
+            record.watermark = {"shop": {"lsn": lsn}}
+            await sink.save(record)
+        await sinks[0].switch()
+        found = await reader.record(await reader.seen())
+        assert found is not None
+        assert found.watermark == {"shop": {"lsn": 7}}
+        await sinks[1].drop()
+        assert await reader.record(reader.version(projection.id)) is None
+    finally:
+        await sinks[0].drop()
+        for one in (*sinks, reader):
+            await one.close()

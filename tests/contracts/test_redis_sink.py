@@ -12,9 +12,10 @@ from urllib.parse import urlsplit
 
 import pytest
 from redis.asyncio import Redis
-from sink_contract import SECRET, SHAPE, Lab, Order, Server, SinkContract, delete, put, text
+from sink_contract import SECRET, SHAPE, Lab, Order, PartsContract, ServerOfParts, delete, put, text
 
 from connectors.sinks import open_sink
+from connectors.sinks.parts import ONE, Parts
 from connectors.sinks.redis import RedisSink
 from pipeline.authoring.projection import Projection, redis
 from pipeline.authoring.shape import Shape
@@ -34,11 +35,18 @@ class RedisServer:
         self.url, self.target, self.timeout = url, f"{prefix}:orders", 10.0
 
     def open(
-        self, projection: str, *, shape: Shape = SHAPE, bulk_bytes: int = 1_000_000, url: str = "", **options: object
+        self,
+        projection: str,
+        *,
+        shape: Shape = SHAPE,
+        bulk_bytes: int = 1_000_000,
+        url: str = "",
+        parts: Parts = ONE,
+        **options: object,
     ) -> RedisSink:
         return RedisSink(
             url=lambda: url or self.url, target=self.target, projection=projection, shape=shape, options=options,
-            settings=RedisSettings(bulk_bytes=bulk_bytes, request_timeout=self.timeout),
+            settings=RedisSettings(bulk_bytes=bulk_bytes, request_timeout=self.timeout), parts=parts,
         )  # fmt: skip
 
     def unreachable(self, projection: str) -> RedisSink:
@@ -87,13 +95,13 @@ async def looked_up(lab: Lab, own: RedisServer, version: int = 1) -> RedisSink:
     return sink
 
 
-class TestRedisSink(SinkContract):
+class TestRedisSink(PartsContract):
     @pytest.fixture
     def prefix(self) -> str:
         return f"t_{uuid.uuid4().hex[:8]}"
 
     @pytest.fixture
-    def server(self, stack: Endpoints, prefix: str) -> Server:
+    def server(self, stack: Endpoints, prefix: str) -> ServerOfParts:
         return RedisServer(stack.redis, prefix)
 
     @pytest.fixture
