@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +17,8 @@ from pipeline.authoring.projection import Projection
 from pipeline.errors import OperationError
 from pipeline.settings import Settings
 
+WORKERS = "workers"
+"""A file beside a build's code."""
 Origin = Literal["mirror", "log", "source"]
 Phase = Literal["prepare", "copy", "read", "load", "verify", "ready", "switch"]
 """What is done next: the target made, the mirror copied or begun, tables read from the source, documents written, compared, waiting for
@@ -162,7 +163,14 @@ def maintained(settings: Settings, code: Projection[Any]) -> list[Projection[Any
     """What readers see, and all that has a mirror beside it."""
     known = read(settings, code.name)
     live = known.live or Build(version=code.version)
-    return [build.of(code) for build in dict.fromkeys([live, *known.beside()])]
+    return [as_begun(settings, build, code) for build in dict.fromkeys([live, *known.beside()])]
+
+
+def as_begun(settings: Settings, build: Build, code: Projection[Any]) -> Projection[Any]:
+    """The build with the number of workers that its own code gave it, which may be another one's by now."""
+    own = build.of(code)
+    said = code_of(settings, own.id) / WORKERS
+    return replace(own, workers=int(said.read_text())) if build.version != code.version and said.exists() else own
 
 
 def expired(builds: Builds) -> bool:
@@ -175,13 +183,14 @@ def code_of(settings: Settings, id: str) -> Path:
     return settings.state_dir.resolve() / "code" / id
 
 
-def keep_code(settings: Settings, id: str) -> None:
+def keep_code(settings: Settings, projection: Projection[Any]) -> None:
     """Keep the files of the projections' folder for this build, as they are now."""
-    there = code_of(settings, id)
+    there = code_of(settings, projection.id)
     if settings.projections.resolve() == there:
         return
     there.mkdir(parents=True, exist_ok=True)
-    for path in settings.projections.glob("*.py"):
-        fresh = there / f"{path.name}.new"
-        shutil.copyfile(path, fresh)
-        fresh.replace(there / path.name)
+    kept = {path.name: path.read_bytes() for path in settings.projections.glob("*.py")}
+    for name, data in {**kept, WORKERS: str(projection.workers).encode()}.items():
+        fresh = there / f"{name}.{os.getpid()}"  # several workers of it begin at once
+        fresh.write_bytes(data)
+        fresh.replace(there / name)

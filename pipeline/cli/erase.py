@@ -23,6 +23,7 @@ from pipeline.cli.output import As, DryRun, Yes, as_json, confirm, err, load_set
 from pipeline.errors import OperationError
 from pipeline.operations import erase as operation
 from pipeline.operations.erase import EraseReport, Place
+from pipeline.operations.in_parts import exchange_topic
 from pipeline.ports import Sink
 from pipeline.settings import Settings
 
@@ -84,11 +85,12 @@ async def _erase(
     definition = captured_by(own, table)
     kafka = own.kafka_address(definition.kafka)
     topic = definition.topic(table)
+    topics = [topic, *(exchange_topic(own, build) for build in readers if build.workers > 1)]
     return await operation.erase(
         own, readers, table, parts,
         sinks=partial(_sinks, own), connector=definition.name,
         position=partial(asyncio.to_thread, kinds.position, definition.dsn_in(own)),
-        ends=partial(notices.end_offsets, kafka), topics={topic: await gone_by(kafka, topic)}, topic=topic,
+        ends=partial(notices.end_offsets, kafka), topics={name: await gone_by(kafka, name) for name in topics}, topic=topic,
         patience=patience, dry=dry, rereads=definition.kind == "postgres",
     )  # fmt: skip
 

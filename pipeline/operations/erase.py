@@ -22,7 +22,7 @@ from pipeline.engine.sql import connect, listed, quoted, rows, transaction, valu
 from pipeline.engine.staging import staged_key
 from pipeline.errors import CdcError, MalformedEnvelope, OperationError
 from pipeline.events.envelope import TableDecoder
-from pipeline.operations.in_parts import one_worker
+from pipeline.operations.in_parts import part_of
 from pipeline.operations.layouts import layout_of
 from pipeline.operations.passing import Ends, passed
 from pipeline.operations.refresh import refresh
@@ -85,11 +85,10 @@ async def erase(
 
     `key`: its columns as texts. `topics`: those that have its old values, and when the last of them goes (None: never).
     `rereads`: the source can be asked for the row once more, so that a mirror that missed its delete is healed.
+    Of several workers only one whose partitions' mirrors are all here can be erased from.
     Raises OperationError, before anything is changed, where a worker does not run or does not get there in time.
     """
-    for build in builds:
-        one_worker(build, "erasing a row")
-    found = [await _look(settings, build, table, key, sinks) for build in builds]
+    found = [await _look(settings, build, part, table, key, sinks) for build in builds for part in build.parts]
     if not dry:
         await _passed(settings, builds, connector, await position(), topic, ends, patience)
         for one in found:
@@ -98,8 +97,9 @@ async def erase(
         for one in found:
             await one.look_again(sinks, patience)
     places = [place for one in found for place in one.places()]
-    places += _others(settings, {build.id for build in builds}, table, key, dry)
-    places += await asyncio.to_thread(_saved, settings, [build.id for build in builds], dry)
+    parts = [part for build in builds for part in build.parts]
+    places += _others(settings, parts, table, key, dry)
+    places += await asyncio.to_thread(_saved, settings, parts, dry)
     places += [Place(kind="topic", where=name, before=None, note=_kept(until)) for name, until in topics.items()]
     return EraseReport(table=table, key=list(key), done=not dry, places=places)
 
@@ -127,7 +127,7 @@ async def _passed(
         raise OperationError(f"{ill[0].id} can't be erased from: {ill[1]}.")
 
 
-def _others(settings: Settings, known: set[str], table: str, key: Sequence[str], dry: bool) -> Iterator[Place]:
+def _others(settings: Settings, known: Sequence[str], table: str, key: Sequence[str], dry: bool) -> Iterator[Place]:
     """Mirrors of projections that are no more, or of older versions."""
     for path in sorted(mirror_file(settings, "x").parent.glob("*.db")):
         if path.stem in known:
@@ -170,11 +170,11 @@ def _saved(settings: Settings, builds: Sequence[str], dry: bool) -> list[Place]:
 
 
 class _Found:
-    """What one build has of the row: in its mirror, and the documents that show it."""
+    """What one build, or a partition of it, has of the row: in its mirror, and the documents that show it."""
 
-    def __init__(self, settings: Settings, build: Projection[Any], table: str, key: Sequence[str]) -> None:
-        self.build, self.layout = build, layout_of(settings, build)
-        self.path, self.table = mirror_file(settings, build.id), self.layout.tables[table]
+    def __init__(self, settings: Settings, build: Projection[Any], part: str, table: str, key: Sequence[str]) -> None:
+        self.build, self.part, self.layout = build, part, layout_of(settings, build)
+        self.path, self.table = mirror_file(settings, part), self.layout.tables[table]
         self.key: Key = tuple(
             int(part) if self.table.columns[name] == "int" else part
             for name, part in zip(self.table.key, key, strict=True)
@@ -225,7 +225,7 @@ class _Found:
             for occurrence in self.table.occurrences:
                 roots.update(dict.fromkeys(rows(db, _shown_by(self.layout, occurrence), self.key)))
             if self.layout.aggregate is None:
-                return list(roots)
+                return [root for root in roots if part_of(self.build, document_id(root)) == self.part]
             same = " AND ".join(f"{k} = ?" for k in self.layout.root_key)
             groups = (rows(db, f"SELECT g FROM contributions WHERE {same}", root) for root in roots)
             return list(dict.fromkeys(g for found in groups for g in found))
@@ -246,7 +246,7 @@ class _Found:
 
     def remove(self, settings: Settings, patience: float | None) -> None:
         """By the worker, from the mirror and the documents; what no worker touches, here."""
-        if patience is not None:
+        if patience is not None and self.build.workers == 1:
             refresh(settings, self.build, {self.table.name: [self.key]}, patience=patience)
         db = connect(str(self.path))
         try:
@@ -308,15 +308,15 @@ class _Found:
         after: dict[str, int | None] = {**(self.after or dict.fromkeys(self.before))}
         kinds: tuple[Literal["row", "dead letter", "staged event"], ...] = ("row", "dead letter", "staged event")
         own = [
-            Place(kind=kind, where=self.build.id, before=self.before[kind], after=after[kind])
+            Place(kind=kind, where=self.part, before=self.before[kind], after=after[kind])
             for kind in kinds
             if kind == "row" or self.before[kind] or after[kind]
         ]
         if self.quarantined:
             note = f"{self.quarantined} documents keep an older state, which may show it: cdc quarantine list"
-            own.append(Place(kind="document", where=f"{self.build.id}: quarantine", before=None, note=note))
+            own.append(Place(kind="document", where=f"{self.part}: quarantine", before=None, note=note))
         return own + [
-            Place(kind="document", where=f"{self.build.id} in {name}", before=n, after=left, note=note)
+            Place(kind="document", where=f"{self.part} in {name}", before=n, after=left, note=note)
             for name, (n, left, note) in self.sinks.items()
         ]
 
@@ -342,11 +342,12 @@ def _shown_by(layout: Layout, occurrence: Occurrence) -> str:
 async def _look(
     settings: Settings,
     build: Projection[Any],
+    part: str,
     table: str,
     key: Sequence[str],
     sinks: Callable[[Projection[Any]], Sequence[Sink]],
 ) -> _Found:
-    found = await asyncio.to_thread(_Found, settings, build, table, key)
+    found = await asyncio.to_thread(_Found, settings, build, part, table, key)
     for sink in sinks(build):
         try:
             await found.look_in(sink)

@@ -11,6 +11,7 @@ from pipeline.authoring.shape import shape_of
 from pipeline.engine.exchange import owner_of
 from pipeline.engine.layout import Layout
 from pipeline.errors import OperationError
+from pipeline.settings import Settings
 
 KINDS = ("int", "text", "uuid")
 """Kinds of a root key's columns that are spelled alike wherever they stand."""
@@ -24,7 +25,7 @@ def in_parts(projection: Projection[Any], layout: Layout, sinks: Collection[str]
         yield "Tables of several sources have no transactions in common."
     for target in projection.to:
         if target.kind not in sinks:
-            yield f"{target.kind} keeps no record of each partition; {' and '.join(sorted(sinks))} does."
+            yield f"{target.kind} keeps no record of each partition; those that do are {', '.join(sorted(sinks))}."
     for name in layout.root.key:
         kind = layout.root.wires[name].kind
         if kind not in KINDS:
@@ -34,6 +35,11 @@ def in_parts(projection: Projection[Any], layout: Layout, sinks: Collection[str]
 def part_of(projection: Projection[Any], id: str) -> str:
     """Which of its parts has the document with this id."""
     return projection.parts[owner_of(id, projection.workers)]
+
+
+def exchange_topic(settings: Settings, projection: Projection[Any]) -> str:
+    """Where each row goes to the partition that owns its document."""
+    return f"{settings.project}.exchange.{projection.id}"
 
 
 def one_worker(projection: Projection[Any], what: str) -> None:

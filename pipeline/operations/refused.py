@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,12 +21,15 @@ from pipeline.events.envelope import TableDecoder
 from pipeline.operations.in_parts import one_worker
 from pipeline.operations.layouts import layout_of
 from pipeline.operations.refresh import PATIENCE, refresh
-from pipeline.operations.status import mirror_file
+from pipeline.operations.status import mirror_file, mirror_files
 from pipeline.settings import Settings
 
 
 class DeadLetter(BaseModel):
-    """A change that could not be decoded. `key` and `value` are its bytes, as text where they are UTF-8, else base64."""
+    """A change that could not be decoded. `key` and `value` are its bytes, as text where they are UTF-8, else base64.
+
+    Where several workers share the documents, each partition has letters of its own: `id` modulo their number is the partition.
+    """
 
     projection: str
     id: int
@@ -66,23 +70,18 @@ class Quarantined(BaseModel):
     at: datetime
 
 
-def _open(settings: Settings, projection: Projection[Any], *, readonly: bool = True) -> apsw.Connection | None:
-    one_worker(projection, "a retry or a discard")
-    path = mirror_file(settings, projection.id)
-    return connect(str(path), readonly=readonly) if path.exists() else None
-
-
-def _all(settings: Settings, projection: Projection[Any], sql: str) -> list[tuple[Any, ...]]:
-    """The lines of its mirror, or of those of its partitions."""
-    found: list[tuple[Any, ...]] = []
-    for path in (mirror_file(settings, part) for part in projection.parts):
+def _all(settings: Settings, projection: Projection[Any], sql: str) -> list[tuple[int, tuple[Any, ...]]]:
+    """The lines of its mirror, or of those of its partitions; which partition's."""
+    found: list[tuple[int, tuple[Any, ...]]] = []
+    for part, path in enumerate(mirror_file(settings, part) for part in projection.parts):
         if path.exists():
-            db = connect(str(path), readonly=True)
-            try:
-                found += rows(db, sql)
-            finally:
-                db.close()
+            with closing(connect(str(path), readonly=True)) as db:
+                found += [(part, row) for row in rows(db, sql)]
     return found
+
+
+def _here(projection: Projection[Any]) -> str:
+    return "" if projection.workers == 1 else " on this machine (each has those of its own partitions)"
 
 
 def _text(data: bytes | None) -> str | None:
@@ -97,26 +96,27 @@ def _text(data: bytes | None) -> str | None:
 def dead_letters(settings: Settings, projection: Projection[Any]) -> list[DeadLetter]:
     """Oldest first."""
     wanted = "SELECT id, topic, partition, offset, error, txid, at, key, value FROM dead_letters ORDER BY id"
-    found = _all(settings, projection, wanted)
-    return [
+    found = [
         DeadLetter(
-            projection=projection.name, id=n, topic=topic, partition=partition, offset=offset, error=error,
-            transaction=txid, at=datetime.fromtimestamp(at, UTC), key=_text(key), value=_text(data),
+            projection=projection.name, id=n * projection.workers + part, topic=topic, partition=partition,
+            offset=offset, error=error, transaction=txid, at=datetime.fromtimestamp(at, UTC), key=_text(key), value=_text(data),
         )
-        for n, topic, partition, offset, error, txid, at, key, data in found
+        for part, (n, topic, partition, offset, error, txid, at, key, data) in _all(settings, projection, wanted)
     ]  # fmt: skip
+    return sorted(found, key=lambda letter: letter.at)
 
 
 def discard_dead_letters(settings: Settings, projection: Projection[Any], ids: list[int]) -> int:
     """Forget these; how many there were."""
-    db = _open(settings, projection, readonly=False)
-    if db is None:
-        return 0
-    with transaction(db):
-        db.executemany("DELETE FROM dead_letters WHERE id = ?", [(n,) for n in ids])
-        gone = db.total_changes()
-    db.close()
-    return int(gone)
+    gone, workers = 0, projection.workers
+    for part, path in enumerate(mirror_file(settings, part) for part in projection.parts):
+        own = [(n // workers,) for n in ids if n % workers == part]
+        if own and path.exists():
+            with closing(connect(str(path))) as db:
+                with transaction(db):
+                    db.executemany("DELETE FROM dead_letters WHERE id = ?", own)
+                gone += db.total_changes()
+    return gone
 
 
 def retry_dead_letters(
@@ -126,6 +126,7 @@ def retry_dead_letters(
 
     Raises OperationError where there is no such letter, or no worker runs.
     """
+    one_worker(projection, "a retry of dead letters")
     letters = {n: (table, key) for n, table, key in _letters(settings, projection)}
     if unknown := sorted(set(ids or ()) - letters.keys()):
         raise OperationError(f"{projection.name} has no dead letter {unknown[0]}; see cdc deadletters list.")
@@ -149,14 +150,7 @@ def retry_dead_letters(
 def _letters(settings: Settings, projection: Projection[Any]) -> Iterator[tuple[int, str, tuple[Any, ...] | str]]:
     """Each letter's table and the key of its row; or why there is none to be read."""
     tables = layout_of(settings, projection).tables
-    db = _open(settings, projection)
-    if db is None:
-        return
-    try:
-        found = rows(db, "SELECT id, topic, key FROM dead_letters ORDER BY id")
-    finally:
-        db.close()
-    for n, topic, data in found:
+    for _, (n, topic, data) in _all(settings, projection, "SELECT id, topic, key FROM dead_letters ORDER BY id"):
         name = ".".join(topic.split(".")[-2:])
         table = tables.get(name)
         if table is None:
@@ -178,15 +172,15 @@ def _shown(projection: Projection[Any], key: tuple[Any, ...]) -> list[Any]:
 
 def quarantined(settings: Settings, projection: Projection[Any]) -> list[Quarantined]:
     """Oldest first."""
-    wanted = "SELECT s.name, q.* FROM quarantine q JOIN sinks s ON s.id = q.sink ORDER BY q.at"
-    found = _all(settings, projection, wanted)
-    return [
+    wanted = "SELECT s.name, q.* FROM quarantine q JOIN sinks s ON s.id = q.sink"
+    found = [
         Quarantined(
             projection=projection.name, sink=row[0], key=_shown(projection, row[2:-4]), kind=row[-4], error=row[-3],
             attempts=row[-2], at=datetime.fromtimestamp(row[-1], UTC),
         )
-        for row in found
+        for _, row in _all(settings, projection, wanted)
     ]  # fmt: skip
+    return sorted(found, key=lambda line: line.at)
 
 
 def retry_quarantined(settings: Settings, projection: Projection[Any], keys: list[list[Any]] | None = None) -> int:
@@ -202,29 +196,34 @@ def discard_quarantined(settings: Settings, projection: Projection[Any], keys: l
 def _each_quarantined(
     settings: Settings, projection: Projection[Any], keys: list[list[Any]] | None, *, again: bool
 ) -> int:
-    db = _open(settings, projection, readonly=False)
-    if db is None:
-        return 0
-    wanted = None if keys is None else {json.dumps(key) for key in keys}
-    with transaction(db):
-        found = [
-            row
-            for row in rows(db, "SELECT * FROM quarantine")
-            if wanted is None or json.dumps(_shown(projection, row[1:-4])) in wanted
-        ]
-        if wanted is not None and not found:
-            raise OperationError(f"{projection.name} has none of these keys in quarantine; see cdc quarantine list.")
-        for row in found:
-            own, key = row[0], row[1:-4]
-            names = [f"k{i}" for i in range(len(key))]
-            same = " AND ".join(f"{name} = ?" for name in ("sink", *names))
-            db.execute(f"DELETE FROM quarantine WHERE {same}", (own, *key))
-            if again:
-                seq = "(SELECT value FROM meta WHERE name = 'seq')"
-                db.execute(
-                    f"INSERT INTO dirty(sink, {', '.join(names)}, seq, since, low) VALUES(?, {', '.join('?' * len(key))},"
-                    f" {seq}, {seq}, 0) ON CONFLICT DO UPDATE SET seq = excluded.seq",
-                    (own, *key),
-                )
-    db.close()
-    return len(found)
+    wanted, done = None if keys is None else {json.dumps(key) for key in keys}, 0
+    for path in mirror_files(settings, projection):
+        with closing(connect(str(path))) as db, transaction(db):
+            found = [
+                row
+                for row in rows(db, "SELECT * FROM quarantine")
+                if wanted is None or json.dumps(_shown(projection, row[1:-4])) in wanted
+            ]
+            _end(db, found, again=again)
+            done += len(found)
+    if wanted is not None and not done:
+        raise OperationError(
+            f"{projection.name} has none of these keys in quarantine{_here(projection)}; see cdc quarantine list."
+        )
+    return done
+
+
+def _end(db: apsw.Connection, found: Iterable[tuple[Any, ...]], *, again: bool) -> None:
+    """Take these lines out of the quarantine; `again`: and mark their documents dirty."""
+    for row in found:
+        own, key = row[0], row[1:-4]
+        names = [f"k{i}" for i in range(len(key))]
+        same = " AND ".join(f"{name} = ?" for name in ("sink", *names))
+        db.execute(f"DELETE FROM quarantine WHERE {same}", (own, *key))
+        if again:
+            seq = "(SELECT value FROM meta WHERE name = 'seq')"
+            db.execute(
+                f"INSERT INTO dirty(sink, {', '.join(names)}, seq, since, low) VALUES(?, {', '.join('?' * len(key))},"
+                f" {seq}, {seq}, 0) ON CONFLICT DO UPDATE SET seq = excluded.seq",
+                (own, *key),
+            )

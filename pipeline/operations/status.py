@@ -136,6 +136,11 @@ def mirror_file(settings: Settings, projection_id: str) -> Path:
     return settings.state_dir.resolve() / "mirrors" / f"{projection_id}.db"
 
 
+def mirror_files(settings: Settings, projection: Projection[Any]) -> list[Path]:
+    """Its mirror, or those of its partitions that are on this machine."""
+    return [path for part in projection.parts if (path := mirror_file(settings, part)).exists()]
+
+
 def worker_file(settings: Settings, projection_id: str) -> Path:
     """What its worker last said of itself."""
     return settings.state_dir.resolve() / "workers" / f"{projection_id}.json"

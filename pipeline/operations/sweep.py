@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from contextlib import closing
 from typing import Any
 
 from pydantic import BaseModel
@@ -9,8 +11,7 @@ from pydantic import BaseModel
 from pipeline.authoring.projection import Projection
 from pipeline.engine.sql import connect, quoted, rows, transaction, value
 from pipeline.engine.sweep import held
-from pipeline.operations.in_parts import one_worker
-from pipeline.operations.status import mirror_file
+from pipeline.operations.status import mirror_files
 from pipeline.settings import Settings
 
 
@@ -24,39 +25,36 @@ class SweepReport(BaseModel):
 
 
 def look(settings: Settings, projection: Projection[Any]) -> SweepReport:
-    """Count anew what a sweep would take away; changes nothing."""
-    one_worker(projection, "a sweep")
-    path = mirror_file(settings, projection.id)
-    report = SweepReport(projection=projection.name, rows={})
-    if not path.exists():
-        return report
-    db = connect(str(path), readonly=True)
-    try:
-        found = held(value(db, "SELECT value FROM meta WHERE name = 'held'"))
-        if found is None:
-            return report
-        ordinal = _ordinal(db, found[0])
-        for table in found[1]:
-            count = f"SELECT count(*) FILTER (WHERE _generation < ?), count(*) FROM {quoted(table)}"
-            old, every = rows(db, count, (ordinal,))[0]
-            report.rows[table] = int(old), int(every)
-        report.allowed = value(db, "SELECT value FROM meta WHERE name = 'sweep'") == found[0]
-    finally:
-        db.close()
-    return report
+    """Count anew what a sweep would take away, of all partitions whose mirrors are here; changes nothing."""
+    counted: Counter[str] = Counter()
+    every: Counter[str] = Counter()
+    said: list[bool] = []
+    for path in mirror_files(settings, projection):
+        with closing(connect(str(path), readonly=True)) as db:
+            found = held(value(db, "SELECT value FROM meta WHERE name = 'held'"))
+            if found is None:
+                continue
+            ordinal = _ordinal(db, found[0])
+            for table in found[1]:
+                count = f"SELECT count(*) FILTER (WHERE _generation < ?), count(*) FROM {quoted(table)}"
+                old, all_of_them = rows(db, count, (ordinal,))[0]
+                counted[table] += old
+                every[table] += all_of_them
+            said.append(value(db, "SELECT value FROM meta WHERE name = 'sweep'") == found[0])
+    waiting = {table: (old, every[table]) for table, old in counted.items()}
+    return SweepReport(projection=projection.name, rows=waiting, allowed=bool(said) and all(said))
 
 
 def allow(settings: Settings, projection: Projection[Any]) -> SweepReport:
     """Let go what is held now."""
     report = look(settings, projection)
     if report.rows and not report.allowed:
-        db = connect(str(mirror_file(settings, projection.id)))
-        with transaction(db):
-            found = held(value(db, "SELECT value FROM meta WHERE name = 'held'"))
-            if found is not None:
-                db.execute("INSERT OR REPLACE INTO meta VALUES('sweep', ?)", (found[0],))
-                report.allowed = True
-        db.close()
+        for path in mirror_files(settings, projection):
+            with closing(connect(str(path))) as db, transaction(db):
+                found = held(value(db, "SELECT value FROM meta WHERE name = 'held'"))
+                if found is not None:
+                    db.execute("INSERT OR REPLACE INTO meta VALUES('sweep', ?)", (found[0],))
+                    report.allowed = True
     return report
 
 

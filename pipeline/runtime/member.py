@@ -15,6 +15,7 @@ from faust.types import TP
 
 from pipeline.engine.exchange import FRAME_ROOM, Router
 from pipeline.errors import CdcError, DefinitionError, Fenced, LogTruncated, PositionWentBack, SchemaChanged, Transient
+from pipeline.operations.in_parts import exchange_topic
 from pipeline.runtime import apps, wiring
 from pipeline.runtime.assignors import HomeFirst
 from pipeline.runtime.batches import Batch, batch_topic, install
@@ -39,7 +40,7 @@ class Member:
         self.settings, self.wired, self.number = settings, wired, number
         self.kafka = settings.kafka_address()
         self.projection, self.id = wired.projection, wired.projection.id
-        self.topic = f"{settings.project}.exchange.{self.id}"
+        self.topic = exchange_topic(settings, self.projection)
         self.stopping = asyncio.Event()
         self.shares: dict[TP, Share] = {}
         self._assigning = asyncio.Lock()
@@ -207,7 +208,7 @@ class Member:
 
     async def _source_ends(self) -> dict[TP, int]:
         inputs = self.wired.inputs
-        topics = [*inputs.topics, *filter(None, [inputs.boundaries])]
+        topics = [*inputs.topics, *inputs.transactions]
         found = await self.app.consumer.highwaters(*(TP(t, n) for t in topics for n in self._partitions(t)))
         return {TP(tp.topic, tp.partition): int(end or 0) for tp, end in found.items()}
 
@@ -231,7 +232,7 @@ class Member:
         async def assemble(stream: Any) -> None:
             await self._guarded(stream, self._assemble)
 
-        app.agent(batch_topic(app, [*inputs.topics, *filter(None, [inputs.boundaries])]), name="exchange")(exchange)
+        app.agent(batch_topic(app, [*inputs.topics, *inputs.transactions]), name="exchange")(exchange)
         app.agent(batch_topic(app, [self.topic]), name="assemble")(assemble)
         return app
 

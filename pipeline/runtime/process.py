@@ -39,7 +39,7 @@ def run(settings: Settings, name: str, build: int | None = None, number: int = 1
     settings.state_dir.mkdir(parents=True, exist_ok=True)
     if not os.access(settings.state_dir, os.W_OK):
         raise SettingsError(f"The state folder {settings.state_dir} can't be written to.")
-    keep_code(settings, wired.projection.id)
+    keep_code(settings, wired.projection)
 
     async def main() -> NoReturn:
         if projection.workers > 1:

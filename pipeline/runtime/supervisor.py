@@ -176,7 +176,7 @@ def _wanted(settings: Settings, code: Projection[Any], options: Sequence[str]) -
     if code.version not in {build.version for build in (*found, *known.dropping)}:
         found[Build(version=code.version)] = None  # beside, as `cdc apply` made it
     for build in found:
-        own = build.of(code)
+        own = builds.as_begun(settings, build, code)
         environment: dict[str, str] = {}
         if build.version != code.version:
             folder = builds.code_of(settings, own.id)

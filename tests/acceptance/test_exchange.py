@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -13,11 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psycopg
 import pytest
 
+from pipeline.demo import truth
 from pipeline.demo.shop import Load
 from tests.support.elsewhere import machine
 from tests.support.project import Project, until
+from tests.support.web import expected
 
 pytestmark = [pytest.mark.stack, pytest.mark.edge_case(38)]
 
@@ -32,11 +36,13 @@ def _several_partitions(project: Project) -> None:
     path.write_text("partitions = 3\n" + path.read_text())
 
 
-def _project(new_project: Callable[[str], Project], name: str, workers: int) -> Project:
+def _project(new_project: Callable[[str], Project], name: str, workers: int, also: str = "") -> Project:
     project = new_project(name)
     project.settings |= {"CDC_WORKER__SESSION_TIMEOUT": str(SESSION), "CDC_ELASTICSEARCH__REQUEST_TIMEOUT": "5"}
     project.before_connector = _several_partitions
-    text = ORDERS.replace('to=elasticsearch("orders")', f'to=elasticsearch("orders"), workers={workers}')
+    targets = f'[elasticsearch("orders"), {also.replace("NAME", project.name)}]' if also else 'elasticsearch("orders")'
+    text = ORDERS.replace('to=elasticsearch("orders")', f"to={targets}, workers={workers}")
+    text = "from pipeline import postgres, redis\n" + text if also else text
     # else renames reach so many of the orders that 200 transactions/s make that no Elasticsearch takes what they change
     project.create(orders=400, spread=50, projections=(), own={"orders": text})
     return project
@@ -110,6 +116,17 @@ def _taken_over(project: Project, part: int, worker: subprocess.Popen[bytes], si
 
     until(there, PATIENCE, lambda: f"{pid} takes partition {part}: {_record(project, part)}\n{project.log()}")
     return time.time() - since
+
+
+def _kill_the_owner(project: Project, part: int) -> float:
+    """Seconds until another process has the partition."""
+    before = _record(project, part)
+    os.kill(int(before["owner"].split(":")[1]), signal.SIGKILL)
+    killed = time.time()
+    until(
+        lambda: _record(project, part)["epoch"] > before["epoch"], PATIENCE, lambda: f"{part} goes on\n{project.log()}"
+    )
+    return time.time() - killed
 
 
 def _both_home(project: Project, *workers: subprocess.Popen[bytes]) -> None:
@@ -223,13 +240,44 @@ def test_four_workers_under_a_supervisor_lose_nothing_when_one_is_killed(
     for part in range(4):
         until(lambda part=part: _record(project, part)["epoch"] > 0, PATIENCE, lambda: f"no partition\n{project.log()}")
     load, torn = load_of(project)
-    pid = int(_record(project, 2)["owner"].split(":")[1])
-    os.kill(pid, signal.SIGKILL)
-    killed = time.time()
-    until(lambda: _record(project, 2)["epoch"] == 2, PATIENCE, lambda: f"partition 2 goes on\n{project.log()}")
-    print({"kill -9, started again": round(time.time() - killed, 1)})
+    print({"kill -9, started again": round(_kill_the_owner(project, 2), 1)})
     _end(project, load, torn)
     found = project.status()
     assert [part["documents"] > 0 for part in found["partitions"]] == [True] * 4
     assert found["documents"] == sum(part["documents"] for part in found["partitions"])
     project.cdc("verify", f"{project.name}-orders", "--all")
+
+
+def test_two_workers_write_to_postgres_and_redis_as_well_and_one_is_killed(
+    new_project: Callable[[str], Project], load_of: Callable[[Project], tuple[Load, Torn]]
+) -> None:
+    """Each sink keeps a record of each partition; the killed one's goes on in all of them, and a reader waits for both."""
+    project = _project(new_project, "it_exchange_sinks", 2, 'postgres("crm.orders"), redis("NAME:orders")')
+    project.start_run()
+    for part in range(2):
+        until(lambda part=part: _record(project, part)["epoch"] > 0, PATIENCE, lambda: f"no partition\n{project.log()}")
+    load, torn = load_of(project)
+    _kill_the_owner(project, 1)
+    time.sleep(5)  # under load, with deletes among it
+    _end(project, load, torn)
+    with psycopg.connect(project.dsn) as db:
+        in_postgres = dict(db.execute("SELECT _id, document FROM crm.orders").fetchall())
+        epochs = dict(db.execute("SELECT target, epoch FROM crm.cdc_checkpoints").fetchall())
+    assert in_postgres == dict(truth.in_redis(project.endpoints.redis, f"{project.name}:orders"))
+    assert in_postgres == expected(project)
+    assert epochs.keys() == {"orders_v1@0", "orders_v1@1"}
+    project.cdc("verify", f"{project.name}-orders", "--all")
+
+    refused = "ALTER TABLE crm.orders_v1 {} CONSTRAINT refuses_it"
+    project.sql(refused.format("ADD") + " CHECK (_id <> '5') NOT VALID")
+    project.sql("UPDATE shop.orders SET status = 'refused once' WHERE id = 5")
+    until(lambda: _quarantined(project) == [[5]], 30, lambda: f"order 5 is refused\n{project.log()}")
+    project.sql(refused.format("DROP"))
+    project.cdc("quarantine", "retry", f"{project.name}-orders", "5")
+    until(lambda: _quarantined(project) == [], 30, "it is no more")
+    project.cdc("wait", f"{project.name}-orders", "--now", "--timeout", "60")
+    project.cdc("verify", f"{project.name}-orders", "--all")
+
+
+def _quarantined(project: Project) -> list[list[int]]:
+    return [line["key"] for line in json.loads(project.cdc("quarantine", "list", "-o", "json").stdout)]

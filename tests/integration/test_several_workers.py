@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
+from aiokafka import AIOKafkaProducer
 
 from pipeline.demo import truth
 from pipeline.demo.shop import Load
@@ -70,10 +72,11 @@ def test_a_live_read_model_gets_two_workers_by_a_rebuild_and_one_again(new_proje
     found: dict[str, Any] = json.loads(project.cdc("status", name, "-o", "json", check=False).stdout)["projections"][0]
     assert (found["version"], len(found["partitions"])) == (2, 2)
 
-    for command in (("erase", "shop.customers", "999999", "--yes"), ("sweep", name, "--dry-run")):
-        said = project.cdc(*command, check=False)
-        assert said.returncode != 0
-        assert "2 workers" in said.stdout + said.stderr, command
+    project.sql("DELETE FROM shop.order_lines WHERE order_id = 7", "DELETE FROM shop.orders WHERE id = 7")
+    erased = json.loads(project.cdc("erase", "shop.orders", "7", "--yes", "-o", "json").stdout)
+    places = [(place["kind"], place["where"], place["after"]) for place in erased["places"] if place["kind"] == "row"]
+    assert {("row", f"{name}-v2@{part}", 0) for part in (0, 1)} <= set(places)
+    assert [place["where"].endswith(f".exchange.{name}-v2") for place in erased["places"]].count(True) == 1
 
     _new_code(project, ", version=3")
     project.cdc("rebuild", name, "--keep", "0.001")
@@ -84,3 +87,53 @@ def test_a_live_read_model_gets_two_workers_by_a_rebuild_and_one_again(new_proje
     _right(project)
     until(lambda: f"{name}-v2@0" not in _records(project), 120, f"the build of two workers goes\n{project.log()}")
     assert f"{name}-v2@1" not in _records(project)
+
+
+@pytest.mark.edge_case(12)
+def test_what_a_new_snapshot_left_out_and_what_nobody_can_decode_leave_all_partitions_at_a_word(
+    new_project: Callable[[str], Project],
+) -> None:
+    project = new_project("it_several_logs")
+    name = f"{project.name}-orders"
+    project.create(orders=300, projections=(), own={"orders": ORDERS.replace(TARGET, f"{TARGET}, workers=2")})
+    project.start_run()
+    _right(project)
+
+    def made_anew(*meanwhile: str) -> None:
+        project.cdc("connector", "delete", project.name, "--drop-slot", "--yes")
+        project.sql(*meanwhile)
+        project.cdc("connector", "apply", project.name, "--yes")
+
+    def held() -> list[bool]:
+        return [bool(part["held"]) for part in project.status()["partitions"]]
+
+    made_anew(
+        "DELETE FROM shop.orders WHERE id BETWEEN 100 AND 120",
+        "UPDATE shop.customers SET name = 'Meanwhile' WHERE id = 3",
+    )
+    _right(project)
+    made_anew("DELETE FROM shop.orders WHERE id BETWEEN 121 AND 290")
+    until(lambda: held() == [True, True], 60, lambda: f"the sweep is held: {project.status()}")
+    counted = json.loads(project.cdc("sweep", name, "--dry-run", "-o", "json").stdout)
+    assert counted["rows"]["shop.orders"] == [170, 279]
+    assert counted["allowed"] is False
+    assert project.document(200) is not None
+    project.cdc("sweep", name, "--yes")
+    until(lambda: not any(held()), 30, "the sweep is done")
+    _right(project)
+
+    def letters() -> list[int]:
+        return [letter["id"] for letter in json.loads(project.cdc("deadletters", "list", "-o", "json").stdout)]
+
+    asyncio.run(_send(project.endpoints.kafka, f"{project.name}.shop.customers", b'{"id":7}', b"no envelope"))
+    until(lambda: len(letters()) == 2, 30, "each partition has the letter, for customers go to both")
+    said = project.cdc("deadletters", "retry", name, "--all", check=False)
+    assert said.returncode != 0
+    assert "2 workers" in said.stdout + said.stderr
+    project.cdc("deadletters", "discard", name, *map(str, letters()), "--yes")
+    assert letters() == []
+
+
+async def _send(bootstrap: str, topic: str, key: bytes, value: bytes) -> None:
+    async with AIOKafkaProducer(bootstrap_servers=bootstrap) as producer:
+        await producer.send_and_wait(topic, value, key=key)
