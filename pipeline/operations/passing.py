@@ -102,10 +102,11 @@ async def _until(settings: Settings, projection: Projection[Any], step: Step, pa
     while (now := await step()) is not None:
         if now != last:
             last, moved = now, loop.time()
-        state = status(settings, [projection]).projections[0]
-        if state.state not in RUNNING:
+        state, stands = status(settings, [projection]).projections[0], loop.time() - moved > patience
+        # a partition that changes hands is nobody's for a while
+        if state.state not in RUNNING and (stands or projection.workers == 1):
             raise OperationError(f"it is {state.state}: start it, cdc run")
-        if loop.time() - moved > patience:
+        if stands:
             error = next((s.error for s in state.sinks if s.error), None)
             raise OperationError(f"nothing moves: {error or 'see cdc status'}")
         await asyncio.sleep(POLL)
