@@ -21,7 +21,7 @@ from pipeline.events.envelope import TableDecoder
 from pipeline.operations.in_parts import one_worker
 from pipeline.operations.layouts import layout_of
 from pipeline.operations.refresh import PATIENCE, refresh
-from pipeline.operations.status import mirror_file, mirror_files
+from pipeline.operations.status import mirror_files
 from pipeline.settings import Settings
 
 
@@ -73,10 +73,9 @@ class Quarantined(BaseModel):
 def _all(settings: Settings, projection: Projection[Any], sql: str) -> list[tuple[int, tuple[Any, ...]]]:
     """The lines of its mirror, or of those of its partitions; which partition's."""
     found: list[tuple[int, tuple[Any, ...]]] = []
-    for part, path in enumerate(mirror_file(settings, part) for part in projection.parts):
-        if path.exists():
-            with closing(connect(str(path), readonly=True)) as db:
-                found += [(part, row) for row in rows(db, sql)]
+    for part, path in mirror_files(settings, projection).items():
+        with closing(connect(str(path), readonly=True)) as db:
+            found += [(part, row) for row in rows(db, sql)]
     return found
 
 
@@ -109,13 +108,12 @@ def dead_letters(settings: Settings, projection: Projection[Any]) -> list[DeadLe
 def discard_dead_letters(settings: Settings, projection: Projection[Any], ids: list[int]) -> int:
     """Forget these; how many there were."""
     gone, workers = 0, projection.workers
-    for part, path in enumerate(mirror_file(settings, part) for part in projection.parts):
+    for part, path in mirror_files(settings, projection).items():
         own = [(n // workers,) for n in ids if n % workers == part]
-        if own and path.exists():
-            with closing(connect(str(path))) as db:
-                with transaction(db):
-                    db.executemany("DELETE FROM dead_letters WHERE id = ?", own)
-                gone += db.total_changes()
+        with closing(connect(str(path))) as db:
+            with transaction(db):
+                db.executemany("DELETE FROM dead_letters WHERE id = ?", own)
+            gone += db.total_changes()
     return gone
 
 
@@ -197,7 +195,7 @@ def _each_quarantined(
     settings: Settings, projection: Projection[Any], keys: list[list[Any]] | None, *, again: bool
 ) -> int:
     wanted, done = None if keys is None else {json.dumps(key) for key in keys}, 0
-    for path in mirror_files(settings, projection):
+    for path in mirror_files(settings, projection).values():
         with closing(connect(str(path))) as db, transaction(db):
             found = [
                 row

@@ -136,9 +136,10 @@ def mirror_file(settings: Settings, projection_id: str) -> Path:
     return settings.state_dir.resolve() / "mirrors" / f"{projection_id}.db"
 
 
-def mirror_files(settings: Settings, projection: Projection[Any]) -> list[Path]:
-    """Its mirror, or those of its partitions that are on this machine."""
-    return [path for part in projection.parts if (path := mirror_file(settings, part)).exists()]
+def mirror_files(settings: Settings, projection: Projection[Any]) -> dict[int, Path]:
+    """Its mirror, or by their numbers those of its partitions that are on this machine."""
+    files = (mirror_file(settings, part) for part in projection.parts)
+    return {number: path for number, path in enumerate(files) if path.exists()}
 
 
 def worker_file(settings: Settings, projection_id: str) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from contextlib import closing
 from typing import Any
 
@@ -26,10 +25,9 @@ class SweepReport(BaseModel):
 
 def look(settings: Settings, projection: Projection[Any]) -> SweepReport:
     """Count anew what a sweep would take away, of all partitions whose mirrors are here; changes nothing."""
-    counted: Counter[str] = Counter()
-    every: Counter[str] = Counter()
+    waiting: dict[str, tuple[int, int]] = {}
     said: list[bool] = []
-    for path in mirror_files(settings, projection):
+    for path in mirror_files(settings, projection).values():
         with closing(connect(str(path), readonly=True)) as db:
             found = held(value(db, "SELECT value FROM meta WHERE name = 'held'"))
             if found is None:
@@ -37,11 +35,10 @@ def look(settings: Settings, projection: Projection[Any]) -> SweepReport:
             ordinal = _ordinal(db, found[0])
             for table in found[1]:
                 count = f"SELECT count(*) FILTER (WHERE _generation < ?), count(*) FROM {quoted(table)}"
-                old, all_of_them = rows(db, count, (ordinal,))[0]
-                counted[table] += old
-                every[table] += all_of_them
+                ((old, every),) = rows(db, count, (ordinal,))
+                others = waiting.get(table, (0, 0))
+                waiting[table] = others[0] + old, others[1] + every
             said.append(value(db, "SELECT value FROM meta WHERE name = 'sweep'") == found[0])
-    waiting = {table: (old, every[table]) for table, old in counted.items()}
     return SweepReport(projection=projection.name, rows=waiting, allowed=bool(said) and all(said))
 
 
@@ -49,7 +46,7 @@ def allow(settings: Settings, projection: Projection[Any]) -> SweepReport:
     """Let go what is held now."""
     report = look(settings, projection)
     if report.rows and not report.allowed:
-        for path in mirror_files(settings, projection):
+        for path in mirror_files(settings, projection).values():
             with closing(connect(str(path))) as db, transaction(db):
                 found = held(value(db, "SELECT value FROM meta WHERE name = 'held'"))
                 if found is not None:

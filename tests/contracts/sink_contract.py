@@ -441,15 +441,14 @@ class PartsContract(SinkContract):
     @pytest.fixture
     async def parts(self, lab: Lab, server: ServerOfParts) -> tuple[Sink, Sink, Sink]:
         """Those of two partitions, and that of whoever reads both."""
-
-        def of(own: str | None) -> Sink:
-            parts = Parts(("@0", "@1"), own)
-            return lab.keep(server.open(lab.projection(1), shape=SHAPE, bulk_bytes=2_000_000, parts=parts))
-
-        found = of("@0"), of("@1"), of(None)
+        found = self._of(lab, server, "@0"), self._of(lab, server, "@1"), self._of(lab, server, None)
         for sink in found:
             await sink.prepare()
         return found
+
+    def _of(self, lab: Lab, server: ServerOfParts, own: str | None) -> Sink:
+        parts = Parts(("@0", "@1"), own)
+        return lab.keep(server.open(lab.projection(1), shape=SHAPE, bulk_bytes=2_000_000, parts=parts))
 
     async def test_each_partition_has_its_own_record_and_all_say_no_more_than_each(
         self, parts: tuple[Sink, Sink, Sink]
@@ -476,9 +475,7 @@ class PartsContract(SinkContract):
     ) -> None:
         one, two, both = parts
         mine, theirs = await one.claim("a", 0), await two.claim("b", 0)
-        again = lab.keep(
-            server.open(lab.projection(1), shape=SHAPE, bulk_bytes=2_000_000, parts=Parts(("@0", "@1"), "@1"))
-        )
+        again = self._of(lab, server, "@1")
         newer = await again.claim("c", 0)
         assert newer.epoch > theirs.epoch
         await one.save(mine)
