@@ -47,6 +47,11 @@ def owner_of(id: str, partitions: int) -> int:
     return zlib.crc32(id.encode()) % partitions
 
 
+def owner_of_row(key: Sequence[object], own: tuple[int, ...], partitions: int) -> int:
+    """The partition that owns the row with this key, where its root's key is at `own`."""
+    return owner_of(document_id(tuple(key[i] for i in own)), partitions)
+
+
 def owned_by(layout: Layout) -> dict[str, tuple[int, ...] | None]:
     """By table where in its key the root's key is; None: its rows go to every partition.
 
@@ -128,6 +133,11 @@ class Router:
             if isinstance(decoder, TableDecoder) and (own := owned[decoder.table]) is not None
         }
 
+    def owner(self, topic: str, record: Record) -> int | None:
+        """The partition that needs a record with a value; None: all do."""
+        found = self._decoders.get(topic)
+        return None if found is None else self._routed(*found, record)[1]
+
     def frames(
         self, source: str, runs: Iterable[tuple[str, Sequence[Record]]], start: int, *, first: bool
     ) -> Iterator[list[bytes]]:
@@ -172,28 +182,37 @@ class Router:
         """Where a row stands, and who owns it; None: everybody, for a truncate; nobody, for a message."""
         offset, key, value = record
         assert value is not None
-        try:
-            try:
-                place = _place(value)
-            except msgspec.MsgspecError:
-                place = _place(_wrapped(value).payload)
-            if place.op in ("t", "m"):
-                return place, None
-            parts = decoder.read_key(key)
-            return place, self._owner(parts, own)
-        except (msgspec.MsgspecError, DecodeError):
-            pass
+        place, parts = _place_of(value), _key_of(decoder, key)
+        if place is not None and place.op in ("t", "m"):
+            return place, None
+        if place is not None and parts is not None:
+            return place, owner_of_row(parts, own, self.partitions)
         try:
             event = decoder.decode(key, value)
         except DecodeError as error:
             event = dead_letter(decoder.number, offset, key, value, error)
-            return event, zlib.crc32(key or b"") % self.partitions
-        after = event.after
-        return event, self._owner(after if after is not None else event.key, own)
+            if parts is None:
+                return event, zlib.crc32(key or b"") % self.partitions
+            return event, owner_of_row(parts, own, self.partitions)
+        assert event.after is not None
+        return event, owner_of_row(event.after, own, self.partitions)
 
-    def _owner(self, key: tuple[object, ...] | None, own: tuple[int, ...]) -> int:
-        assert key is not None
-        return owner_of(document_id(tuple(key[i] for i in own)), self.partitions)
+
+def _place_of(value: bytes) -> _Place | None:
+    try:
+        try:
+            return _place(value)
+        except msgspec.MsgspecError:
+            return _place(_wrapped(value).payload)
+    except msgspec.MsgspecError:
+        return None
+
+
+def _key_of(decoder: TableDecoder, key: bytes | None) -> tuple[object, ...] | None:
+    try:
+        return decoder.read_key(key)
+    except DecodeError:
+        return None
 
 
 def _chunks(records: Sequence[Record]) -> Iterator[Sequence[Record]]:

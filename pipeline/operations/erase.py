@@ -246,8 +246,8 @@ class _Found:
 
     def remove(self, settings: Settings, patience: float | None) -> None:
         """By the worker, from the mirror and the documents; what no worker touches, here."""
-        if patience is not None and self.build.workers == 1:
-            refresh(settings, self.build, {self.table.name: [self.key]}, patience=patience)
+        if patience is not None:
+            refresh(settings, self.build, {self.table.name: [self.key]}, part=self.part, patience=patience)
         db = connect(str(self.path))
         try:
             with transaction(db):

@@ -16,8 +16,8 @@ from pipeline.engine.mirror import Mirror
 from pipeline.errors import OperationError
 from pipeline.operations.layouts import layout_of
 from pipeline.operations.mirrors import put_in_place, remove
-from pipeline.operations.passing import RUNNING, Ends, passed
-from pipeline.operations.status import mirror_file, status
+from pipeline.operations.passing import Ends, passed
+from pipeline.operations.status import RUNNING, mirror_file, status
 from pipeline.settings import Settings
 
 PATIENCE: Final = 60.0

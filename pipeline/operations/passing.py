@@ -11,11 +11,10 @@ import apsw
 from pipeline.authoring.projection import Projection
 from pipeline.engine.sql import connect, rows, value
 from pipeline.errors import OperationError
-from pipeline.operations.status import mirror_file, status
+from pipeline.operations.status import RUNNING, mirror_file, status
 from pipeline.settings import Settings
 
 POLL: Final = 0.2
-RUNNING: Final = ("running", "catching up")
 
 Ends = Callable[[str], Awaitable[Mapping[str, int]]]
 """The end offsets of a topic's partitions now, `{"topic/0": 17}`."""
@@ -104,7 +103,7 @@ async def _until(settings: Settings, projection: Projection[Any], step: Step, pa
             last, moved = now, loop.time()
         state, stands = status(settings, [projection]).projections[0], loop.time() - moved > patience
         # a partition that changes hands is nobody's for a while
-        if state.state not in RUNNING and (stands or projection.workers == 1):
+        if not state.worked_on or (stands and state.state not in RUNNING):
             raise OperationError(f"it is {state.state}: start it, cdc run")
         if stands:
             error = next((s.error for s in state.sinks if s.error), None)

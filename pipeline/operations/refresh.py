@@ -16,9 +16,8 @@ from pipeline.authoring.projection import Projection
 from pipeline.engine.refresh import key_text
 from pipeline.engine.sql import connect, rows, transaction
 from pipeline.errors import OperationError
-from pipeline.operations.in_parts import one_worker
 from pipeline.operations.layouts import layout_of
-from pipeline.operations.status import mirror_file, status
+from pipeline.operations.status import RUNNING, mirror_file, status
 from pipeline.settings import Settings
 
 PATIENCE: Final = 60.0
@@ -26,8 +25,9 @@ POLL: Final = 0.1
 
 
 class Unrefreshed(BaseModel):
-    """A row that was not read again, and why."""
+    """A row that was not read again, and why; `part`: by which worker's mirror."""
 
+    part: str
     table: str
     key: list[Any]
     reason: str
@@ -41,8 +41,6 @@ class RefreshReport(BaseModel):
     removed: int = 0
     absent: int = 0
     left: list[Unrefreshed] = []
-    seq: int = 0
-    """The mirror's sequence at which the last of them was settled; documents of a later one show it."""
 
     @property
     def done(self) -> bool:
@@ -51,17 +49,20 @@ class RefreshReport(BaseModel):
 
 Progress = Callable[[int, int], None]
 """Called with how many rows are settled, and of how many."""
+Keys = Mapping[str, Iterable[Sequence[Any]]]
+"""By table, the keys of rows as events have them: `{"shop.orders": [(10,), (11,)]}`."""
 
 
 def refresh(
     settings: Settings,
     projection: Projection[Any],
-    keys: Mapping[str, Iterable[Sequence[Any]]],
+    keys: Keys,
     *,
+    part: str = "",
     patience: float = PATIENCE,
     progress: Progress = lambda done, total: None,
 ) -> RefreshReport:
-    """Have the running worker read rows again from the source: `{"shop.orders": [(10,), (11,)]}`, keys as in events.
+    """Have the running worker read rows again from the source.
 
     What the report does not list in `left` is settled: each of these rows was, at some moment after the call, in the
     mirror exactly what the source had (`refreshed`), or deleted because the source had none (`removed`, `absent`), in
@@ -70,26 +71,38 @@ def refresh(
     need not be written yet when this returns. A row that could not be read is in `left` with the reason, as it was
     before. Waits at most `patience` seconds after the last row settled.
 
+    `part`: where several workers share the documents, the partition whose mirror it is (`orders-v1@2`); a row that it
+    does not own must not be there at the source.
+
     Raises OperationError where no worker of the projection runs, or a table or a key is not the projection's.
     """
-    one_worker(projection, "reading rows again")
     wanted = _wanted(settings, projection, keys)
     request = uuid4().hex
-    with _requests(settings, projection) as db:
+    with _requests(settings, projection, part or projection.id, patience) as db:
         if not wanted:
             return RefreshReport(projection=projection.name)
         _ask(db, request, wanted)
         try:
             _wait(db, request, len(wanted), patience, progress)
-            return _report(db, request, projection.name)
+            return _report(db, request, projection.name, part or projection.id)
         finally:
             with transaction(db):
                 db.execute("DELETE FROM refresh WHERE request = ?", (request,))
 
 
-def _wanted(
-    settings: Settings, projection: Projection[Any], keys: Mapping[str, Iterable[Sequence[Any]]]
-) -> list[tuple[str, str]]:
+def refresh_parts(
+    settings: Settings, projection: Projection[Any], keys: Mapping[str, Keys], *, patience: float = PATIENCE
+) -> RefreshReport:
+    """The same for several partitions, by name (`orders-v1@2`); that of one worker is the projection's id."""
+    whole = RefreshReport(projection=projection.name)
+    for part, own in keys.items():
+        report = refresh(settings, projection, own, part=part, patience=patience)
+        for name in ("refreshed", "removed", "absent", "left"):
+            setattr(whole, name, getattr(whole, name) + getattr(report, name))
+    return whole
+
+
+def _wanted(settings: Settings, projection: Projection[Any], keys: Keys) -> list[tuple[str, str]]:
     tables = layout_of(settings, projection).tables
     wanted: dict[tuple[str, str], None] = {}
     for name, of_table in keys.items():
@@ -105,12 +118,17 @@ def _wanted(
 
 
 @contextmanager
-def _requests(settings: Settings, projection: Projection[Any]) -> Iterator[apsw.Connection]:
-    path = mirror_file(settings, projection.id)
-    state = status(settings, [projection]).projections[0].state
-    if not path.exists() or state not in ("running", "catching up"):
-        raise OperationError(f"{projection.name} is {state}, and only its worker reads rows again: start it, cdc run.")
-    db = connect(str(path))
+def _requests(settings: Settings, projection: Projection[Any], part: str, patience: float) -> Iterator[apsw.Connection]:
+    until, mirror = time.monotonic() + patience, mirror_file(settings, part)
+    while True:
+        found = status(settings, [projection]).projections[0]
+        state = found.partitions[projection.parts.index(part)].state if found.partitions else found.state
+        if state in RUNNING:
+            break
+        if time.monotonic() > until or not found.worked_on or not mirror.exists():
+            raise OperationError(f"{part} is {state}, and only its worker reads rows again: start it, cdc run.")
+        time.sleep(POLL)  # a partition that changes hands
+    db = connect(str(mirror))
     try:
         yield db
     finally:
@@ -138,15 +156,14 @@ def _wait(db: apsw.Connection, request: str, total: int, patience: float, progre
         time.sleep(POLL)
 
 
-def _report(db: apsw.Connection, request: str, name: str) -> RefreshReport:
+def _report(db: apsw.Connection, request: str, name: str, part: str) -> RefreshReport:
     report = RefreshReport(projection=name)
-    for table, key, outcome, error, seq in rows(
-        db, "SELECT source_table, key, outcome, error, seq FROM refresh WHERE request = ?", (request,)
+    for table, key, outcome, error in rows(
+        db, "SELECT source_table, key, outcome, error FROM refresh WHERE request = ?", (request,)
     ):
         if outcome in ("refreshed", "removed", "absent"):
             setattr(report, outcome, getattr(report, outcome) + 1)
-            report.seq = max(report.seq, seq)
         else:
             reason = error or "the worker has not come to it in time"
-            report.left.append(Unrefreshed(table=table, key=json.loads(key), reason=reason))
+            report.left.append(Unrefreshed(part=part, table=table, key=json.loads(key), reason=reason))
     return report

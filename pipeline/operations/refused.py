@@ -18,9 +18,8 @@ from pipeline.engine.refresh import key_text
 from pipeline.engine.sql import connect, rows, transaction
 from pipeline.errors import MalformedEnvelope, OperationError
 from pipeline.events.envelope import TableDecoder
-from pipeline.operations.in_parts import one_worker
 from pipeline.operations.layouts import layout_of
-from pipeline.operations.refresh import PATIENCE, refresh
+from pipeline.operations.refresh import PATIENCE, refresh_parts
 from pipeline.operations.status import mirror_files
 from pipeline.settings import Settings
 
@@ -124,20 +123,19 @@ def retry_dead_letters(
 
     Raises OperationError where there is no such letter, or no worker runs.
     """
-    one_worker(projection, "a retry of dead letters")
     letters = {n: (table, key) for n, table, key in _letters(settings, projection)}
     if unknown := sorted(set(ids or ()) - letters.keys()):
         raise OperationError(f"{projection.name} has no dead letter {unknown[0]}; see cdc deadletters list.")
     wanted = {n: letters[n] for n in ids or letters}
     reasons = {n: key for n, (_, key) in wanted.items() if isinstance(key, str)}
     rows_behind = {n: (table, key) for n, (table, key) in wanted.items() if not isinstance(key, str)}
-    keys: dict[str, list[tuple[Any, ...]]] = {}
-    for table, key in rows_behind.values():
-        keys.setdefault(table, []).append(key)
-    report = refresh(settings, projection, keys, patience=patience)
-    failed = {(row.table, key_text(row.key)): row.reason for row in report.left}
+    keys: dict[str, dict[str, list[tuple[Any, ...]]]] = {}
     for n, (table, key) in rows_behind.items():
-        if (reason := failed.get((table, key_text(key)))) is not None:
+        keys.setdefault(projection.parts[n % projection.workers], {}).setdefault(table, []).append(key)
+    report = refresh_parts(settings, projection, keys, patience=patience)
+    failed = {(row.part, row.table, key_text(row.key)): row.reason for row in report.left}
+    for n, (table, key) in rows_behind.items():
+        if (reason := failed.get((projection.parts[n % projection.workers], table, key_text(key)))) is not None:
             reasons[n] = reason
     retried = [n for n in wanted if n not in reasons]
     discard_dead_letters(settings, projection, retried)
@@ -148,7 +146,8 @@ def retry_dead_letters(
 def _letters(settings: Settings, projection: Projection[Any]) -> Iterator[tuple[int, str, tuple[Any, ...] | str]]:
     """Each letter's table and the key of its row; or why there is none to be read."""
     tables = layout_of(settings, projection).tables
-    for _, (n, topic, data) in _all(settings, projection, "SELECT id, topic, key FROM dead_letters ORDER BY id"):
+    for part, (row, topic, data) in _all(settings, projection, "SELECT id, topic, key FROM dead_letters ORDER BY id"):
+        n = row * projection.workers + part
         name = ".".join(topic.split(".")[-2:])
         table = tables.get(name)
         if table is None:

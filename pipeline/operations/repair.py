@@ -19,7 +19,7 @@ from pipeline.errors import OperationError
 from pipeline.operations.expected import key_of
 from pipeline.operations.in_parts import part_of
 from pipeline.operations.layouts import layout_of
-from pipeline.operations.refresh import RefreshReport, refresh
+from pipeline.operations.refresh import RefreshReport, refresh_parts
 from pipeline.operations.status import mirror_file
 from pipeline.settings import Settings
 
@@ -42,12 +42,17 @@ def mirror_keys(
 
 def mark_dirty(settings: Settings, projection: Projection[Any], sink: str, keys: Sequence[tuple[Any, ...]]) -> None:
     """The worker writes these documents of that sink again, as its mirror has them; raises OperationError without one."""
-    by_part: dict[str, list[tuple[Any, ...]]] = {}
+    for part, own in _by_part(projection, keys).items():
+        _mark(mirror_file(settings, part), projection, sink, own)
+
+
+def _by_part(projection: Projection[Any], keys: Sequence[tuple[Any, ...]]) -> dict[str, list[tuple[Any, ...]]]:
+    """By the part that has the document."""
+    found: dict[str, list[tuple[Any, ...]]] = {}
     for key in keys:
         part = part_of(projection, document_id(key)) if projection.workers > 1 else projection.id
-        by_part.setdefault(part, []).append(key)
-    for part, own in by_part.items():
-        _mark(mirror_file(settings, part), projection, sink, own)
+        found.setdefault(part, []).append(key)
+    return found
 
 
 def _mark(path: Path, projection: Projection[Any], sink: str, keys: Sequence[tuple[Any, ...]]) -> None:
@@ -154,13 +159,16 @@ def refresh_behind(
     Of an aggregate: the documents that it counts.
     """
     shape = shape_of(projection.shape).source
-    db = connect(str(mirror_file(settings, projection.id)), readonly=True)
-    try:
-        there, here = (rows_behind(shape, catalog, rows, keys) for rows in (source, MirrorRows(db)))
-    finally:
-        db.close()
-    wanted = {table: sorted(there[table] | here.get(table, set()), key=str) for table in there}
-    return refresh(settings, projection, wanted | {table: here[table] for table in here if table not in there})
+    wanted: dict[str, dict[str, list[tuple[Any, ...]]]] = {}
+    for part, own in _by_part(projection, keys).items():
+        db = connect(str(mirror_file(settings, part)), readonly=True)
+        try:
+            there, here = (rows_behind(shape, catalog, rows, own) for rows in (source, MirrorRows(db)))
+        finally:
+            db.close()
+        tables = dict.fromkeys([*there, *here])
+        wanted[part] = {t: sorted(there.get(t, set()) | here.get(t, set()), key=str) for t in tables}
+    return refresh_parts(settings, projection, wanted)
 
 
 def _key(catalog: Catalog, shape: Shape) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ import asyncio
 import json
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,20 +18,23 @@ from pydantic import BaseModel
 
 from pipeline.authoring.projection import Projection
 from pipeline.engine.apply import position
+from pipeline.engine.exchange import Router
+from pipeline.engine.inputs import Inputs
 from pipeline.engine.layout import Layout, Table
 from pipeline.engine.sourcelog import LOG_BITS
 from pipeline.engine.sql import connect, listed, quoted, rows, transaction
 from pipeline.errors import DecodeError, OperationError
 from pipeline.events.envelope import Event, TableDecoder, placed
 from pipeline.events.sourcelog import parsed
-from pipeline.operations.in_parts import one_worker
 from pipeline.operations.layouts import layout_of
-from pipeline.operations.refresh import RefreshReport, refresh
+from pipeline.operations.refresh import RefreshReport, refresh_parts
 from pipeline.operations.status import mirror_file
 from pipeline.settings import Settings
 
 Kept = tuple[str, int, bytes | None, bytes | None, str]
 """Partition (`topic/0`), offset, key, value, and the label of its source log."""
+Wrong = dict[str, list[tuple[Any, ...]]]
+"""By table, the keys of rows that are wrong."""
 SHOWN: Final = 20
 MOST: Final = 10_000
 """Rows that are read again one by one."""
@@ -48,7 +52,10 @@ class WrongRow(BaseModel):
 
 
 class ReplayReport(BaseModel):
-    """What was read, and how it stands to the mirror. Every event is counted once."""
+    """What was read, and how it stands to the mirror. Every event is counted once.
+
+    Of several workers, to the mirror of the partition that owns its row; where all have it, it is counted for each.
+    """
 
     projection: str
     events: int = 0
@@ -68,21 +75,19 @@ class ReplayReport(BaseModel):
 
 def ends_of(settings: Settings, projection: Projection[Any], topics: Mapping[str, str]) -> dict[str, int]:
     """Where the worker stands in these topics (`{topic: table}`), `{"topic/0": 17}`; raises OperationError without a mirror."""
-    one_worker(projection, "a replay")
-    path = mirror_file(settings, projection.id)
-    if not path.exists():
-        raise OperationError(f"{projection.name} has no mirror yet: start it with cdc run.")
-    db = connect(str(path), readonly=True)
-    try:
-        if rows(db, "SELECT 1 FROM meta WHERE name = 'catching_up' AND value IS NOT NULL"):
-            raise OperationError(f"{projection.name} is catching up: replay when it has.")
-        return {
-            name: end
-            for name, end in rows(db, "SELECT partition, next FROM offsets")
-            if name.rpartition("/")[0] in topics
-        }
-    finally:
-        db.close()
+    found: dict[str, list[int]] = {}
+    for part in projection.parts:
+        path = mirror_file(settings, part)
+        if not path.exists():
+            raise OperationError(f"{part} has no mirror here: start its worker, cdc run.")
+        with closing(connect(str(path), readonly=True)) as db:
+            if rows(db, "SELECT 1 FROM meta WHERE name = 'catching_up' AND value IS NOT NULL"):
+                raise OperationError(f"{part} is catching up: replay when it has.")
+            for name, end in rows(db, "SELECT partition, next FROM offsets"):
+                if name.rpartition("/")[0] in topics:
+                    found.setdefault(name, []).append(end)
+    # what only some of several have read is not held against the others
+    return {name: min(ends) for name, ends in found.items() if len(ends) == len(projection.parts)}
 
 
 async def replay(
@@ -100,30 +105,49 @@ async def replay(
     `topics`: `{topic: table}`. The records end where the worker stood (`ends_of`). `since`: an LSN; what lies before is left out.
     Raises OperationError where rows differ and no worker runs.
     """
-    layout = layout_of(settings, projection)
-    with tempfile.TemporaryDirectory(prefix="cdc-replay-") as folder:
-        past = Past(layout, topics, mirror_file(settings, projection.id), Path(folder), since)
-        try:
-            async for batch in records:
-                await asyncio.to_thread(past.add, batch)
-            report = ReplayReport(projection=projection.name)
-            wrong = await asyncio.to_thread(past.judge, report)
-        finally:
-            past.close()
+    layout, report = layout_of(settings, projection), ReplayReport(projection=projection.name)
+    router = Router(layout, Inputs(topics, None), projection.workers)
+    wrong: dict[str, Wrong] = {}
+    with tempfile.TemporaryDirectory(prefix="cdc-replay-") as folder, ExitStack() as opened:
+        pasts = []
+        for part in projection.parts:
+            pasts.append(Past(layout, topics, mirror_file(settings, part), Path(folder) / f"{part}.db", since))
+            opened.callback(pasts[-1].close)
+        async for batch in records:
+            await asyncio.to_thread(share_out, router, pasts, batch)
+        for part, past in zip(projection.parts, pasts, strict=True):
+            found = await asyncio.to_thread(past.judge, report)
+            wrong |= {part: found} if found else {}
     if report.wrong > MOST and not dry:
         raise OperationError(
             f"{report.wrong:,} rows of {projection.name} are not as the kept history says, too many to be read one by one:"
             f" cdc rebuild {projection.name}."
         )
     if wrong and not dry:
-        report.repaired = await asyncio.to_thread(refresh, settings, projection, wrong, patience=patience)
+        report.repaired = await asyncio.to_thread(refresh_parts, settings, projection, wrong, patience=patience)
     return report
+
+
+def share_out(router: Router, pasts: Sequence[Past], batch: Sequence[Kept]) -> None:
+    """Each record to the partition that owns its row, or to all."""
+    if len(pasts) == 1:
+        pasts[0].add(batch)
+        return
+    own: list[list[Kept]] = [[] for _ in pasts]
+    for kept in batch:
+        partition, offset, key, value, _ = kept
+        if value is not None:
+            owner = router.owner(partition.rpartition("/")[0], (offset, key, value))
+            for each in own if owner is None else [own[owner]]:
+                each.append(kept)
+    for past, each in zip(pasts, own, strict=True):
+        past.add(each)
 
 
 class Past:
     """The newest kept event of each row, in a file, so that memory does not grow with the history."""
 
-    def __init__(self, layout: Layout, topics: Mapping[str, str], mirror: Path, folder: Path, since: int) -> None:
+    def __init__(self, layout: Layout, topics: Mapping[str, str], mirror: Path, file: Path, since: int) -> None:
         self.tables = {topic: layout.tables[table] for topic, table in topics.items()}
         self.decoders = {
             topic: TableDecoder(table.name, table.number, table.wires, table.key)
@@ -131,7 +155,7 @@ class Past:
         }
         self.mirror, self.db, self.since = (
             connect(str(mirror), readonly=True),
-            connect(str(folder / "replay.db")),
+            connect(str(file)),
             since,
         )
         self.db.execute(
@@ -207,9 +231,10 @@ class Past:
 
     # ---- judging ----------------------------------------------------------------------------------------------
 
-    def judge(self, report: ReplayReport) -> dict[str, list[tuple[Any, ...]]]:
-        """Fill the report; the keys of the rows that are wrong."""
-        wrong: dict[str, list[tuple[Any, ...]]] = {}
+    def judge(self, report: ReplayReport) -> Wrong:
+        """Add to the report; the keys of the rows that are wrong."""
+        wrong: Wrong = {}
+        equal, told, unplaced = 0, 0, 0
         with self.mirror:  # one state of it
             for table in self.tables.values():
                 for text, commit, order, after in self.db.execute(
@@ -218,20 +243,23 @@ class Past:
                     key = tuple(json.loads(text))
                     kind = self._kind(table, key, (commit, order), None if after is None else _decode(after))
                     if kind == "equal":
-                        report.equal += 1
+                        equal += 1
                     elif kind == "unplaced":
-                        report.unplaced += 1
+                        unplaced += 1
                     elif kind != "stale":
+                        told += 1
                         report.wrong += 1
                         if report.wrong <= MOST:
                             wrong.setdefault(table.name, []).append(key)
                         if len(report.rows) < SHOWN:
                             report.rows.append(WrongRow(table=table.name, key=list(key), kind=kind))
         counts = self.counts
-        report.events = sum(counts.values())
-        report.stale = counts["events"] - report.equal - report.wrong - report.unplaced + counts["truncates"]
-        report.unplaced += counts["unplaced"]
-        report.waiting, report.undecodable = counts["waiting"], counts["undecodable"]
+        report.events += sum(counts.values())
+        report.equal += equal
+        report.stale += counts["events"] - equal - told - unplaced + counts["truncates"]
+        report.unplaced += unplaced + counts["unplaced"]
+        report.waiting += counts["waiting"]
+        report.undecodable += counts["undecodable"]
         return wrong
 
     def _kind(self, table: Table, key: tuple[Any, ...], place: tuple[int, int], after: list[Any] | None) -> str:

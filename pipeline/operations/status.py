@@ -28,6 +28,8 @@ TRIED_OFTEN = 4
 """Attempts to read a row again after which somebody should know."""
 SILENT_AFTER = 5.0
 """Seconds after which a worker that says nothing is taken for gone."""
+RUNNING = ("running", "catching up")
+"""States of a projection that follows its source."""
 
 
 class SinkStatus(BaseModel):
@@ -60,7 +62,7 @@ class ProjectionStatus(BaseModel):
     name: str
     version: int
     state: str
-    """`new`, `running`, `catching up`, `standby`, `stopped`, `gone`, `failed`."""
+    """`new`, `running`, `catching up`, `standby`, `stopped`, `gone`, `failed`; of a partition `moved`: another worker takes it."""
     documents: int
     behind: float | None
     dirty: int
@@ -92,6 +94,11 @@ class ProjectionStatus(BaseModel):
     """What needs somebody; empty where all is well."""
     partitions: list[ProjectionStatus] = []
     """Of a projection with several workers, each by itself: those that this machine has, or had."""
+
+    @property
+    def worked_on(self) -> bool:
+        """Whether any worker of it runs here, be it for some of its partitions."""
+        return any(part.state in RUNNING for part in self.partitions or [self])
 
 
 class Building(BaseModel):
@@ -166,10 +173,10 @@ def _projection(settings: Settings, projection: Projection[Any], fail_behind: fl
         return parts[0]
     for number, part in enumerate(parts):
         part.attention = [f"partition {number}: {said}" for said in part.attention]
-    return _together([part for part in parts if part.state != "new"] or parts[:1], parts)
+    return _together([part for part in parts if part.state not in ("new", "moved")] or parts[:1], parts)
 
 
-_WORST = ("failed", "gone", "stopped", "new", "standby", "catching up", "running")
+_WORST = ("failed", "gone", "stopped", "moved", "new", "standby", "catching up", "running")
 
 
 def _together(here: list[ProjectionStatus], parts: list[ProjectionStatus]) -> ProjectionStatus:
@@ -220,7 +227,7 @@ def _state(said: dict[str, Any]) -> str:
     if not said:
         return "new"
     state = "standby" if said.get("standby") else str(said["state"])
-    if state in ("stopped", "failed"):
+    if state in ("stopped", "failed", "moved"):
         return state
     alive = time.time() - said["at"] < SILENT_AFTER and Path(f"/proc/{said['pid']}").exists()
     if not Path("/proc").exists():  # no Linux: what it last said has to do
@@ -269,7 +276,7 @@ def _from_mirror(
         released_incomplete=int(counters.get("incomplete", 0)),
         changes=int(said.get("applied") or 0),
         transactions=int(said.get("transactions") or 0),
-        pid=said.get("pid") if state not in ("stopped", "gone", "failed") else None,
+        pid=said.get("pid") if state not in ("stopped", "gone", "failed", "moved") else None,
         error=said.get("error") or said.get("standby") or None,
         given_up=_given_up(state, said),
         saved_at=said.get("saved_at"),
@@ -365,7 +372,7 @@ def _attention(found: ProjectionStatus, fail_behind: float) -> list[str]:
     name, wanted = found.name, []
     if found.given_up:
         wanted.append(f"{name} has given up, and starting it again would not help: {found.error}")
-    elif found.state not in ("running", "catching up"):
+    elif found.state not in (*RUNNING, "moved"):
         told = f": {found.error}" if found.error else ""
         wanted.append(
             f"{name} is {found.state}{told}" + ("; start it with cdc run" if found.state != "standby" else "")
@@ -375,7 +382,7 @@ def _attention(found: ProjectionStatus, fail_behind: float) -> list[str]:
     if found.state == "running" and found.behind is not None and found.behind > fail_behind:
         wanted.append(f"{name} is {found.behind:.0f} s behind")
     wanted += [f"{name}: {s.name}: {s.error}" for s in found.sinks if s.error and found.state == "running"]
-    if found.saving_error and found.state in ("running", "catching up"):
+    if found.saving_error and found.state in RUNNING:
         wanted.append(f"{name}: no state snapshot is taken: {found.saving_error}")
     if found.dead_letters:
         wanted.append(f"{name}: {found.dead_letters} changes could not be decoded: cdc deadletters list")

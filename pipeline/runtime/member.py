@@ -151,7 +151,7 @@ class Member:
         mine = {tp for tp in partitions if tp.topic == self.topic}
         self._check_partitions()
         gone = [self.shares.pop(tp) for tp in [*self.shares] if tp not in mine]
-        await asyncio.gather(*(share.close() for share in gone))
+        await asyncio.gather(*(share.close("moved") for share in gone))
         starts = dict(await self.sender.begin(self.app, partitions - mine))
         starts |= dict(pair for each in await asyncio.gather(*map(self._seated, sorted(mine))) for pair in each.items())
         log.info("%s#%d: keeps %s, and sends on %d partitions", self.id, self.number,

@@ -114,8 +114,8 @@ class Share(Worker):
         self._tasks = [asyncio.create_task(self._guarded(each), name=self.id) for each in work]
         log.info("%s: open", self.id)
 
-    async def close(self) -> None:
-        """Another member has it from now on, or this one ends."""
+    async def close(self, state: str = "stopped") -> None:
+        """This member ends, or another has it from now on (`moved`)."""
         self.stopping.set()
         for flusher in self.flushers:
             flusher.stopping = True
@@ -128,7 +128,7 @@ class Share(Worker):
             for thread, flusher in zip(self._reader_threads, self.flushers, strict=True):
                 await self._in(thread, flusher.reader.close)
                 thread.shutdown(wait=False)
-            await self._close()
+            await self._close(state)
             self._engine_thread.shutdown(wait=False)
         if self._lock is not None:
             self._lock.close()

@@ -202,8 +202,8 @@ class Worker:
             stopping=self.stopping,
         )  # fmt: skip
 
-    async def _close(self) -> None:
-        self.status.write(self, "stopped")
+    async def _close(self, state: str = "stopped") -> None:
+        self.status.write(self, state)
         for sink in self.wired.sinks:
             await sink.close()
         await self.in_engine(self.mirror.close)

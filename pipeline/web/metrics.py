@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from pipeline.operations.status import Building, ProjectionStatus, StatusReport
+from pipeline.operations.status import RUNNING, Building, ProjectionStatus, StatusReport
 from pipeline.reports.connectors import ConnectorLine
 from pipeline.web.sampling import Sampler
 from pipeline.web.versions import Versions
@@ -51,7 +51,6 @@ METRICS: Final[dict[Name, tuple[str, tuple[str, ...]]]] = {
     "cdc_connector_slot_behind_bytes": ("Log that the connector has not confirmed yet", ("connector", "slot")),
 }  # fmt: skip
 """Every metric: what it says, and its labels. `docs/operations/metrics.md` has the same list."""
-UP: Final = ("running", "catching up")
 
 
 def text(sampler: Sampler, versions: Mapping[str, Versions]) -> bytes:
@@ -101,7 +100,7 @@ def _status(report: StatusReport) -> Iterator[tuple[Name, tuple[str, ...], float
 
 def _projection(found: ProjectionStatus) -> Iterator[tuple[Name, tuple[str, ...], float]]:
     own = (found.name,)
-    yield "cdc_projection_running", (found.name, str(found.version)), float(found.state in UP)
+    yield "cdc_projection_running", (found.name, str(found.version)), float(found.state in RUNNING)
     yield "cdc_projection_attention", own, len(found.attention)
     if found.behind is not None:
         yield "cdc_projection_behind_seconds", own, found.behind

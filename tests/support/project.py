@@ -250,14 +250,14 @@ class Project:
                 db.execute(statement.encode())
         return truth.position(self.dsn)
 
-    def damage(self, name: str, *statements: str) -> None:
-        """Make a mirror wrong behind its worker's back."""
-        with closing(self._mirror(name)) as db:
+    def damage(self, name: str, *statements: str, part: str = "") -> None:
+        """Make a mirror wrong behind its worker's back; `part`: that of a partition, `@1`."""
+        with closing(self._mirror(name, part)) as db:
             for statement in statements:
                 db.execute(statement)
 
-    def _mirror(self, name: str) -> apsw.Connection:
-        db = apsw.Connection(str(self.folder / ".cdc" / "mirrors" / f"{self.name}-{name}-v1.db"))
+    def _mirror(self, name: str, part: str = "") -> apsw.Connection:
+        db = apsw.Connection(str(self.folder / ".cdc" / "mirrors" / f"{self.name}-{name}-v1{part}.db"))
         db.set_busy_timeout(10_000)
         return db
 

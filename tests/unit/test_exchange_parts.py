@@ -129,6 +129,13 @@ def test_what_can_not_be_decoded_goes_to_one_and_counts_for_all() -> None:
     assert sum(frame.passed != [] for frame in frames) == PARTITIONS - 1
 
 
+def test_what_can_not_be_decoded_goes_where_its_key_says() -> None:
+    """Its row is read again there, and the answer settles it."""
+    key = json.dumps({"order_id": 12, "line_no": 1}).encode()
+    (frames,) = routed("shop.order_lines", [(4, key, b"no envelope")])
+    assert having(frames) == [owner_of("12", PARTITIONS)]
+
+
 def test_a_key_that_can_not_be_read_does_not_part_a_row_from_its_order() -> None:
     order = {"id": 12, "status": "s", "placed_at": "2026-01-01T00:00:00Z", "charged": "1.00", "customer_id": 1}
     (frames,) = routed("shop.orders", [(4, b"no key", change("c", order))])

@@ -18,6 +18,7 @@ from pipeline.engine.exchange import Router, owned_by, owner_of
 from pipeline.engine.inputs import Record
 from pipeline.engine.mirror import Mirror
 from pipeline.errors import LogTruncated
+from pipeline.operations.replay import Past, ReplayReport, share_out
 from pipeline.testing.source import SourceModel
 from tests.unit import test_engine_properties as shop
 from tests.unit.test_engine_properties import KEYS, LAYOUT, Customers, truth
@@ -214,6 +215,52 @@ def test_whatever_is_lost_repeated_or_late_each_document_is_the_sources_and_neve
             for key, document in reader.written:
                 assert any(state.get(key) == document for state in mine), f"half a transaction: {key} {document}"
             reader.running.mirror.close()
+
+
+@pytest.mark.edge_case(3)
+@pytest.mark.parametrize("seed", range(8))
+def test_kept_history_says_nothing_against_right_partitions_and_names_the_one_that_is_wrong(
+    seed: int, tmp_path: Path
+) -> None:
+    random, workers = Random(seed), 3
+    model = SourceModel(KEYS, partitions=2, seed=seed)
+    customers = Customers(model, random)
+    customers.customer()
+    for _ in range(40):
+        customers.transaction()
+    model.produce()
+    exchange = Exchange(model, workers, random)
+    sender, readers = Sender(exchange), list[Reader]()
+    while sender.poll():
+        pass
+    for number in range(workers):
+        (own := tmp_path / str(number)).mkdir()
+        readers.append(Reader(exchange, number, random, str(own), "transaction", 64_000_000))
+        readers[-1].drain()
+
+    def judged(name: str) -> tuple[ReplayReport, list[dict[str, list[tuple[Any, ...]]]]]:
+        report = ReplayReport(projection="orders")
+        pasts = [Past(LAYOUT, model.topics, Path(r.path), tmp_path / f"{name}{r.number}", 0) for r in readers]
+        for partition, log in model.log.items():
+            if partition.rpartition("/")[0] in model.topics:
+                share_out(exchange.router, pasts, [(partition, *record, "") for record in log])
+        found = [past.judge(report) for past in pasts]
+        for past in pasts:
+            past.close()
+        return report, found
+
+    right, found = judged("right")
+    assert (right.wrong, found) == (0, [{}, {}, {}])
+    assert right.equal > 0
+    customer, one = max(model.rows["shop.customers"]), random.choice(readers)
+    wrong = "UPDATE \"shop.customers\" SET name = 'of no event' WHERE id = ?"
+    one.running.mirror.db.execute(wrong, customer)
+    report, found = judged("wrong")
+    assert [of for of in found if of] == [{"shop.customers": [customer]}]
+    assert found.index({"shop.customers": [customer]}) == one.number
+    assert (report.wrong, report.events) == (1, right.events)
+    for reader in readers:
+        reader.running.mirror.close()
 
 
 def _owned(documents: dict[str, Any], reader: Reader) -> dict[str, Any]:

@@ -15,8 +15,7 @@ from pipeline.operations.replay import Past, ReplayReport
 def judged(world: World, folder: Path, random: Random | None = None, since: int = 0) -> ReplayReport:
     """The whole history of the topics, or what begins somewhere in each partition."""
     topics = {topic: table for topic, table in world.source.topics.items() if table in world.layout.tables}
-    folder.mkdir()
-    past = Past(world.layout, topics, Path(world.path), folder, since)
+    past = Past(world.layout, topics, Path(world.path), folder.with_suffix(".past"), since)
     try:
         for name, log in world.source.log.items():
             if name.rpartition("/")[0] not in topics:

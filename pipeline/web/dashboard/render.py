@@ -28,7 +28,7 @@ HEADERS: Final = {
 }
 STATES: Final = {
     "running": ("ok", "●"), "catching up": ("busy", "◐"), "standby": ("idle", "○"), "new": ("idle", "○"),
-    "stopped": ("idle", "■"), "gone": ("bad", "▲"), "failed": ("bad", "▲"),
+    "stopped": ("idle", "■"), "moved": ("idle", "○"), "gone": ("bad", "▲"), "failed": ("bad", "▲"),
     "ok": ("ok", "●"), "warning": ("warn", "◆"), "error": ("bad", "▲"), "not known": ("warn", "◆"), "not applied": ("idle", "○"),
     "paused": ("warn", "◆"), "equal": ("ok", "●"), "differs": ("bad", "▲"), "unassigned": ("warn", "◆"), "restarting": ("busy", "◐"),
 }  # fmt: skip
