@@ -82,7 +82,7 @@ def _redis(target: Target, projection: Projection[Any], shape: Shape, settings: 
     )
 
 
-def _kafka(target: Target, projection: Projection[Any], shape: Shape, settings: Settings, _: Parts) -> Sink:
+def _kafka(target: Target, projection: Projection[Any], shape: Shape, settings: Settings, parts: Parts) -> Sink:
     from connectors.sinks.kafka import KafkaSink
 
     return KafkaSink(
@@ -92,6 +92,7 @@ def _kafka(target: Target, projection: Projection[Any], shape: Shape, settings: 
         shape=shape,
         options=target.options,
         settings=settings.kafka,
+        parts=parts,
     )
 
 
@@ -116,7 +117,7 @@ SINKS: dict[str, Opener] = {
 }
 
 
-IN_PARTS: frozenset[str] = frozenset({"elasticsearch", "postgres", "redis"})
+IN_PARTS: frozenset[str] = frozenset({"elasticsearch", "kafka", "postgres", "redis"})
 """The kinds of sinks that keep a record of each partition (exchange mode)."""
 
 

@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any, TypeVar
 
 from aiokafka.partitioner import DefaultPartitioner
@@ -19,6 +20,7 @@ from connectors.sinks.kafka_index import Index, Last
 from connectors.sinks.kafka_topics import Topics
 from connectors.sinks.kafka_transaction import Message, Part, Producer, Replaced, parts
 from connectors.sinks.kafka_version import LIVE, Held, Version, revision
+from connectors.sinks.parts import ONE, Parts
 from pipeline.addresses import KafkaAddress
 from pipeline.authoring.shape import Shape
 from pipeline.errors import NotAllowed, SinkError, SinkUnavailable
@@ -53,14 +55,16 @@ class KafkaSink:
         shape: Shape,
         options: Mapping[str, object],
         settings: KafkaSettings,
+        parts: Parts = ONE,
     ) -> None:
-        self._topics, self._shape = Topics(target, projection, options), shape
+        self._topics, self._shape = Topics(target, projection, options, len(parts.suffixes)), shape
+        self._parts = parts
         self._part_bytes = settings.bulk_bytes
         self._client = Client(kafka, self.name, settings.request_timeout)
         self._lock = asyncio.Lock()
-        self._version = Version(self._client, self._topics, self.name)
+        self._version = Version(self._client, self._topics, self.name, parts)
         self._producer: Producer | None = None
-        """While it is not replaced, nobody has written since `_held` and `_read` were read."""
+        """While it is not replaced, nobody else has written these documents since `_held` and `_read` were read."""
         self._held: Held | None = None
         self._read: Index | None = None
 
@@ -71,14 +75,17 @@ class KafkaSink:
     async def prepare(self) -> None:
         own = self._topics
         async with self._lock:
-            held = await self._version.stored()
+            each = await self._version.each()
             found = await self._client.topics(own.documents, own.record)
-            await self._version.refuse_foreign(held, found)
-            if held is None or own.documents not in found or held.topic != found[own.documents].id:
+            await self._version.refuse_foreign(next(filter(None, each), None), found)
+            there = found[own.documents].id if own.documents in found else None
+            if lacking := [n for n, held in enumerate(each) if held is None or held.topic != there]:
                 await self._client.make(*map(own.wanted, (own.target, own.record, own.documents)))
                 topic = await self._version.there()
                 await self._version.refuse_loss(own.target, own.record, own.documents)
-                await self._in_turns(lambda: self._note(Held(own.projection, topic.id, len(topic.leaders))))
+                fresh = Held(own.projection, topic.id, len(topic.leaders))
+                for number in lacking:
+                    await self._in_turns(partial(self._note, fresh, number))
             await self._version.refuse_loss(own.target, own.documents)
 
     async def claim(self, owner: str, at_least: int) -> SinkRecord:
@@ -92,8 +99,11 @@ class KafkaSink:
         return held.record if held is not None else None
 
     async def save(self, record: SinkRecord) -> None:
+        topic = await self._version.there()
+        if not self._parts.alone:  # what it says of its documents, readers can see
+            async with self._client.errors():
+                await self._client.settled(self._topics.documents, topic.leaders, self._version.index.written)
         async with self._lock:
-            topic = await self._version.there()
             await self._in_turns(lambda: self._save(record, topic))
 
     async def write(
@@ -203,7 +213,7 @@ class KafkaSink:
     async def _begin(self) -> Producer:
         """Begin where that was not done, and read what the version's record says."""
         if self._producer is None:
-            producer = await self._begun(self._topics.documents)
+            producer = await self._begun(self._parts.name(self._topics.documents))
             self._held, self._read = await self._version.stored(), None
             self._producer = producer
         return self._producer
@@ -298,7 +308,11 @@ class KafkaSink:
         sent = parts(messages, self._part_bytes)
         well = await (await self._begin()).write(self._topics.documents, leaders, sent)
         if well:
-            self._version.index.learn(_lasts(sent))
+            index, lasts = self._version.index, [*_lasts(sent)]
+            index.learn(lasts)
+            index.written |= {last.partition: last.offset + 1 for last in lasts}
+            if self._parts.alone:
+                index.positions |= index.written
         return [(message.key, outcome) for part, outcome in self._outcomes(sent, well) for message in part.messages]
 
     def _outcomes(self, sent: Sequence[Part], well: bool) -> Iterable[tuple[Part, Outcome]]:
@@ -311,21 +325,25 @@ class KafkaSink:
             else:
                 yield part, APPLIED if well else Throttled(f"Kafka refuses: {refused}")
 
-    async def _note(self, held: Held) -> None:
-        """Make it what the version's record says."""
-        await self._put(await self._begin(), self._topics.record, b"record", asdict(held))
-        self._held = held
+    async def _note(self, held: Held, number: int | None = None) -> None:
+        """Make it what the version's record says, or that of a partition."""
+        if number is None or (self._parts.own is not None and number == self._parts.number):
+            await self._put(await self._begin(), self._topics.record, b"record", asdict(held), self._parts.number)
+            self._held = held
+            return
+        producer = await self._begun(self._parts.names(self._topics.documents)[number])
+        await self._put(producer, self._topics.record, b"record", asdict(held), number)
 
     async def _point(self, ends: Mapping[int, int]) -> None:
         own = self._topics
         told = {"topic": own.documents, "version": own.projection, "ends": ends}
         await self._put(await self._begun(own.target), own.target, LIVE, told)
 
-    async def _put(self, producer: Producer, topic: str, key: bytes, value: Mapping[str, Any]) -> None:
+    async def _put(self, producer: Producer, topic: str, key: bytes, value: Mapping[str, Any], number: int = 0) -> None:
         there = (await self._client.topics(topic)).get(topic)
         if there is None:
             raise self._client.missing()
-        part = Part(0, [Message(key, json.dumps(value).encode())])
+        part = Part(number, [Message(key, json.dumps(value).encode())])
         if not await producer.write(topic, there.leaders, [part]) or part.error:
             raise SinkUnavailable(f"{self.name}: Kafka refuses a record of {topic} now ({part.error}).")
 

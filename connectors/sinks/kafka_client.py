@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import defaultdict
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -23,6 +24,7 @@ from aiokafka.errors import (
     UnknownTopicOrPartitionError,
     for_code,
 )
+from aiokafka.protocol.offset import OffsetRequest, OffsetResetStrategy
 
 from pipeline.addresses import KafkaAddress
 from pipeline.errors import SinkError, SinkUnavailable, TargetMissing
@@ -124,6 +126,32 @@ class Client:
                 yield consumer
             finally:
                 await consumer.stop()
+
+    async def ends(self, topic: str, leaders: Mapping[int, int], *, committed: bool) -> dict[int, int]:
+        """Where each partition ends; `committed`: before the first transaction that is open."""
+        by_node: dict[int, list[int]] = defaultdict(list)
+        for number, node in leaders.items():
+            by_node[node].append(number)
+        client, found = await self.connected(), dict[int, int]()
+        for node, numbers in by_node.items():
+            asked = OffsetRequest(-1, int(committed), [(topic, [(n, OffsetResetStrategy.LATEST) for n in numbers])])
+            for _, partitions in (await client.send(node, asked)).topics:
+                for number, code, _, offset in partitions:
+                    if code:
+                        raise for_code(code)(f"{topic}/{number}")
+                    found[number] = int(offset)
+        return found
+
+    async def settled(self, topic: str, leaders: Mapping[int, int], upto: Mapping[int, int]) -> None:
+        """Until all that was written before these offsets can be read, or never will; others' transactions may be open before."""
+        until = time.monotonic() + 3 * self.timeout  # Kafka ends what takes longer than two
+        while True:
+            ends = await self.ends(topic, leaders, committed=True)
+            if all(ends[number] >= offset for number, offset in upto.items()):
+                return
+            if time.monotonic() > until:
+                raise TimeoutError
+            await asyncio.sleep(0.01)
 
     def missing(self) -> TargetMissing:
         return TargetMissing(f"{self._sink}: Kafka has no such version, or has lost it: run `cdc apply`.")

@@ -33,6 +33,8 @@ class Index:
         """The topic's id: one made anew takes an index made anew."""
         self.positions: dict[int, int] = {}
         """The offset that comes next, by partition."""
+        self.written: dict[int, int] = {}
+        """Where what this process has written ends, by partition; what others wrote before it need not be known."""
         self._db = apsw.Connection("")
         for pragma in ("journal_mode = OFF", "synchronous = OFF", "cache_size = -16000"):
             self._db.execute(f"PRAGMA {pragma}")
@@ -40,10 +42,7 @@ class Index:
 
     def learn(self, found: Iterable[Last]) -> None:
         """Records of the topic, in the order of each partition."""
-        rows = []
-        for one in found:
-            rows.append((one.id, one.revision, one.partition, one.offset, one.there))
-            self.positions[one.partition] = one.offset + 1
+        rows = [(one.id, one.revision, one.partition, one.offset, one.there) for one in found]
         self._db.execute("BEGIN")
         self._db.executemany("INSERT OR REPLACE INTO last VALUES(?, ?, ?, ?, ?)", rows)
         self._db.execute("COMMIT")

@@ -34,6 +34,8 @@ class Topics:
     target: str
     projection: str
     options: Mapping[str, object]
+    records: int = 1
+    """Checkpoint records, each of which has a partition of their topic."""
     partitions: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -60,7 +62,7 @@ class Topics:
         """Its partitions and settings."""
         if topic == self.documents:
             return topic, self.partitions, DOCUMENTS
-        return topic, 1, RECORDS if topic == self.record else KEPT
+        return (topic, self.records, RECORDS) if topic == self.record else (topic, 1, KEPT)
 
 
 def described(target: Target, projection: str, shape: Shape) -> str:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from connectors.sinks.kafka_client import Client, Log
 from connectors.sinks.kafka_index import Index, Last
 from connectors.sinks.kafka_topics import Topics
+from connectors.sinks.parts import Parts
 from pipeline.errors import SinkError
 from pipeline.metadata import Topic
 from pipeline.ports import SinkRecord
@@ -34,8 +35,8 @@ class Held:
 class Version:
     """Reads, and writes nothing."""
 
-    def __init__(self, client: Client, topics: Topics, sink: str) -> None:
-        self._client, self._topics, self._sink = client, topics, sink
+    def __init__(self, client: Client, topics: Topics, sink: str, parts: Parts) -> None:
+        self._client, self._topics, self._sink, self._parts = client, topics, sink, parts
         self.index = Index()
         """Of what was in the documents' topic when `catch_up` was last called."""
 
@@ -59,6 +60,8 @@ class Version:
 
     async def catch_up(self, log: Log) -> None:
         """The index is of all that is in the topic now."""
+        if not self._parts.alone:
+            await self._until_settled()
         ends = await log.ends()
         if any(ends[number] < position for number, position in self.index.positions.items()):
             self._anew(self.index.topic)  # Kafka has lost the end of its log
@@ -69,13 +72,33 @@ class Version:
             )
         self.index.positions = ends
 
+    async def _until_settled(self) -> None:
+        """What others have not committed yet hides what lies behind it, too."""
+        own = self._topics.documents
+        leaders = (await self.there()).leaders
+        await self._client.settled(own, leaders, await self._client.ends(own, leaders, committed=False))
+
     def _anew(self, topic: str) -> None:
         self.index.close()
         self.index = Index(topic)
 
     async def stored(self) -> Held | None:
-        """What the version's record says; None where there is none."""
-        found = await self._last(self._topics.record)
+        """What the record says, or those of all partitions together; None where one is missing."""
+        if self._parts.own is not None:
+            return await self._stored(self._parts.number)
+        each = await self.each()
+        if (held := next(filter(None, each), None)) is None or None in each:
+            return None
+        names = self._parts.names(self._topics.projection)
+        said = {name: one.record for name, one in zip(names, each, strict=True) if one is not None and one.record}
+        return replace(held, record=self._parts.record(self._topics.projection, said))
+
+    async def each(self) -> list[Held | None]:
+        """What the record of each partition says."""
+        return [await self._stored(number) for number in range(len(self._parts.suffixes))]
+
+    async def _stored(self, number: int) -> Held | None:
+        found = await self._last(self._topics.record, number)
         if found is None:
             return None
         said = json.loads(found.value)
@@ -89,16 +112,16 @@ class Version:
             raise self._foreign(self._topics.target)
         return None if found is None else str(json.loads(found.value)["topic"])
 
-    async def _last(self, topic: str) -> Any:
-        """The last record of a topic of one partition; None where there is none."""
-        if not await self._client.topics(topic):
+    async def _last(self, topic: str, number: int = 0) -> Any:
+        """The last record of a topic's partition; None where there is none."""
+        if number not in (await self._client.topics(topic)).get(topic, Topic("", {})).leaders:
             return None
-        async with self._client.log(topic, [0]) as log:
-            start = end = (await log.ends())[0]
+        async with self._client.log(topic, [number]) as log:
+            start = end = (await log.ends())[number]
             back = TAIL
             while start > 0:
                 start, back = max(0, end - back), back * TAIL
-                found = [record async for records in log.between({0: start}, {0: end}) for record in records]
+                found = [record async for records in log.between({number: start}, {number: end}) for record in records]
                 if found:
                     return found[-1]
         return None

@@ -29,6 +29,16 @@ class Parts:
             return cls()
         return cls(suffixes, None if part is None else part.removeprefix(projection.id))
 
+    @property
+    def alone(self) -> bool:
+        """One worker writes all."""
+        return len(self.suffixes) == 1
+
+    @property
+    def number(self) -> int:
+        """Of the partition that is written."""
+        return self.suffixes.index(self.own or "")
+
     def name(self, version: str) -> str:
         """Of the record that is written."""
         assert self.own is not None, "whoever reads all of them writes none"
@@ -40,7 +50,7 @@ class Parts:
 
     def state(self, version: str) -> dict[str, Any]:
         """What a claim adds to the state of its record."""
-        return {STATE: self.names(version)} if len(self.suffixes) > 1 else {}
+        return {STATE: self.names(version)} if not self.alone else {}
 
     def record(self, version: str, found: Mapping[str, SinkRecord]) -> SinkRecord | None:
         """What the records say of the version, or of the partition that is written; by their names."""

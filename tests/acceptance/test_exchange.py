@@ -26,6 +26,7 @@ from tests.support.web import expected
 pytestmark = [pytest.mark.stack, pytest.mark.edge_case(38)]
 
 ORDERS = (Path(__file__).parents[2] / "projections" / "orders.py").read_text()
+SINKS = 'postgres("crm.orders"), redis("NAME:orders"), kafka("NAME.orders", partitions=3)'
 SESSION = 10.0
 PATIENCE = 180
 """Far longer than a takeover, which is printed."""
@@ -42,7 +43,7 @@ def _project(new_project: Callable[[str], Project], name: str, workers: int, als
     project.before_connector = _several_partitions
     targets = f'[elasticsearch("orders"), {also.replace("NAME", project.name)}]' if also else 'elasticsearch("orders")'
     text = ORDERS.replace('to=elasticsearch("orders")', f"to={targets}, workers={workers}")
-    text = "from pipeline import postgres, redis\n" + text if also else text
+    text = "from pipeline import kafka, postgres, redis\n" + text if also else text
     # else renames reach so many of the orders that 200 transactions/s make that no Elasticsearch takes what they change
     project.create(orders=400, spread=50, projections=(), own={"orders": text})
     return project
@@ -248,11 +249,11 @@ def test_four_workers_under_a_supervisor_lose_nothing_when_one_is_killed(
     project.cdc("verify", f"{project.name}-orders", "--all")
 
 
-def test_two_workers_write_to_postgres_and_redis_as_well_and_one_is_killed(
+def test_two_workers_write_to_all_kinds_of_sinks_and_one_is_killed(
     new_project: Callable[[str], Project], load_of: Callable[[Project], tuple[Load, Torn]]
 ) -> None:
     """Each sink keeps a record of each partition; the killed one's goes on in all of them, and a reader waits for both."""
-    project = _project(new_project, "it_exchange_sinks", 2, 'postgres("crm.orders"), redis("NAME:orders")')
+    project = _project(new_project, "it_exchange_sinks", 2, SINKS)
     project.start_run()
     for part in range(2):
         until(lambda part=part: _record(project, part)["epoch"] > 0, PATIENCE, lambda: f"no partition\n{project.log()}")
@@ -265,6 +266,7 @@ def test_two_workers_write_to_postgres_and_redis_as_well_and_one_is_killed(
         epochs = dict(db.execute("SELECT target, epoch FROM crm.cdc_checkpoints").fetchall())
     assert in_postgres == dict(truth.in_redis(project.endpoints.redis, f"{project.name}:orders"))
     assert in_postgres == expected(project)
+    assert in_postgres == truth.in_kafka(project.endpoints.kafka, f"{project.name}.orders")
     assert epochs.keys() == {"orders_v1@0", "orders_v1@1"}
     project.cdc("verify", f"{project.name}-orders", "--all")
 

@@ -22,12 +22,13 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from pydantic import SecretStr
-from sink_contract import SECRET, SHAPE, Lab, Order, Server, SinkContract, delete, put, text
+from sink_contract import SECRET, SHAPE, Lab, Order, PartsContract, ServerOfParts, delete, put, text
 
 from connectors.sinks import open_sink
 from connectors.sinks.kafka import KafkaSink
 from connectors.sinks.kafka_client import Client
 from connectors.sinks.kafka_transaction import Message, Part, Producer, _bounded, parts
+from connectors.sinks.parts import ONE, Parts
 from pipeline.addresses import KafkaAddress
 from pipeline.authoring.projection import kafka, projection
 from pipeline.authoring.shape import Shape
@@ -62,12 +63,12 @@ class KafkaServer:
 
     def open(
         self, projection: str, *, shape: Shape = SHAPE, bulk_bytes: int = 900_000,
-        address: KafkaAddress | None = None, **options: object,
+        address: KafkaAddress | None = None, parts: Parts = ONE, **options: object,
     ) -> KafkaSink:  # fmt: skip
         return KafkaSink(
             kafka=address or self.address, target=self.target, projection=projection, shape=shape,
             options={"partitions": 3} | options,
-            settings=KafkaSettings(bulk_bytes=bulk_bytes, request_timeout=self.timeout),
+            settings=KafkaSettings(bulk_bytes=bulk_bytes, request_timeout=self.timeout), parts=parts,
         )  # fmt: skip
 
     def unreachable(self, projection: str) -> KafkaSink:
@@ -136,13 +137,29 @@ class KafkaServer:
         assert await self.topics() == []
 
 
-class TestKafkaSink(SinkContract):
+@asynccontextmanager
+async def _left_open(server: KafkaServer, topic: str, part: str = "") -> AsyncIterator[None]:
+    """A worker has begun to write into each of the topic's partitions, and is killed."""
+    killed = Client(server.address, "killed", 10)
+    leaders = (await killed.topics(topic))[topic].leaders
+    producer = Producer(await killed.connected(), f"cdc-{topic}{part}", 10)
+    await producer.begin()
+    sent = [Part(n, [Message(b"1", text(note="never").encode(), [("revision", b"99")])]) for n in leaders]
+    writing = asyncio.create_task(producer.write(topic, leaders, sent))
+    while any(part.offset < 0 for part in sent):
+        await asyncio.sleep(0)
+    writing.cancel()
+    await killed.close()
+    yield
+
+
+class TestKafkaSink(PartsContract):
     @pytest.fixture
     def prefix(self) -> str:
         return f"t_{uuid.uuid4().hex[:8]}"
 
     @pytest.fixture
-    def server(self, stack_settings: Settings, prefix: str) -> Server:
+    def server(self, stack_settings: Settings, prefix: str) -> ServerOfParts:
         return KafkaServer(stack_settings, prefix)
 
     @pytest.fixture
@@ -190,20 +207,31 @@ class TestKafkaSink(SinkContract):
         sink = await lab.prepared()
         await put(sink, "1", 1, note="committed")
         topic = f"{own.target}.v1"
-        killed = Client(own.address, "killed", 10)
-        leaders = (await killed.topics(topic))[topic].leaders
-        producer = Producer(await killed.connected(), f"cdc-{topic}", 10)
-        await producer.begin()
-        part = Part(0, [Message(b"1", text(note="never").encode(), [("revision", b"99")])])
-        writing = asyncio.create_task(producer.write(topic, leaders, [part]))
-        while part.offset < 0:
-            await asyncio.sleep(0)
-        writing.cancel()
-        await killed.close()
+        async with _left_open(own, topic):
+            pass
         epoch = (await sink.claim("a", 0)).epoch
         assert await put(sink, "1", 2, epoch=epoch, note="next") == APPLIED
         seen = [json.loads(record.value)["note"] for record in await own.records(topic)]
         assert seen == ["committed", "next"] and await lab.sink().read(["1"]) == await sink.read(["1"])
+
+    @pytest.mark.edge_case(38)
+    async def test_what_another_partitions_killed_worker_left_open_is_waited_for(
+        self, lab: Lab, own: KafkaServer, parts: tuple[Sink, Sink, Sink]
+    ) -> None:
+        """It hides what others commit behind it, so no record says that they can be read, and nobody counts them as missing."""
+        one, two, both = parts
+        record = await one.claim("a", 0)
+        assert await put(one, "1", 1, epoch=record.epoch) == APPLIED
+        topic = f"{own.target}.v1"
+        async with _left_open(own, topic, "@1"):
+            assert await put(one, "1", 2, epoch=record.epoch) == APPLIED
+            saving, reading = asyncio.create_task(one.save(record)), asyncio.create_task(both.read(["1"]))
+            _, waiting = await asyncio.wait({saving, reading}, timeout=1)
+            assert waiting == {saving, reading}
+        await two.claim("b", 0)
+        await saving
+        assert {id: stored.revision for id, stored in (await reading).items()} == {"1": record.epoch << 40 | 2}
+        assert len(await own.records(topic)) == 2
 
     async def test_a_write_that_is_cut_off_anywhere_leaves_no_document_wrong(self, lab: Lab, own: KafkaServer) -> None:
         sink, again = await lab.prepared(), random.Random(1)
