@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -13,12 +14,16 @@ import apsw
 from pipeline.engine.groups import group_tables
 from pipeline.engine.layout import Layout, Table
 from pipeline.engine.revision import RENEW_AT
-from pipeline.engine.sql import connect, listed, quoted, rows, transaction, value
+from pipeline.engine.sql import CACHE, connect, listed, quoted, rows, transaction, value
 from pipeline.errors import CheckpointError, Fenced
 
 FORMAT: Final = 2
 UNKNOWN: Final = b"?"
 """A column whose value the source never sent: a blob, which no source value is (bytea comes as base64 text)."""
+
+LOADING: Final = ("cache_size=-16384", "temp_store=FILE")
+"""Rows come in the order of their keys, and need no cache; the indexes of large tables are sorted at the end, in files beside the mirror."""
+LOADED: Final = (f"cache_size={CACHE}", "temp_store=MEMORY")
 
 BOOT: Final = Path("/proc/sys/kernel/random/boot_id")
 """Another one after each start of the machine, where its kernel tells."""
@@ -64,6 +69,9 @@ class Mirror:
         if int(self.get("seq") or 0) >= RENEW_AT:
             self._renew()
         self.seq: int = int(self.get("seq") or 0)
+        self._loading = not self.get("loaded")
+        if self._loading:
+            self._tune(LOADING)
 
     def _create(self, fingerprint: str) -> None:
         with transaction(self.db):
@@ -163,6 +171,9 @@ class Mirror:
             yield seq
             self.set("seq", seq)
         self.seq = seq
+        if self._loading and self.get("loaded"):
+            self._loading = False
+            self._tune(LOADED)
 
     def get(self, name: str) -> Any:
         return value(self.db, "SELECT value FROM meta WHERE name = ?", (name,))
@@ -228,6 +239,14 @@ class Mirror:
         where = " AND ".join(f"{quoted(name)} = ?" for name in table.key)
         found = rows(self.db, f"SELECT {listed(names)} FROM {quoted(table.name)} WHERE {where}", key)
         return dict(zip(names, found[0], strict=True)) if found else None
+
+    def _tune(self, pragmas: tuple[str, ...]) -> None:
+        os.environ.setdefault("SQLITE_TMPDIR", str(Path(self.path).resolve().parent))
+        made = rows(self.db, "SELECT sql FROM sqlite_temp_schema WHERE sql IS NOT NULL")
+        for pragma in pragmas:
+            self.db.execute(f"PRAGMA {pragma}")
+        for (sql,) in made:  # temporary tables are gone by that
+            self.db.execute(sql.replace("CREATE TABLE", "CREATE TEMP TABLE", 1))
 
     @contextmanager
     def _surely(self) -> Iterator[None]:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 import apsw
 
 from pipeline.engine.ordering import register
+
+CACHE: Final = -65_536
+"""Kilobytes of a connection's cache, as SQLite has it."""
 
 
 def quoted(name: str) -> str:
@@ -46,7 +49,7 @@ def connect(path: str, *, readonly: bool = False) -> apsw.Connection:
         "journal_mode=WAL",
         "synchronous=NORMAL",
         "temp_store=MEMORY",
-        "cache_size=-65536",
+        f"cache_size={CACHE}",
         "wal_autocheckpoint=4000",
         *(("query_only=ON",) if readonly else ()),
     ):
