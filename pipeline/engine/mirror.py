@@ -14,16 +14,12 @@ import apsw
 from pipeline.engine.groups import group_tables
 from pipeline.engine.layout import Layout, Table
 from pipeline.engine.revision import RENEW_AT
-from pipeline.engine.sql import CACHE, connect, listed, quoted, rows, transaction, value
+from pipeline.engine.sql import connect, listed, quoted, rows, transaction, value
 from pipeline.errors import CheckpointError, Fenced
 
 FORMAT: Final = 2
 UNKNOWN: Final = b"?"
 """A column whose value the source never sent: a blob, which no source value is (bytea comes as base64 text)."""
-
-LOADING: Final = ("cache_size=-16384", "temp_store=FILE")
-"""Rows come in the order of their keys, and need no cache; the indexes of large tables are sorted at the end, in files beside the mirror."""
-LOADED: Final = (f"cache_size={CACHE}", "temp_store=MEMORY")
 
 BOOT: Final = Path("/proc/sys/kernel/random/boot_id")
 """Another one after each start of the machine, where its kernel tells."""
@@ -71,7 +67,7 @@ class Mirror:
         self.seq: int = int(self.get("seq") or 0)
         self._loading = not self.get("loaded")
         if self._loading:
-            self._tune(LOADING)
+            self._sort_in("FILE")
 
     def _create(self, fingerprint: str) -> None:
         with transaction(self.db):
@@ -173,7 +169,7 @@ class Mirror:
         self.seq = seq
         if self._loading and self.get("loaded"):
             self._loading = False
-            self._tune(LOADED)
+            self._sort_in("MEMORY")
 
     def get(self, name: str) -> Any:
         return value(self.db, "SELECT value FROM meta WHERE name = ?", (name,))
@@ -240,11 +236,11 @@ class Mirror:
         found = rows(self.db, f"SELECT {listed(names)} FROM {quoted(table.name)} WHERE {where}", key)
         return dict(zip(names, found[0], strict=True)) if found else None
 
-    def _tune(self, pragmas: tuple[str, ...]) -> None:
+    def _sort_in(self, place: str) -> None:
+        """In files beside the mirror while it loads, for the indexes of large tables are sorted at its end; in memory all else is faster."""
         os.environ.setdefault("SQLITE_TMPDIR", str(Path(self.path).resolve().parent))
         made = rows(self.db, "SELECT sql FROM sqlite_temp_schema WHERE sql IS NOT NULL")
-        for pragma in pragmas:
-            self.db.execute(f"PRAGMA {pragma}")
+        self.db.execute(f"PRAGMA temp_store={place}")
         for (sql,) in made:  # temporary tables are gone by that
             self.db.execute(sql.replace("CREATE TABLE", "CREATE TEMP TABLE", 1))
 

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any
 
 import apsw
 
 from pipeline.engine.ordering import register
-
-CACHE: Final = -65_536
-"""Kilobytes of a connection's cache, as SQLite has it."""
 
 
 def quoted(name: str) -> str:
@@ -49,7 +46,7 @@ def connect(path: str, *, readonly: bool = False) -> apsw.Connection:
         "journal_mode=WAL",
         "synchronous=NORMAL",
         "temp_store=MEMORY",
-        f"cache_size={CACHE}",
+        "cache_size=-16384",
         "wal_autocheckpoint=4000",
         *(("query_only=ON",) if readonly else ()),
     ):
