@@ -26,8 +26,6 @@ def open_sink(
         raise DefinitionError(
             f"{projection.id}: no sink is called {target.kind!r}; known are {', '.join(sorted(SINKS))}."
         )
-    if projection.workers > 1 and target.kind not in IN_PARTS:
-        raise DefinitionError(f"{projection.id}: {target.kind} takes no documents of several workers.")
     return opener(target, projection, shape, settings, Parts.of(projection, part))
 
 
@@ -115,10 +113,6 @@ SINKS: dict[str, Opener] = {
     "kafka": _kafka,
     "memory": _memory,
 }
-
-
-IN_PARTS: frozenset[str] = frozenset({"elasticsearch", "kafka", "postgres", "redis"})
-"""The kinds of sinks that keep a record of each partition (exchange mode)."""
 
 
 def open_reader(target: Target, shape: Shape, settings: Settings) -> Reader | None:

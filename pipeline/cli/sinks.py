@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 
-from connectors.sinks import IN_PARTS, SINKS
+from connectors.sinks import SINKS
 from connectors.sinks.elasticsearch_mapping import mapping
 from connectors.sinks.kafka_topics import NAME as TOPIC
 from connectors.sinks.kafka_topics import described as topics
@@ -17,7 +16,7 @@ _INDEX = re.compile(r"(?=.{1,200}$)[a-z0-9][^A-Z\\/*?\"<>| ,#:]*")
 # the version and `_deleted` of an index have to fit into 63 bytes behind it
 _TABLE = re.compile(r"([a-z_][a-z0-9_]{0,62}\.)?[a-z_][a-z0-9_-]{0,45}")
 
-_RULES = {kind: SinkRules() for kind in SINKS} | {
+RULES = {kind: SinkRules() for kind in SINKS} | {
     "elasticsearch": SinkRules(
         mapping,
         _INDEX,
@@ -40,4 +39,3 @@ _RULES = {kind: SinkRules() for kind in SINKS} | {
         ddl=topics,
     ),
 }
-RULES = {kind: replace(rules, in_parts=kind in IN_PARTS) for kind, rules in _RULES.items()}

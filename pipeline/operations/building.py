@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import apsw
@@ -15,7 +17,7 @@ from pipeline.authoring.builds import Build, Job
 from pipeline.authoring.projection import Projection
 from pipeline.authoring.shape import shape_of
 from pipeline.engine.sql import connect, quoted, value
-from pipeline.operations.status import Building, StatusReport, mirror_file, status, worker_file
+from pipeline.operations.status import Building, StatusReport, mirror_file, mirror_files, status, worker_file
 from pipeline.settings import Settings
 
 STEPS = {
@@ -40,7 +42,8 @@ def building(settings: Settings, code: Projection[Any]) -> Building | None:
     known = builds.read(settings, code.name)
     if (job := known.job) is None:
         return None
-    new, live = job.target.of(code), (known.live or Build(version=code.version)).of(code)
+    new = job.target.of(code)
+    live = builds.as_begun(settings, known.live or Build(version=code.version), code)
     found = Building(
         projection=code.name, id=new.id, origin=job.origin, why=job.why, phase=job.phase, step=STEPS[job.phase],
         seconds=round(time.time() - job.started, 1),
@@ -53,7 +56,9 @@ def building(settings: Settings, code: Projection[Any]) -> Building | None:
 
 
 def _catching_up(settings: Settings, new: Projection[Any]) -> bool:
-    return bool(_said(settings, new).get("catching_up", not mirror_file(settings, new.id).exists()))
+    return any(
+        said.get("catching_up", not mirror_file(settings, part).exists()) for part, said in _said(settings, new).items()
+    )
 
 
 def _rows(settings: Settings, live: Projection[Any], new: Projection[Any], job: Job, found: Building) -> None:
@@ -72,9 +77,10 @@ def _documents(settings: Settings, new: Projection[Any], found: Building) -> Non
     found.unit = "documents"
     found.total, left = documents_in(settings, new)
     found.done = max(0, found.total - left)
-    said = _said(settings, new)
-    written = sum(int(sink["applied"]) for sink in said.get("sinks", {}).values())
-    _estimate(found, written, said.get("at", 0.0) - (said.get("reading_since") or said.get("at", 0.0)))
+    each = [said for said in _said(settings, new).values() if said]
+    written = sum(int(sink["applied"]) for said in each for sink in said.get("sinks", {}).values())
+    ages = (said.get("at", 0.0) - (said.get("reading_since") or said.get("at", 0.0)) for said in each)
+    _estimate(found, written, max(ages, default=0.0))
 
 
 def _estimate(found: Building, done: int, seconds: float) -> None:
@@ -83,17 +89,20 @@ def _estimate(found: Building, done: int, seconds: float) -> None:
         found.seconds_left = round((found.total - found.done) / (done / seconds), 1)
 
 
-def _said(settings: Settings, new: Projection[Any]) -> dict[str, Any]:
-    try:
-        return dict(json.loads(worker_file(settings, new.id).read_text()))
-    except (FileNotFoundError, ValueError):
-        return {}
+def _said(settings: Settings, new: Projection[Any]) -> dict[str, dict[str, Any]]:
+    """What its worker last said, or those of its partitions, by name."""
+    found: dict[str, dict[str, Any]] = {part: {} for part in new.parts}
+    for part in new.parts:
+        with suppress(FileNotFoundError, ValueError):
+            found[part] = json.loads(worker_file(settings, part).read_text())
+    return found
 
 
 def _count(settings: Settings, projection: Projection[Any], tables: list[str]) -> int:
-    path = mirror_file(settings, projection.id)
-    if not path.exists():
-        return 0
+    return sum(_rows_in(path, tables) for path in mirror_files(settings, projection).values())
+
+
+def _rows_in(path: Path, tables: list[str]) -> int:
     db = connect(str(path), readonly=True)
     try:
         return sum(int(value(db, f"SELECT count(*) FROM {quoted(table)}") or 0) for table in tables)
@@ -104,10 +113,12 @@ def _count(settings: Settings, projection: Projection[Any], tables: list[str]) -
 
 
 def documents_in(settings: Settings, projection: Projection[Any]) -> tuple[int, int]:
-    """Documents that a mirror has, and those that are still to be written."""
-    path = mirror_file(settings, projection.id)
-    if not path.exists():
-        return 0, 0
+    """Documents that its mirrors have, and those that are still to be written."""
+    each = [_documents_in(path, projection) for path in mirror_files(settings, projection).values()]
+    return sum(found for found, _ in each), sum(left for _, left in each)
+
+
+def _documents_in(path: Path, projection: Projection[Any]) -> tuple[int, int]:
     db = connect(str(path), readonly=True)
     try:
         if value(db, "SELECT 1 FROM sqlite_schema WHERE name = 'meta'") is None:

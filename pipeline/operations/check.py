@@ -109,7 +109,7 @@ def check(
             if level.table in catalog.tables:
                 check_level(checked, level, catalog.tables[level.table])
         check_root_key(checked, shape.source)
-        _workers(checked, shape, sinks, connectors or ())
+        _workers(checked, shape, connectors or ())
         findings += checked.findings
     findings += _clashes(projections, sinks)
     return CheckReport(
@@ -159,14 +159,14 @@ def _targets(checked: Checked, shape: Shape, sinks: Mapping[str, SinkRules]) -> 
             checked.add("BadTarget", complaint)
 
 
-def _workers(checked: Checked, shape: Shape, sinks: Mapping[str, SinkRules], connectors: Sequence[Captures]) -> None:
+def _workers(checked: Checked, shape: Shape, connectors: Sequence[Captures]) -> None:
     own = checked.projection
     if own.workers < 1:
         checked.add("BadWorkers", f"{own.name!r} has {own.workers} workers; count from 1.")
     if own.workers <= 1 or not set(shape.columns()) <= checked.catalog.tables.keys():
         return
     layout = lay_out(shape, checked.catalog)
-    complaints = [*in_parts(own, layout, [kind for kind, rules in sinks.items() if rules.in_parts])]
+    complaints = [*in_parts(own, layout)]
     if any(c.kind != "postgres" for c in connectors if c.tables & layout.tables.keys()):
         complaints.append("Its source has to be Postgres.")
     for complaint in complaints:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from pipeline.authoring.aggregate_shape import AggregateShape
@@ -17,15 +17,12 @@ KINDS = ("int", "text", "uuid")
 """Kinds of a root key's columns that are spelled alike wherever they stand."""
 
 
-def in_parts(projection: Projection[Any], layout: Layout, sinks: Collection[str]) -> Iterator[str]:
-    """Why it can't have several workers; `sinks`: the kinds that keep a record of each partition."""
+def in_parts(projection: Projection[Any], layout: Layout) -> Iterator[str]:
+    """Why it can't have several workers."""
     if isinstance(shape_of(projection.shape), AggregateShape):
         yield "Groups and events are not of one root key, which says whose a row is."
     if projection.across_sources:
         yield "Tables of several sources have no transactions in common."
-    for target in projection.to:
-        if target.kind not in sinks:
-            yield f"{target.kind} keeps no record of each partition; those that do are {', '.join(sorted(sinks))}."
     for name in layout.root.key:
         kind = layout.root.wires[name].kind
         if kind not in KINDS:

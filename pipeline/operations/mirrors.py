@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,23 +19,51 @@ from pipeline.engine.groups import GROUPS, group_tables
 from pipeline.engine.layout import Layout
 from pipeline.engine.sql import connect, listed, quoted, rows, transaction, value
 from pipeline.errors import OperationError
+from pipeline.operations.in_parts import exchange_topic
 from pipeline.operations.layouts import layout_of
 from pipeline.operations.status import mirror_file, verified_file, worker_file
 from pipeline.settings import Settings
 
 
 def usable(settings: Settings, live: Projection[Any], new: Projection[Any]) -> str:
-    """Why the mirror of `live` is not enough for `new`, or nothing where it is."""
-    path, layout = mirror_file(settings, live.id), layout_of(settings, new)
+    """Why the mirror of `live`, or those of its partitions, are not enough for `new`, or nothing where they are."""
+    if live.workers != new.workers:
+        return f"{live.id} has {_workers(live)}, and {new.id} {_workers(new)}, which share out the rows otherwise"
+    layout, code = layout_of(settings, new), fingerprint(shape_of(new.shape))
+    return next(filter(None, (_usable(mirror_file(settings, part), part, layout, code) for part in live.parts)), "")
+
+
+def _workers(projection: Projection[Any]) -> str:
+    return "one worker" if projection.workers == 1 else f"{projection.workers} workers"
+
+
+def _usable(path: Path, part: str, layout: Layout, code: str) -> str:
     if not path.exists():
         return f"there is no mirror {path}"
     db = connect(str(path), readonly=True)
     try:
         if not value(db, "SELECT value FROM meta WHERE name = 'loaded'"):
-            return f"{live.id} has not had its first load"
-        return _lacks(db, layout, same=fingerprint(shape_of(new.shape)) == _said(db))
+            return f"{part} has not had its first load"
+        return _lacks(db, layout, same=code == _said(db))
     finally:
         db.close()
+
+
+def read_up_to(settings: Settings, projection: Projection[Any]) -> dict[str, int]:
+    """Where its mirror goes on reading, `{"topic/0": 17}`; of several partitions the one that is furthest behind.
+
+    Nothing where one of their mirrors is not here; no line of what one of them has not begun to read.
+    """
+    found: dict[str, list[int]] = {}
+    for part in projection.parts:
+        if not (path := mirror_file(settings, part)).exists():
+            return {}
+        with closing(connect(str(path), readonly=True)) as db:
+            if value(db, "SELECT 1 FROM sqlite_schema WHERE name = 'offsets'") is None:
+                return {}  # its worker is just making it
+            for name, after in rows(db, "SELECT partition, next FROM offsets"):
+                found.setdefault(name, []).append(after)
+    return {name: min(each) for name, each in found.items() if len(each) == len(projection.parts)}
 
 
 def _said(db: apsw.Connection) -> str:
@@ -59,18 +87,27 @@ def _lacks(db: apsw.Connection, layout: Layout, *, same: bool) -> str:
 
 
 def copy_mirror(settings: Settings, live: Projection[Any], new: Projection[Any], sinks: Sequence[str]) -> None:
-    """The live mirror, as of one moment, as the new build's, with every document dirty for its sinks; all or nothing."""
-    source, target = mirror_file(settings, live.id), mirror_file(settings, new.id)
+    """The live mirror, as of one moment, as the new build's, with every document dirty for its sinks; all or nothing.
+
+    Of several partitions each by itself: again, where it ends between two of them.
+    """
+    for of, to in zip(live.parts, new.parts, strict=True):
+        _copy(settings, of, new, to, sinks, forgetting=f"{exchange_topic(settings, live)}/%")
+
+
+def _copy(settings: Settings, of: str, new: Projection[Any], to: str, sinks: Sequence[str], *, forgetting: str) -> None:
+    source, target = mirror_file(settings, of), mirror_file(settings, to)
     part = target.with_suffix(".part")
     if not source.exists():
         raise OperationError(f"There is no mirror {source} to copy: cancel, and rebuild --from log.")
     below = copied(source, part)
     try:
+        below.execute("DELETE FROM offsets WHERE partition LIKE ?", (forgetting,))
         _mark(below, layout_of(settings, new), fingerprint(shape_of(new.shape)), sinks)
         below.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     finally:
         below.close()
-    put_in_place(settings, new.id, part)
+    put_in_place(settings, to, part)
 
 
 def put_in_place(settings: Settings, id: str, part: Path) -> None:

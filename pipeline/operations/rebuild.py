@@ -104,7 +104,7 @@ async def begin(
         return known.job
     live = known.live or Build(version=code.version)
     target = Build(version=code.version) if live.version != code.version else known.next(code.version)
-    chosen, why = await _origin(settings, live.of(code), target.of(code), hands, origin)
+    chosen, why = await _origin(settings, builds.as_begun(settings, live, code), target.of(code), hands, origin)
     job = Job(
         target=target, origin=chosen, why=why, cutover=cutover, rate=rate, keep=keep, started=time.time()
     )  # fmt: skip
@@ -125,11 +125,14 @@ async def _origin(
         if hands.no_source:
             raise OperationError(f"{new.id} can't be built from the source: {hands.no_source}. Try --from log.")
         return "source", "asked for"
-    no_mirror = usable(settings, live, new) if new.workers == 1 else "several workers share out the log"
+    no_mirror = usable(settings, live, new)
     if asked == "mirror" and no_mirror:
         raise OperationError(f"{new.id} can't be built from the mirror: {no_mirror}. Try --from log, or --from source.")
     if asked in ("mirror", "auto") and not no_mirror:
-        return "mirror", f"the mirror of {live.id} has every row and column"
+        return (
+            "mirror",
+            f"the {'mirror' if live.workers == 1 else 'mirrors'} of {live.id} {'has' if live.workers == 1 else 'have'} every row and column",
+        )
     no_log = await hands.missing_log()
     if no_log and hands.no_source:
         why = "; ".join(filter(None, (no_mirror, no_log, hands.no_source)))
@@ -207,11 +210,13 @@ async def _filled(
     """The mirror that the new build's worker begins with; from the log it begins with none."""
     if job.origin == "log":
         return
-    live = (builds.read(settings, code.name).live or Build(version=code.version)).of(code)
+    seen = builds.read(settings, code.name).live or Build(version=code.version)
+    live = builds.as_begun(settings, seen, code)
     copying = hands.copying(new) if job.origin == "source" else None
     ends = await hands.reading(new).ends() if job.origin == "source" and copying is None else {}
     for _ in range(COPY_PATIENCE):
-        with owned(settings, new.id) as mine:
+        with ExitStack() as held:
+            mine = all(held.enter_context(owned(settings, part)) for part in new.parts)
             if mine and copying is not None:
                 await fill(settings, new, sinks, copying)
             elif mine and job.origin == "source":
@@ -303,7 +308,7 @@ async def rollback(settings: Settings, code: Projection[Any], hands: Hands, *, k
     known = builds.read(settings, code.name)
     if known.kept is None or known.live is None:
         raise OperationError(f"There is no earlier build of {code.name} to go back to.")
-    old = known.kept.build.of(code)
+    old = builds.as_begun(settings, known.kept.build, code)
     sinks = hands.sinks(old)
     try:
         await _current(old, sinks, hands)

@@ -27,6 +27,7 @@ from pipeline.errors import DecodeError, OperationError
 from pipeline.events.envelope import Event, TableDecoder, placed
 from pipeline.events.sourcelog import parsed
 from pipeline.operations.layouts import layout_of
+from pipeline.operations.mirrors import read_up_to
 from pipeline.operations.refresh import RefreshReport, refresh_parts
 from pipeline.operations.status import mirror_file
 from pipeline.settings import Settings
@@ -75,7 +76,6 @@ class ReplayReport(BaseModel):
 
 def ends_of(settings: Settings, projection: Projection[Any], topics: Mapping[str, str]) -> dict[str, int]:
     """Where the worker stands in these topics (`{topic: table}`), `{"topic/0": 17}`; raises OperationError without a mirror."""
-    found: dict[str, list[int]] = {}
     for part in projection.parts:
         path = mirror_file(settings, part)
         if not path.exists():
@@ -83,11 +83,9 @@ def ends_of(settings: Settings, projection: Projection[Any], topics: Mapping[str
         with closing(connect(str(path), readonly=True)) as db:
             if rows(db, "SELECT 1 FROM meta WHERE name = 'catching_up' AND value IS NOT NULL"):
                 raise OperationError(f"{part} is catching up: replay when it has.")
-            for name, end in rows(db, "SELECT partition, next FROM offsets"):
-                if name.rpartition("/")[0] in topics:
-                    found.setdefault(name, []).append(end)
     # what only some of several have read is not held against the others
-    return {name: min(ends) for name, ends in found.items() if len(ends) == len(projection.parts)}
+    ends = read_up_to(settings, projection)
+    return {name: end for name, end in ends.items() if name.rpartition("/")[0] in topics}
 
 
 async def replay(

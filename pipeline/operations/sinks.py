@@ -27,8 +27,6 @@ class SinkRules:
     """The SQL that makes the table, or comments of SQL, of the target, the projection's id and the shape."""
     also: Namer | None = None
     """Names beside its own that readers see a target by."""
-    in_parts: bool = False
-    """It keeps a record of each partition, so that several workers may write to it."""
 
     def names(self, target: Target) -> tuple[str, ...]:
         """All names that no other target may have."""

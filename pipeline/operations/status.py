@@ -195,7 +195,7 @@ def _together(here: list[ProjectionStatus], parts: list[ProjectionStatus]) -> Pr
 
 def _sinks_together(same: list[SinkStatus]) -> SinkStatus:
     found = max(same, key=lambda sink: sink.behind if sink.behind is not None else math.inf).model_copy()
-    for name in ("dirty", "pending", "quarantined"):
+    for name in ("dirty", "pending", "quarantined", "withheld"):
         setattr(found, name, sum(getattr(sink, name) for sink in same))
     found.error = next((sink.error for sink in same if sink.error), None)
     found.written = {kind: sum(sink.written[kind] for sink in same) for kind in found.written}

@@ -16,9 +16,11 @@ from faust.types import TP
 from pipeline.engine.exchange import FRAME_ROOM, Router
 from pipeline.errors import CdcError, DefinitionError, Fenced, LogTruncated, PositionWentBack, SchemaChanged, Transient
 from pipeline.operations.in_parts import exchange_topic
+from pipeline.operations.mirrors import read_up_to
 from pipeline.runtime import apps, wiring
 from pipeline.runtime.assignors import HomeFirst
 from pipeline.runtime.batches import Batch, batch_topic, install
+from pipeline.runtime.opening import Opening
 from pipeline.runtime.pacing import Backoff
 from pipeline.runtime.sender import Sender
 from pipeline.runtime.share import Share
@@ -38,7 +40,7 @@ class Member:
 
     def __init__(self, settings: Settings, wired: wiring.Wired, number: int) -> None:
         self.settings, self.wired, self.number = settings, wired, number
-        self.kafka = settings.kafka_address()
+        self.kafka = settings.kafka_address(wired.kafka)
         self.projection, self.id = wired.projection, wired.projection.id
         self.topic = exchange_topic(settings, self.projection)
         self.stopping = asyncio.Event()
@@ -61,7 +63,8 @@ class Member:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stopping.set)
-        if not await self._until_kafka():
+        opening = Opening(self.settings, self.wired, "", self.stopping, self._nap)
+        if not await opening.made() or not await self._until_kafka():
             return 0
         await self.sender.start()
         self.app = self._faust()
@@ -152,7 +155,8 @@ class Member:
         self._check_partitions()
         gone = [self.shares.pop(tp) for tp in [*self.shares] if tp not in mine]
         await asyncio.gather(*(share.close("moved") for share in gone))
-        starts = dict(await self.sender.begin(self.app, partitions - mine))
+        read = await asyncio.to_thread(read_up_to, self.settings, self.projection)
+        starts = dict(await self.sender.begin(self.app, partitions - mine, read))
         starts |= dict(pair for each in await asyncio.gather(*map(self._seated, sorted(mine))) for pair in each.items())
         log.info("%s#%d: keeps %s, and sends on %d partitions", self.id, self.number,
                  ", ".join(str(tp.partition) for tp in sorted(mine)) or "none", len(partitions) - len(mine))  # fmt: skip

@@ -61,8 +61,8 @@ class Sender:
 
     # ---- positions ----------------------------------------------------------------------------------------
 
-    async def begin(self, app: faust.App, partitions: Iterable[TP]) -> Mapping[TP, int]:
-        """Where to go on: what the group knows as acknowledged, else the start of the log."""
+    async def begin(self, app: faust.App, partitions: Iterable[TP], read: Mapping[str, int]) -> Mapping[TP, int]:
+        """Where to go on: what the group knows as acknowledged, else where all mirrors have read to, else the start of the log."""
         partitions = set(partitions)
         consumer = app.consumer
         thread = consumer._thread
@@ -78,7 +78,7 @@ class Sender:
                     f"The exchange goes on at {start} of {tp.topic}/{tp.partition}, and Kafka has {first} to {end}:"
                     " changes are missing. Rebuild it (cdc rebuild)."
                 )
-            starts[tp] = first if start is None else int(start)
+            starts[tp] = max(first, read.get(f"{tp.topic}/{tp.partition}", 0)) if start is None else int(start)
         self._sitting += 1
         self._at, self._first, self.acknowledged = dict(starts), set(starts), {}
         return starts

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from connectors.sinks import IN_PARTS, open_sink
+from connectors.sinks import open_sink
 from connectors.sources.debezium import ConnectorDefinition, capturing, load_definitions
 from connectors.sources.registry import Registry
 from connectors.sources.topics import ForeignTopics, foreign_tables, open_registry, refuse_foreign
@@ -98,13 +98,11 @@ def check_workers(settings: Settings, wired: Wired) -> None:
     """Raises DefinitionError where this build was begun with another number of workers, or can't have several."""
     projection, mirror = wired.projection, mirror_file(settings, wired.projection.id)
     if projection.workers > 1:
-        complaints = [*in_parts(projection, wired.layout, IN_PARTS)]
+        complaints = [*in_parts(projection, wired.layout)]
         if wired.foreign or wired.definition.kind != "postgres":
             complaints.append("Its source has to be Postgres.")
-        elif wired.definition.snapshot.mode == "copy" or wired.definition.kafka:
-            complaints.append('Its connector has to write to [kafka], and its snapshot.mode can\'t be "copy".')
-        if any(wired.rules):
-            complaints.append("Rows are withheld from a target of it, which is for one worker.")
+        elif wired.definition.snapshot.mode == "copy":
+            complaints.append("Its connector's snapshot.mode can't be \"copy\".")
         if settings.worker.consistency == "row":
             complaints.append('worker.consistency = "row" is for one worker.')
         if complaints:

@@ -35,7 +35,7 @@ class Person(Document, source="shop.staff"):
     name: str
 
 stores = projection(Store, to=elasticsearch("ALIAS-stores"))
-staff = projection(Person, to=elasticsearch("ALIAS-staff"))
+staff = projection(Person, to=elasticsearch("ALIAS-staff"), workers=2)
 """
 JOINED = """
 from pipeline import Document, elasticsearch, one, projection
@@ -90,8 +90,8 @@ def shop(new_project: Callable[[str], Project], west: Site) -> Iterator[Project]
 
     project.before_connector = second
     project.create_with(TABLES, ["shop.stores"], {"stores": MODELS})
-    for name in QUERIES:
-        project.start_worker(f"{project.name}-{name}")
+    for name, number in (("stores", 1), ("staff", 1), ("staff", 2)):
+        project.start_worker(f"{project.name}-{name}", number=number)
     yield project
     project.stop_workers()
     project.cdc("connector", "delete", own, "--drop-slot", "--yes")

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
 from pipeline.demo import truth
 from pipeline.demo.shop import Load
-from pipeline.engine.exchange import owner_of
+from pipeline.engine.exchange import Frame, owner_of
 from tests.support.project import Project, until
 
 pytestmark = pytest.mark.stack
@@ -48,6 +49,23 @@ def _records(project: Project) -> list[str]:
     return sorted(hit["_id"] for hit in hits if hit["_id"].startswith(f"{project.name}-orders-"))
 
 
+def _sent_from(project: Project, version: int) -> int:
+    """The first offset of the orders' topic that went through the version's exchange topic."""
+
+    async def starts() -> list[int]:
+        topic = f"{project.name.replace('_', '-')}.exchange.{project.name}-orders-v{version}"
+        async with AIOKafkaConsumer(
+            topic, bootstrap_servers=project.endpoints.kafka, auto_offset_reset="earliest"
+        ) as consumer:
+            while True:
+                for records in (await consumer.getmany(timeout_ms=500)).values():
+                    frames = [msgspec.msgpack.decode(record.value, type=Frame) for record in records]
+                    if found := [frame.start for frame in frames if frame.source == f"{project.name}.shop.orders/0"]:
+                        return found
+
+    return min(asyncio.run(asyncio.wait_for(starts(), 30)))
+
+
 def _right(project: Project) -> None:
     project.cdc("wait", f"{project.name}-orders", "--now", "--timeout", "90")
     project.assert_equal()
@@ -72,6 +90,9 @@ def test_a_live_read_model_gets_two_workers_by_a_rebuild_and_one_again(new_proje
     assert _seen(project) == [f"{name}-v2"], "verified, and cut over"
     found: dict[str, Any] = json.loads(project.cdc("status", name, "-o", "json", check=False).stdout)["projections"][0]
     assert (found["version"], len(found["partitions"])) == (2, 2)
+    for seen in ("v1", "v2"):
+        project.cdc("rollback", name, "--yes")
+        assert _seen(project) == [f"{name}-{seen}"], "kept current with its own number of workers"
 
     project.sql("DELETE FROM shop.order_lines WHERE order_id = 7", "DELETE FROM shop.orders WHERE id = 7")
     erased = json.loads(project.cdc("erase", "shop.orders", "7", "--yes", "-o", "json").stdout)
@@ -79,15 +100,24 @@ def test_a_live_read_model_gets_two_workers_by_a_rebuild_and_one_again(new_proje
     assert {("row", f"{name}-v2@{part}", 0) for part in (0, 1)} <= set(places)
     assert [place["where"].endswith(f".exchange.{name}-v2") for place in erased["places"]].count(True) == 1
 
-    _new_code(project, ", version=3")
-    project.cdc("rebuild", name, "--keep", "0.001")
+    _new_code(project, ", workers=2, version=3")
+    built = project.cdc("rebuild", name, "--keep", "0.001")
+    assert f"built from the mirror: the mirrors of {name}-v2 have every row and column" in built.stderr
     assert _seen(project) == [f"{name}-v3"]
+    assert (_sent_from(project, 2), _sent_from(project, 3) > 300) == (0, True), (
+        "what the mirrors have is not sent again"
+    )
+
+    _new_code(project, ", version=4")
+    built = project.cdc("rebuild", name, "--keep", "0.001")
+    assert "built from the log" in built.stderr
+    assert "has 2 workers" in built.stderr
+    assert _seen(project) == [f"{name}-v4"]
     load.stop()
     load.join(10)
     assert load.error is None
     _right(project)
-    until(lambda: f"{name}-v2@0" not in _records(project), 120, f"the build of two workers goes\n{project.log()}")
-    assert f"{name}-v2@1" not in _records(project)
+    until(lambda: not any("@" in record for record in _records(project)), 120, f"builds of two go\n{project.log()}")
 
 
 @pytest.mark.edge_case(12)

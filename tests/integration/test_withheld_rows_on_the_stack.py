@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -17,6 +18,7 @@ from tests.support.web import expected
 pytestmark = pytest.mark.stack
 
 BY_NAME = {"redis": {"shop.customers.name": ["Secret", "Hidden"]}}
+ORDERS = (Path(__file__).parents[2] / "projections" / "orders.py").read_text()
 SECRET = (
     "SELECT o.id FROM shop.orders o JOIN shop.customers c ON c.id = o.customer_id WHERE c.name IN ('Secret', 'Hidden')"
 )
@@ -124,3 +126,30 @@ def test_a_rule_that_could_not_be_kept_starts_no_worker(shop: Project) -> None:
     finally:
         shop.workers.clear()
         withheld(shop, BY_NAME)
+
+
+@pytest.mark.edge_case(38)
+def test_each_of_several_workers_keeps_them_away(new_project: Callable[[str], Project]) -> None:
+    """Customers are rows of all partitions, and orders of one: a rule on each."""
+    shop = new_project("it_rows_parts")
+    withheld(shop, BY_NAME)
+    targets = f'to=[elasticsearch("orders"), redis("{shop.name}:orders")], workers=2'
+    text = "from pipeline import redis\n" + ORDERS.replace('to=elasticsearch("orders")', targets)
+    shop.create(orders=120, projections=(), own={"orders": text})
+    shop.sql("UPDATE shop.customers SET name = 'Secret' WHERE id % 3 = 0")
+    shop.start_run()
+    written(shop)
+    assert_withheld(shop, SECRET)
+    shop.sql(
+        "UPDATE shop.customers SET name = 'open' WHERE id = 3", "UPDATE shop.customers SET name = 'Hidden' WHERE id = 4"
+    )
+    written(shop)
+    assert_withheld(shop, SECRET)
+    shop.cdc("verify", f"{shop.name}-orders", "--all")
+
+    shop.stop_workers()
+    shop.sql("UPDATE shop.orders SET status = 'kept here' WHERE id <= 30")
+    withheld(shop, {"redis": {"shop.orders.status": ["kept here"]}})
+    shop.start_run()
+    written(shop)
+    assert_withheld(shop, "SELECT id FROM shop.orders WHERE status = 'kept here'")

@@ -655,15 +655,13 @@ def test_several_workers_share_out_what_has_one_root_and_are_told_what_goes_ever
 
 
 @pytest.mark.parametrize(("change", "said"), [
-    (("to=elasticsearch(", "to=kafka("), "kafka keeps no record of each partition"),
     (("workers=4", "workers=4, across_sources=True"), "Tables of several sources"),
     (("workers=4", "workers=0"), "count from 1"),
 ])  # fmt: skip
 def test_what_several_workers_can_not_have_is_refused_by_name(
     checked: Checked, change: tuple[str, str], said: str
 ) -> None:
-    text = "from pipeline import kafka\n" + SEVERAL.replace(*change)
-    report = checked(orders=text)
+    report = checked(orders=SEVERAL.replace(*change))
     assert [f.error for f in report.findings if f.level == "error"] == ["BadWorkers"]
     assert said.lower() in " ".join(f"{f.message} {f.suggestion}".lower() for f in report.findings)
 
