@@ -115,7 +115,7 @@ class Engine:
         """
         if not records:
             return
-        self.take_in(partition, records, self.begin(partition, label), (), records[-1][0] + 1)
+        self.take_in(partition, records, self.begin(partition, label), [], records[-1][0] + 1)
 
     def begin(self, partition: str, label: str) -> int:
         """The number of the source log that records of this partition with this label are from."""
@@ -128,7 +128,7 @@ class Engine:
         return log
 
     def take_in(
-        self, partition: str, records: Sequence[Record], log: int, passed: Sequence[Event], next_offset: int
+        self, partition: str, records: Sequence[Record], log: int, passed: list[Event], next_offset: int
     ) -> None:
         """Records of one source log, and `passed`: events that are counted only, whose rows others have."""
         topic = partition.rpartition("/")[0]
@@ -148,7 +148,7 @@ class Engine:
         events, tombstones = decoded(self.decoders[topic], records, self.logs.known[log], self.consistency == "row")
         self._tombstones += tombstones
         if self.copied is not None:
-            events = self.copied.left(events, self.logs.known[log])
+            events, passed = (self.copied.left(of, self.logs.known[log]) for of in (events, passed))
         if events:
             self.columns.look(events)
         events = in_order(events, passed) if passed else events
@@ -320,6 +320,8 @@ class Engine:
         for log in sorted(logs):
             # within a partition an older log comes first
             self.applier.log, self.applier.since = self.logs.ordinal(log), self.logs.begun(log)
+            if not log:
+                self.logs.unlabelled()
             own = events if len(logs) == 1 else [e for e in events if e.log == log]
             self.applier.apply(own, seq, mark=self.loaded)
         if self.applier.fresh_unknown:

@@ -76,6 +76,7 @@ class Mirror:
             if found is None:
                 self.set("format", FORMAT)
                 self.set("fingerprint", fingerprint)
+                self.set("labelled", 1)
             elif self.get("format") != FORMAT:
                 raise CheckpointError(
                     f"The mirror {self.path} has format {self.get('format')}, this program {FORMAT}: move it away, and the worker makes it again from the log."

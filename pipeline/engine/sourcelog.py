@@ -40,6 +40,8 @@ class SourceLogs:
 
     def __init__(self, mirror: Mirror, connectors: Sequence[str], moved: Callable[[], None]) -> None:
         self.mirror, self._moved = mirror, moved
+        self._labelled = bool(mirror.get("labelled"))
+        """Every row came with the label of a log; a mirror of an earlier program does not say so."""
         self.known: dict[int, SourceLog] = {0: SourceLog()}
         self.ordinals: dict[int, int] = {0: 1}
         own = connectors[0]
@@ -87,6 +89,16 @@ class SourceLogs:
         """What is staged may be the first of its log: after a restart it has to be known. Inside a checkpoint."""
         for number in self.known:
             self.ordinal(number)
+
+    def unlabelled(self) -> None:
+        """Rows without a label are applied; inside a checkpoint."""
+        if self._labelled:
+            self._labelled = False
+            self.mirror.set("labelled", None)
+
+    def oldest(self, number: int) -> bool:
+        """Whether the mirror has no row of before this log, as far as is known without looking at them all."""
+        return self._labelled and not any(0 < n < number for n in self.ordinals)
 
     def begun(self, number: int) -> int:
         """The place of its connector's newest log, up to this one, that began with a snapshot; 1 where none did."""

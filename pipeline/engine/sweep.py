@@ -103,11 +103,13 @@ class Beginnings:
         ordinal = self.logs.ordinal(log)
         own = self.inputs.tables_of(of)
         tables = {name: table for name, table in self.mirror.layout.tables.items() if name in own}
-        found = counts(self.mirror.db, tables, ordinal)
+        found = {} if self.logs.oldest(log) else counts(self.mirror.db, tables, ordinal)
         if too_much(found, self.limit):
             self.mirror.set("held", hold(log, found))
-        else:
+        elif found:
             self._sweep(log, seq, mark=mark)
+        else:
+            self._swept(of)
         self._settled(log)
 
     @property
@@ -131,10 +133,13 @@ class Beginnings:
         of = self.logs.connectors[log]
         own = self.inputs.tables_of(of)
         swept = sweep(self.applier, own, self.logs.ordinal(log), seq, mark=mark)
+        self._swept(of)
+        return swept
+
+    def _swept(self, of: str) -> None:
         self.mirror.set("held", None)
         if not any(newest > self.settled[other] for other, newest in self.log.items() if other != of):
             self._owe(None)
-        return swept
 
     def _settled(self, log: int) -> None:
         of = self.logs.connectors[log]

@@ -9,6 +9,7 @@ from random import Random
 import pytest
 from world import World
 
+from pipeline.engine import sweep
 from pipeline.engine.sweep import held
 from pipeline.events.envelope import UNCHANGED
 from pipeline.events.sourcelog import SourceLog, parsed
@@ -57,6 +58,33 @@ def test_a_row_that_the_restore_took_back_leaves_with_the_new_snapshot(world: Wo
     world.check_end()
     assert world.sinks["memory:0"].get("3") is None
     assert world.engine.mirror.counters()["swept"] == 1
+
+
+@pytest.mark.edge_case(12)
+def test_a_row_that_came_without_a_label_leaves_with_the_first_snapshot_that_has_one(tmp_path: Path) -> None:
+    world = World(tmp_path, "cards", Random(1))
+    for id, name in ((1, "Ada"), (2, "Bob")):
+        world.source.insert("shop.customers", {"id": id, "name": name, "deleted_at": None})
+    world.open()
+    world.settle_everything()
+    world.source.anew("s2000/7/2", back=1)
+    world.source.elsewhere()
+    world.check_end()
+    assert (world.sinks["memory:0"].get("1"), world.sinks["memory:0"].get("2")) == ({"id": 1, "label": "Ada"}, None)
+    world.close()
+
+
+def test_what_the_oldest_log_brought_is_not_looked_through_for_older_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would read every row of a first load once more, in one checkpoint."""
+    monkeypatch.delattr(sweep, "counts")
+    world = World(tmp_path, "cards", Random(1), label="s1000/7/1")
+    world.source.insert("shop.customers", {"id": 1, "name": "Ada", "deleted_at": None})
+    world.open()
+    world.settle_everything()
+    assert mark(world)["log"] == "s1000/7/1"
+    world.close()
 
 
 @pytest.mark.edge_case(12)
