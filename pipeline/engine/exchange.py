@@ -289,9 +289,9 @@ def in_order(events: Iterable[Event], passed: Iterable[Event]) -> list[Event]:
 
 
 def _events(frame: Frame, log: int) -> Iterator[Event]:
-    """Rows of others, as events of nothing."""
+    """Rows of others, as events of nothing, of the same transactions."""
     for passed in frame.passed:
-        source = Source("false", lsn=passed.commit, ts_ms=passed.ts_ms)
+        source = Source("false", txId=passed.txid, lsn=passed.commit, ts_ms=passed.ts_ms)
         txid, places = in_log(passed.txid, log), iter(passed.places)
         for offset, order in zip(places, places, strict=True):
             yield Event("m", source, transaction=TransactionBlock(txid, order), offset=offset, log=log)

@@ -14,6 +14,7 @@ from pipeline.authoring.catalog import Catalog, Table
 from pipeline.authoring.fingerprint import fingerprint
 from pipeline.authoring.projection import Projection
 from pipeline.authoring.shape import shape_of
+from pipeline.engine.exchange import owned_by, owner_of_row
 from pipeline.engine.loading import end_copy, put
 from pipeline.engine.mirror import Mirror
 from pipeline.events.rows import RowsDecoder
@@ -56,8 +57,10 @@ class Copying:
     """Where a test kills the process."""
 
 
-async def fill(settings: Settings, new: Projection[Any], sinks: Sequence[str], hands: Copying) -> bool:
+async def fill(settings: Settings, new: Projection[Any], sinks: Sequence[str], hands: Copying, part: str = "") -> bool:
     """Make the mirror of this build, with every document to be written; all or nothing. No, where it was given up.
+
+    `part`: where several workers share the documents, the one (`orders-v1@2`) whose rows are wanted.
 
     Nothing is missed: the connector streams before the moment of the copies, and the topics' ends lie before it too.
     Nothing comes twice: the mirror knows the moment, and leaves out of the stream what was committed by then.
@@ -67,44 +70,48 @@ async def fill(settings: Settings, new: Projection[Any], sinks: Sequence[str], h
         if not hands.going():
             return False
         if not said:
-            hands.say(f"{new.id}: waits until connector {hands.connector} streams (`cdc connector status`)")
+            hands.say(f"{part or new.id}: waits until connector {hands.connector} streams (`cdc connector status`)")
             said = True
         await asyncio.sleep(PAUSE)
-    return await asyncio.to_thread(_fill, settings, new, sinks, log, await hands.ends(), hands)
+    return await asyncio.to_thread(_fill, settings, new, part or new.id, sinks, log, await hands.ends(), hands)
 
 
 def _fill(
     settings: Settings,
     new: Projection[Any],
+    name: str,
     sinks: Sequence[str],
     log: SourceLog,
     ends: Mapping[str, int],
     hands: Copying,
 ) -> bool:
-    part = mirror_file(settings, new.id).with_suffix(".part")
+    part = mirror_file(settings, name).with_suffix(".part")
     remove(part)
     part.parent.mkdir(parents=True, exist_ok=True)
     code = fingerprint(shape_of(new.shape))
     mirror = Mirror(str(part), layout_of(settings, new), owner=f"copy:{uuid4().hex}", fingerprint=code)
     try:
         with hands.copies() as copies:
-            if not _tables(new, mirror, copies, hands):
+            if not _tables(new, name, mirror, copies, hands):
                 return False
             end_copy(mirror, ends, copies.moment, sinks, hands.connector, log)
         mirror.db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     finally:
         mirror.close()
     hands.passing("copied")
-    put_in_place(settings, new.id, part)
+    put_in_place(settings, name, part)
     return True
 
 
-def _tables(new: Projection[Any], mirror: Mirror, copies: Copies, hands: Copying) -> bool:
+def _tables(new: Projection[Any], name: str, mirror: Mirror, copies: Copies, hands: Copying) -> bool:
+    number, owned = new.parts.index(name), owned_by(mirror.layout) if new.workers > 1 else {}
     for table in mirror.layout.tables.values():
         decoder, count, began = RowsDecoder(table.name, table.wires), 0, time.monotonic()
         said = began
         for batch in copies.rows(hands.catalog.table(table.name), list(table.columns)):
             rows = decoder.decode(batch)
+            if (own := owned.get(table.name)) is not None:
+                rows = [row for row in rows if owner_of_row(row, own, new.workers) == number]
             put(mirror, table, rows, copies.moment.position)
             count += len(rows)
             hands.passing("copying")
@@ -112,6 +119,6 @@ def _tables(new: Projection[Any], mirror: Mirror, copies: Copies, hands: Copying
                 return False
             if time.monotonic() - said > SAY_EVERY:
                 said = time.monotonic()
-                hands.say(f"{new.id}: {count:,} rows of {table.name}")
-        hands.say(f"{new.id}: {count:,} rows of {table.name} in {time.monotonic() - began:.1f} s")
+                hands.say(f"{name}: {count:,} rows of {table.name}")
+        hands.say(f"{name}: {count:,} rows of {table.name} in {time.monotonic() - began:.1f} s")
     return True

@@ -49,8 +49,16 @@ def tables_of(settings: Settings, projection: Projection[Any]) -> list[str]:
 
 
 def begin_mirror(settings: Settings, new: Projection[Any], ends: Mapping[str, int]) -> None:
-    """An empty mirror whose worker reads on from here; what was sent before is in what the source is asked for later."""
-    part = mirror_file(settings, new.id).with_suffix(".part")
+    """An empty mirror whose worker reads on from here; what was sent before is in what the source is asked for later.
+
+    One of each partition, where several workers share the documents.
+    """
+    for part in new.parts:
+        _begin(settings, new, part, ends)
+
+
+def _begin(settings: Settings, new: Projection[Any], name: str, ends: Mapping[str, int]) -> None:
+    part = mirror_file(settings, name).with_suffix(".part")
     remove(part)
     mirror = Mirror(
         str(part), layout_of(settings, new), owner=f"rebuild:{uuid4().hex}", fingerprint=fingerprint(shape_of(new.shape))
@@ -61,7 +69,7 @@ def begin_mirror(settings: Settings, new: Projection[Any], ends: Mapping[str, in
         mirror.db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     finally:
         mirror.close()
-    put_in_place(settings, new.id, part)
+    put_in_place(settings, name, part)
 
 
 async def read_tables(

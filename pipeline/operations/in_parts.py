@@ -10,7 +10,6 @@ from pipeline.authoring.projection import Projection
 from pipeline.authoring.shape import shape_of
 from pipeline.engine.exchange import owner_of
 from pipeline.engine.layout import Layout
-from pipeline.errors import OperationError
 from pipeline.settings import Settings
 
 KINDS = ("int", "text", "uuid")
@@ -37,12 +36,3 @@ def part_of(projection: Projection[Any], id: str) -> str:
 def exchange_topic(settings: Settings, projection: Projection[Any]) -> str:
     """Where each row goes to the partition that owns its document."""
     return f"{settings.project}.exchange.{projection.id}"
-
-
-def one_worker(projection: Projection[Any], what: str) -> None:
-    """Raises OperationError for a projection with several workers, which `what` does not know of yet."""
-    if projection.workers > 1:
-        raise OperationError(
-            f"{projection.name} has {projection.workers} workers, and {what} works on those with one only"
-            " (docs/concepts/scale.md says what to do instead)."
-        )

@@ -19,7 +19,6 @@ from pipeline.errors import OperationError, VerificationFailed
 from pipeline.operations.building import building
 from pipeline.operations.copying import Copying, fill
 from pipeline.operations.from_source import Reading, begin_mirror, read_tables
-from pipeline.operations.in_parts import one_worker
 from pipeline.operations.mirrors import copy_mirror, files_of, owned, parts_of, usable
 from pipeline.operations.states import states
 from pipeline.operations.status import Building, status
@@ -119,8 +118,6 @@ async def _origin(
     settings: Settings, live: Projection[Any], new: Projection[Any], hands: Hands, asked: str
 ) -> tuple[str, str]:
     """The cheapest origin that is enough, and why."""
-    if new.workers > 1 and asked == "source":
-        one_worker(new, "a rebuild from the source")
     if asked == "source":
         if hands.no_source:
             raise OperationError(f"{new.id} can't be built from the source: {hands.no_source}. Try --from log.")
@@ -129,10 +126,7 @@ async def _origin(
     if asked == "mirror" and no_mirror:
         raise OperationError(f"{new.id} can't be built from the mirror: {no_mirror}. Try --from log, or --from source.")
     if asked in ("mirror", "auto") and not no_mirror:
-        return (
-            "mirror",
-            f"the {'mirror' if live.workers == 1 else 'mirrors'} of {live.id} {'has' if live.workers == 1 else 'have'} every row and column",
-        )
+        return "mirror", f"the mirror of {live.id} has every row and column"
     no_log = await hands.missing_log()
     if no_log and hands.no_source:
         why = "; ".join(filter(None, (no_mirror, no_log, hands.no_source)))
@@ -143,7 +137,6 @@ async def _origin(
     if no_log and asked == "log":
         raise OperationError(f"{new.id} can't be built from the log: {no_log}. Try --from source.")
     if no_log:
-        one_worker(new, f"a rebuild from the source, which it would take, for {no_log},")
         return "source", f"neither mirror nor log is enough: {no_mirror}; {no_log}"
     return "log", no_mirror or "asked for, and Kafka's topics hold everything"
 
@@ -218,7 +211,8 @@ async def _filled(
         with ExitStack() as held:
             mine = all(held.enter_context(owned(settings, part)) for part in new.parts)
             if mine and copying is not None:
-                await fill(settings, new, sinks, copying)
+                for part in new.parts:
+                    await fill(settings, new, sinks, copying, part)
             elif mine and job.origin == "source":
                 await asyncio.to_thread(begin_mirror, settings, new, ends)
             elif mine:

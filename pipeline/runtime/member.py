@@ -63,7 +63,7 @@ class Member:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stopping.set)
-        opening = Opening(self.settings, self.wired, "", self.stopping, self._nap)
+        opening = Opening(self.settings, self.wired, self.id, "", self.stopping, self._nap)
         if not await opening.made() or not await self._until_kafka():
             return 0
         await self.sender.start()

@@ -41,13 +41,11 @@ class Opening:
 
     settings: Settings
     wired: Wired
+    id: str
+    """The projection's, or that of one of its parts (`orders-v1@2`)."""
     owner: str
     stopping: asyncio.Event
     nap: Callable[[float], Awaitable[None]]
-
-    @property
-    def id(self) -> str:
-        return self.wired.projection.id
 
     async def made(self) -> bool:
         """A rebuild makes its mirror while the worker starts; no where it is cancelled meanwhile."""
@@ -94,7 +92,7 @@ class Opening:
         backoff, sinks = Backoff(0.5), [sink.name for sink in self.wired.sinks]
         while not self.stopping.is_set():
             try:
-                return await fill(self.settings, self.wired.projection, sinks, hands)
+                return await fill(self.settings, self.wired.projection, sinks, hands, self.id)
             except Transient as error:
                 say(str(error))
                 log.warning("%s: %s", self.id, error)

@@ -15,13 +15,12 @@ from typing import Any, Final
 import faust
 from faust.types import TP
 
-from pipeline.authoring.fingerprint import fingerprint
-from pipeline.errors import CheckpointError, Fenced, Transient
+from pipeline.errors import CheckpointError, Fenced
 from pipeline.operations.status import mirror_file
 from pipeline.runtime import wiring
 from pipeline.runtime.batches import Batch
 from pipeline.runtime.membership import Membership
-from pipeline.runtime.opening import locked
+from pipeline.runtime.opening import Opening, locked
 from pipeline.runtime.telemetry import StatusFile
 from pipeline.runtime.worker import Worker
 from pipeline.settings import Settings
@@ -86,14 +85,19 @@ class Share(Worker):
         self._tasks: list[asyncio.Task[None]] = []
 
     async def open(self) -> None:
-        """Its mirror is this machine's, or that of the newest state snapshot, or a new one that reads the log."""
+        """Its mirror is this machine's, that of the newest state snapshot, a new one that reads the log, or one of copied tables."""
         path = mirror_file(self.settings, self.id)
         path.parent.mkdir(parents=True, exist_ok=True)
         self.status = StatusFile(self.settings, self.id)
         self._lock = path.with_suffix(".lock").open("a+")
         await self._own(self._lock)
-        if self.states is not None and not path.exists():
-            await self._restore()
+        opening = Opening(self.settings, self.wired, self.id, self.owner, self.stopping, self._nap)
+        try:
+            if not await opening.filled(self.states, self._begins):
+                raise asyncio.CancelledError
+        except asyncio.CancelledError:
+            self.stopping.set()  # a copy goes on in its thread
+            raise
         await self.in_engine(self._open, str(path))
         self.membership = Seat(
             self._sources, name=self.id, engine=self.engine, in_engine=self.in_engine, stopping=self.stopping,
@@ -148,19 +152,6 @@ class Share(Worker):
             log.info("%s: %s", self.id, error)  # its successor is at work while it is closed
             return
         super().fatal(error)
-
-    async def _restore(self) -> None:
-        assert self.states is not None
-        while not self.stopping.is_set():
-            try:
-                found = await asyncio.to_thread(self.states.restore, self.id, fingerprint(self.wired.shape))
-            except Transient as error:
-                log.warning("%s: %s", self.id, error)
-                await self._nap(1.0)
-                continue
-            what = f"that of {found.at:%F %T} UTC is restored" if found else "the exchange topic is read from its start"
-            log.warning("%s: there is no mirror here: %s", self.id, what)
-            return
 
     async def _own(self, lock: TextIOWrapper) -> None:
         """The group says that the mirror is ours; a process that keeps it, stopped or stuck, has lost it, and is ended."""

@@ -101,8 +101,6 @@ def check_workers(settings: Settings, wired: Wired) -> None:
         complaints = [*in_parts(projection, wired.layout)]
         if wired.foreign or wired.definition.kind != "postgres":
             complaints.append("Its source has to be Postgres.")
-        elif wired.definition.snapshot.mode == "copy":
-            complaints.append("Its connector's snapshot.mode can't be \"copy\".")
         if settings.worker.consistency == "row":
             complaints.append('worker.consistency = "row" is for one worker.')
         if complaints:

@@ -88,7 +88,7 @@ class Worker:
         path = mirror_file(self.settings, self.id)
         path.parent.mkdir(parents=True, exist_ok=True)
         self.status = StatusFile(self.settings, self.id)
-        opening = Opening(self.settings, self.wired, self.owner, self.stopping, self._nap)
+        opening = Opening(self.settings, self.wired, self.id, self.owner, self.stopping, self._nap)
         if not await opening.made():
             return 0
         with path.with_suffix(".lock").open("a+") as lock:

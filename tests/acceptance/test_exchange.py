@@ -171,7 +171,7 @@ def test_two_workers_killed_stopped_and_resumed_lose_nothing(
 
     _end(project, load, torn)
     said = (project.folder / "worker.log").read_text()
-    assert "there is no mirror here: that of" in said, "the first takeover restores what the other had saved"
+    assert "there was no mirror: that of" in said, "the first takeover restores what the other had saved"
     print({how: round(took, 1) for how, took in seconds.items()})
 
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from pathlib import Path
 
 import pytest
 
 from pipeline.demo import truth
 from pipeline.demo.shop import Load
+from pipeline.engine.sql import connect, rows
 from tests.support.project import Project, until
 
 pytestmark = pytest.mark.stack
+ORDERS = (Path(__file__).parents[2] / "projections" / "orders.py").read_text()
 COPY = '[snapshot]\nmode = "copy"\n'
 
 
@@ -88,3 +91,42 @@ def test_a_worker_waits_for_its_connector(new_project: Callable[[str], Project])
     shop.create(definition=COPY)
     shop.wait_for(truth.position(shop.dsn))
     assert_right(shop)
+
+
+@pytest.mark.edge_case(35, 38)
+def test_each_of_two_workers_copies_the_rows_that_it_owns(new_project: Callable[[str], Project]) -> None:
+    shop = new_project("it_copied_parts")
+    name, text = (
+        f"{shop.name}-orders",
+        ORDERS.replace('to=elasticsearch("orders")', 'to=elasticsearch("orders"), workers=2'),
+    )
+    shop.create(definition=COPY, projections=(), own={"orders": text})
+
+    def caught_up() -> None:
+        shop.cdc("wait", name, "--now", "--timeout", "120")
+        assert_right(shop)
+
+    with load(shop):
+        worker = shop.start_worker(fault="copied")
+        assert worker.wait(60) == -signal.SIGKILL, shop.log()
+        shop.workers.clear()
+        shop.start_run()
+        shop.cdc("wait", name, "--now", "--timeout", "120")
+    caught_up()
+    orders = [rows_of(shop, name, part, "shop.orders") for part in (0, 1)]
+    with shop.connection() as db:
+        assert orders[0] | orders[1] == {key for (key,) in db.execute("SELECT id FROM shop.orders")}
+    assert orders[0] and orders[1] and not orders[0] & orders[1]
+    assert rows_of(shop, name, 0, "shop.customers") == rows_of(shop, name, 1, "shop.customers")
+
+    with load(shop):
+        built = shop.cdc("rebuild", name, "--from", "source")
+    assert f"{name}-v1.2 is built from the source" in built.stderr
+    caught_up()
+    assert shop.cdc("verify", name, "--all").returncode == 0
+
+
+def rows_of(shop: Project, name: str, part: int, table: str) -> set[int]:
+    """The keys of a table's rows in a partition's mirror."""
+    with closing(connect(str(shop.folder / ".cdc" / "mirrors" / f"{name}-v1@{part}.db"), readonly=True)) as db:
+        return {key for (key,) in rows(db, f'SELECT id FROM "{table}"')}

@@ -102,7 +102,7 @@ def test_a_live_read_model_gets_two_workers_by_a_rebuild_and_one_again(new_proje
 
     _new_code(project, ", workers=2, version=3")
     built = project.cdc("rebuild", name, "--keep", "0.001")
-    assert f"built from the mirror: the mirrors of {name}-v2 have every row and column" in built.stderr
+    assert f"built from the mirror: the mirror of {name}-v2 has every row and column" in built.stderr
     assert _seen(project) == [f"{name}-v3"]
     assert (_sent_from(project, 2), _sent_from(project, 3) > 300) == (0, True), (
         "what the mirrors have is not sent again"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -305,8 +305,11 @@ class Worker:
                 assert any(state.get(key) == own for state in later), f"{key} at {mark}: {own}"
 
 
-def copy(model: SourceModel, customers: Customers, random: Random, folder: str) -> None:
-    """A mirror filled with the rows of one moment, some time after the place where its reading begins."""
+def copy(
+    model: SourceModel, customers: Customers, random: Random, folder: str,
+    mine: Callable[[str, tuple[Any, ...]], bool] = lambda table, row: True,
+) -> None:  # fmt: skip
+    """A mirror filled with the rows of one moment, some time after the place where its reading begins; with `mine` only."""
     model.produce(random.randint(0, len(model.messages)))
     ends = {partition: len(log) for partition, log in model.log.items()}
     for _ in range(random.randint(0, 3)):
@@ -314,8 +317,8 @@ def copy(model: SourceModel, customers: Customers, random: Random, folder: str) 
     early, here, next = model.here(), model.here(), model._txid + 1
     mirror = Mirror(str(Path(folder) / "mirror.db"), LAYOUT, owner="copy")
     for name, table in LAYOUT.tables.items():
-        rows = model.rows[name].values()
-        put(mirror, table, [tuple(row[column] for column in table.columns) for row in rows], here)
+        rows = (tuple(row[column] for column in table.columns) for row in model.rows[name].values())
+        put(mirror, table, [row for row in rows if mine(name, row)], here)
     log = SourceLog(1764017000123, "7412345", "1", fresh=True)
     end_copy(mirror, ends, Moment(log.identity, here, f"{next}:{next}:"), ["one", "two"], "shop", log)
     mirror.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.engine.engine import Engine, Inputs
-from pipeline.engine.exchange import Router, owned_by, owner_of
+from pipeline.engine.exchange import Router, owned_by, owner_of, owner_of_row
 from pipeline.engine.inputs import Record
 from pipeline.engine.mirror import Mirror
 from pipeline.errors import LogTruncated
@@ -40,6 +40,10 @@ class Exchange:
         self.log = [[] for _ in range(self.partitions)]
         self.router = Router(LAYOUT, Inputs(self.model.topics, self.model.boundaries, "shop"), self.partitions)
 
+    def runs(self, source: str, start: int, length: int) -> list[tuple[str, list[Record]]]:
+        """Records of one of the source's partitions, by their source logs."""
+        return list(self.model.runs(source, start, start + length))
+
     def append(self, number: int, data: bytes) -> None:
         self.log[number].append((len(self.log[number]), None, data))
 
@@ -61,7 +65,7 @@ class Sender:
         at = self.at[source]
         records = log[source][at : at + random.randint(1, 6)]
         first = source not in self.sent
-        for frames in exchange.router.frames(source, [("", records)], at, first=first):
+        for frames in exchange.router.frames(source, exchange.runs(source, at, len(records)), at, first=first):
             for number, data in enumerate(frames):
                 exchange.append(number, data)
                 if random.random() < 0.1:  # a client without idempotence
@@ -83,7 +87,7 @@ class Sender:
                 records = log[source][at : at + random.randint(1, 6)]
                 if not records:
                     break
-                for frames in exchange.router.frames(source, [("", records)], at, first=first):
+                for frames in exchange.router.frames(source, exchange.runs(source, at, len(records)), at, first=first):
                     for number, data in enumerate(frames):
                         if number != lost or (not first and random.random() < 0.3):
                             exchange.append(number, data)
@@ -132,17 +136,19 @@ class Reader(shop.Worker):
     partitions=st.integers(1, 3),
     rounds=st.integers(10, 70),
     staged_bytes=st.sampled_from([300, 64_000_000]),
-    snapshot=st.booleans(),
+    begin=st.sampled_from(["log", "snapshot", "copy"]),
 )
 @settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 def test_whatever_is_lost_repeated_or_late_each_document_is_the_sources_and_never_half_a_transaction(
-    random: Random, workers: int, partitions: int, rounds: int, staged_bytes: int, snapshot: bool
+    random: Random, workers: int, partitions: int, rounds: int, staged_bytes: int, begin: str
 ) -> None:
     model = SourceModel(KEYS, partitions=partitions, seed=random.randint(0, 99))
     customers = Customers(model, random)
     for _ in range(3):
         customers.transaction()
-    if snapshot:
+    if begin == "copy":
+        model.label = "s1764017000123/7412345/1"
+    if begin == "snapshot":
         model.messages.clear()
         model.snapshot()
     exchange = Exchange(model, workers, random)
@@ -151,6 +157,8 @@ def test_whatever_is_lost_repeated_or_late_each_document_is_the_sources_and_neve
         readers = []
         for number in range(workers):
             (own := Path(folder) / str(number)).mkdir()
+            if begin == "copy":  # each at a moment of its own
+                shop.copy(model, customers, random, str(own), _rows_of(number, workers))
             readers.append(Reader(exchange, number, random, str(own), "transaction", staged_bytes))
         if random.random() < 0.8:  # a first load hides much: have it over early
             model.produce()
@@ -261,6 +269,11 @@ def test_kept_history_says_nothing_against_right_partitions_and_names_the_one_th
     assert (report.wrong, report.events) == (1, right.events)
     for reader in readers:
         reader.running.mirror.close()
+
+
+def _rows_of(number: int, partitions: int) -> Callable[[str, tuple[Any, ...]], bool]:
+    owned = owned_by(LAYOUT)
+    return lambda table, row: (own := owned[table]) is None or owner_of_row(row, own, partitions) == number
 
 
 def _owned(documents: dict[str, Any], reader: Reader) -> dict[str, Any]:
