@@ -33,7 +33,7 @@ from pipeline.operations.verify import Options
 from pipeline.ports import Sink
 from pipeline.runtime import copies, wiring
 from pipeline.runtime.faults import passing
-from pipeline.runtime.topics import ends_of, missing_log
+from pipeline.runtime.topics import ends_of, forget_exchange, missing_log
 from pipeline.settings import Settings
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The projection.")]
@@ -73,7 +73,7 @@ def rebuild(
         return
     if of is not None:
         dropped = operation.cancel(own, code).of(code)
-        gone = asyncio.run(operation.sweep(own, code, partial(_sinks, own)))
+        gone = asyncio.run(operation.sweep(own, code, partial(_sinks, own), partial(forget_exchange, own)))
         err().print(f"{dropped.id} {'is gone' if dropped.id in gone else 'goes as soon as its worker has ended'}.")
         return
     with builds.alone(own, code.name), _hands(own, code) as hands:

@@ -329,13 +329,18 @@ def cancel(settings: Settings, code: Projection[Any]) -> Build:
     return target
 
 
-async def sweep(settings: Settings, code: Projection[Any], sinks: Callable[[Projection[Any]], list[Sink]]) -> list[str]:
-    """Drop what nobody needs and no worker holds; the ids of what is gone."""
+async def sweep(
+    settings: Settings,
+    code: Projection[Any],
+    sinks: Callable[[Projection[Any]], list[Sink]],
+    forget: Callable[[Projection[Any]], Awaitable[None]],
+) -> list[str]:
+    """Drop what nobody needs and no worker holds; the ids of what is gone. `forget`: a build's topics, but for documents."""
     known = builds.update(settings, code.name, _without_expired)
     gone: list[str] = []
     for build in known.dropping:
-        old = build.of(code)
-        if await _dropped(settings, old, sinks(old)):
+        old = builds.as_begun(settings, build, code)
+        if await _dropped(settings, old, sinks(old), forget):
             builds.update(settings, code.name, partial(_without, build))
             gone.append(old.id)
     return gone
@@ -351,7 +356,12 @@ def _without(build: Build, now: Builds) -> Builds:
     return now.having(dropping=tuple(other for other in now.dropping if other != build))
 
 
-async def _dropped(settings: Settings, old: Projection[Any], sinks: Sequence[Sink]) -> bool:
+async def _dropped(
+    settings: Settings,
+    old: Projection[Any],
+    sinks: Sequence[Sink],
+    forget: Callable[[Projection[Any]], Awaitable[None]],
+) -> bool:
     with ExitStack() as held:
         if not all(held.enter_context(owned(settings, part)) for part in parts_of(settings, old.id)):
             return False
@@ -360,6 +370,7 @@ async def _dropped(settings: Settings, old: Projection[Any], sinks: Sequence[Sin
                 await sink.drop()
             finally:
                 await sink.close()
+        await forget(old)
         if (saved := states(settings)) is not None:
             for part in parts_of(settings, old.id):
                 await asyncio.to_thread(saved.drop, part)

@@ -28,6 +28,7 @@ from pipeline.operations.rebuild import sweep
 from pipeline.operations.status import worker_file
 from pipeline.ports import Sink
 from pipeline.runtime.pacing import Backoff
+from pipeline.runtime.topics import forget_exchange
 from pipeline.runtime.worker import EXIT_STOP_AND_SAY
 from pipeline.settings import Settings
 
@@ -161,7 +162,9 @@ def _look(
     leaving[:] = [child for child in leaving if child.process is not None and child.process.poll() is None]
     for code in chosen:
         try:
-            for gone in asyncio.run(sweep(settings, code, partial(_sinks, settings))):
+            for gone in asyncio.run(
+                sweep(settings, code, partial(_sinks, settings), partial(forget_exchange, settings))
+            ):
                 log.info("%s: dropped", gone)
         except CdcError as error:
             log.warning("%s: %s", code.name, error)

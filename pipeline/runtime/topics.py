@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from aiokafka import AIOKafkaConsumer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
@@ -10,10 +11,15 @@ from aiokafka.errors import KafkaError
 from faust.auth import SASLCredentials, SSLCredentials
 
 from connectors.sources.debezium import ConnectorDefinition
+from connectors.sources.retention import forget_topic
 from pipeline.addresses import KafkaAddress
+from pipeline.authoring.projection import Projection
 from pipeline.errors import SourceUnavailable
 from pipeline.metadata import SERVERS_OWN, make_topics
+from pipeline.operations.in_parts import exchange_topic
 from pipeline.reach import unreachable
+from pipeline.runtime.wiring import connectors_of
+from pipeline.settings import Settings
 
 
 def credentials(kafka: KafkaAddress) -> SSLCredentials | SASLCredentials | None:
@@ -22,6 +28,13 @@ def credentials(kafka: KafkaAddress) -> SSLCredentials | SASLCredentials | None:
         name, password = kafka.login
         return SASLCredentials(username=name, password=password, mechanism=kafka.mechanism, ssl_context=kafka.tls)
     return SSLCredentials(kafka.tls) if kafka.tls is not None else None
+
+
+async def forget_exchange(settings: Settings, old: Projection[Any]) -> None:
+    """Delete the exchange topic of a build that is no more; one worker has none. Raises SourceUnavailable."""
+    if old.workers > 1:
+        kafka = next(iter(connectors_of(settings, old).values())).kafka
+        await forget_topic(settings.kafka_address(kafka), exchange_topic(settings, old))
 
 
 async def ensure_topics(kafka: KafkaAddress, definition: ConnectorDefinition, topics: Mapping[str, int]) -> None:

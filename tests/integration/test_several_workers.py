@@ -49,6 +49,18 @@ def _records(project: Project) -> list[str]:
     return sorted(hit["_id"] for hit in hits if hit["_id"].startswith(f"{project.name}-orders-"))
 
 
+def _exchanges(project: Project) -> list[str]:
+    """Exchange topics that there are."""
+
+    async def found() -> list[str]:
+        async with AIOKafkaConsumer(bootstrap_servers=project.endpoints.kafka) as consumer:
+            return [
+                topic for topic in await consumer.topics() if topic.startswith(f"{project.name.replace('_', '-')}.")
+            ]
+
+    return asyncio.run(found())
+
+
 def _sent_from(project: Project, version: int) -> int:
     """The first offset of the orders' topic that went through the version's exchange topic."""
 
@@ -118,6 +130,7 @@ def test_a_live_read_model_gets_two_workers_by_a_rebuild_and_one_again(new_proje
     assert load.error is None
     _right(project)
     until(lambda: not any("@" in record for record in _records(project)), 120, f"builds of two go\n{project.log()}")
+    until(lambda: not _exchanges(project), 30, lambda: f"and what went through them: {_exchanges(project)}")
 
 
 @pytest.mark.edge_case(12)
