@@ -84,8 +84,12 @@ class KafkaSink:
                 topic = await self._version.there()
                 await self._version.refuse_loss(own.target, own.record, own.documents)
                 fresh = Held(own.projection, topic.id, len(topic.leaders))
+                await (
+                    self._version.each()
+                )  # a topic just made has leaders that do not know it yet: reading waits for them
+                self._producer = None  # another begins with its name now
                 for number in lacking:
-                    await self._in_turns(partial(self._note, fresh, number))
+                    await self._in_turns(partial(self._put_first, fresh, number))
             await self._version.refuse_loss(own.target, own.documents)
 
     async def claim(self, owner: str, at_least: int) -> SinkRecord:
@@ -325,12 +329,13 @@ class KafkaSink:
             else:
                 yield part, APPLIED if well else Throttled(f"Kafka refuses: {refused}")
 
-    async def _note(self, held: Held, number: int | None = None) -> None:
-        """Make it what the version's record says, or that of a partition."""
-        if number is None or (self._parts.own is not None and number == self._parts.number):
-            await self._put(await self._begin(), self._topics.record, b"record", asdict(held), self._parts.number)
-            self._held = held
-            return
+    async def _note(self, held: Held) -> None:
+        """Make it what the record says that is this worker's."""
+        await self._put(await self._begin(), self._topics.record, b"record", asdict(held), self._parts.number)
+        self._held = held
+
+    async def _put_first(self, held: Held, number: int) -> None:
+        """The first record of a partition, whoever will own it."""
         producer = await self._begun(self._parts.names(self._topics.documents)[number])
         await self._put(producer, self._topics.record, b"record", asdict(held), number)
 

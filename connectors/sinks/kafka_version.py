@@ -114,7 +114,8 @@ class Version:
 
     async def _last(self, topic: str, number: int = 0) -> Any:
         """The last record of a topic's partition; None where there is none."""
-        if number not in (await self._client.topics(topic)).get(topic, Topic("", {})).leaders:
+        there = (await self._client.topics(topic)).get(topic)
+        if there is None or number not in there.leaders:
             return None
         async with self._client.log(topic, [number]) as log:
             start = end = (await log.ends())[number]

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,7 @@ from pipeline.authoring.builds import Build, Job
 from pipeline.authoring.projection import Projection
 from pipeline.authoring.shape import shape_of
 from pipeline.engine.sql import connect, quoted, value
-from pipeline.operations.status import Building, StatusReport, mirror_file, mirror_files, status, worker_file
+from pipeline.operations.status import Building, StatusReport, mirror_file, mirror_files, said_of, status
 from pipeline.settings import Settings
 
 STEPS = {
@@ -91,11 +89,7 @@ def _estimate(found: Building, done: int, seconds: float) -> None:
 
 def _said(settings: Settings, new: Projection[Any]) -> dict[str, dict[str, Any]]:
     """What its worker last said, or those of its partitions, by name."""
-    found: dict[str, dict[str, Any]] = {part: {} for part in new.parts}
-    for part in new.parts:
-        with suppress(FileNotFoundError, ValueError):
-            found[part] = json.loads(worker_file(settings, part).read_text())
-    return found
+    return {part: said_of(settings, part) for part in new.parts}
 
 
 def _count(settings: Settings, projection: Projection[Any], tables: list[str]) -> int:

@@ -57,10 +57,10 @@ class Copying:
     """Where a test kills the process."""
 
 
-async def fill(settings: Settings, new: Projection[Any], sinks: Sequence[str], hands: Copying, part: str = "") -> bool:
+async def fill(settings: Settings, new: Projection[Any], part: str, sinks: Sequence[str], hands: Copying) -> bool:
     """Make the mirror of this build, with every document to be written; all or nothing. No, where it was given up.
 
-    `part`: where several workers share the documents, the one (`orders-v1@2`) whose rows are wanted.
+    `part`: the projection's id, or where several workers share the documents the one (`orders-v1@2`) whose rows are wanted.
 
     Nothing is missed: the connector streams before the moment of the copies, and the topics' ends lie before it too.
     Nothing comes twice: the mirror knows the moment, and leaves out of the stream what was committed by then.
@@ -70,10 +70,10 @@ async def fill(settings: Settings, new: Projection[Any], sinks: Sequence[str], h
         if not hands.going():
             return False
         if not said:
-            hands.say(f"{part or new.id}: waits until connector {hands.connector} streams (`cdc connector status`)")
+            hands.say(f"{part}: waits until connector {hands.connector} streams (`cdc connector status`)")
             said = True
         await asyncio.sleep(PAUSE)
-    return await asyncio.to_thread(_fill, settings, new, part or new.id, sinks, log, await hands.ends(), hands)
+    return await asyncio.to_thread(_fill, settings, new, part, sinks, log, await hands.ends(), hands)
 
 
 def _fill(

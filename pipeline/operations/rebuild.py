@@ -212,7 +212,7 @@ async def _filled(
             mine = all(held.enter_context(owned(settings, part)) for part in new.parts)
             if mine and copying is not None:
                 for part in new.parts:
-                    await fill(settings, new, sinks, copying, part)
+                    await fill(settings, new, part, sinks, copying)
             elif mine and job.origin == "source":
                 await asyncio.to_thread(begin_mirror, settings, new, ends)
             elif mine:

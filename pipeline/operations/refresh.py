@@ -76,15 +76,15 @@ def refresh(
 
     Raises OperationError where no worker of the projection runs, or a table or a key is not the projection's.
     """
-    wanted = _wanted(settings, projection, keys)
+    part, wanted = part or projection.id, _wanted(settings, projection, keys)
     request = uuid4().hex
-    with _requests(settings, projection, part or projection.id, patience) as db:
+    with _requests(settings, projection, part, patience) as db:
         if not wanted:
             return RefreshReport(projection=projection.name)
         _ask(db, request, wanted)
         try:
             _wait(db, request, len(wanted), patience, progress)
-            return _report(db, request, projection.name, part or projection.id)
+            return _report(db, request, projection.name, part)
         finally:
             with transaction(db):
                 db.execute("DELETE FROM refresh WHERE request = ?", (request,))

@@ -203,7 +203,7 @@ def _sinks_together(same: list[SinkStatus]) -> SinkStatus:
 
 
 def _part(settings: Settings, projection: Projection[Any], part: str, fail_behind: float) -> ProjectionStatus:
-    said = _said(settings, part)
+    said = said_of(settings, part)
     path = mirror_file(settings, part)
     if not path.exists():
         return _new(projection, said)
@@ -216,7 +216,8 @@ def _part(settings: Settings, projection: Projection[Any], part: str, fail_behin
         db.close()
 
 
-def _said(settings: Settings, part: str) -> dict[str, Any]:
+def said_of(settings: Settings, part: str) -> dict[str, Any]:
+    """What a worker last said of a projection, or of one of its partitions; nothing where none ever did."""
     try:
         return dict(json.loads(worker_file(settings, part).read_text()))
     except (FileNotFoundError, ValueError):

@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import faust
@@ -155,7 +156,7 @@ class Member:
         self._check_partitions()
         gone = [self.shares.pop(tp) for tp in [*self.shares] if tp not in mine]
         await asyncio.gather(*(share.close("moved") for share in gone))
-        read = await asyncio.to_thread(read_up_to, self.settings, self.projection)
+        read = partial(read_up_to, self.settings, self.projection)
         starts = dict(await self.sender.begin(self.app, partitions - mine, read))
         starts |= dict(pair for each in await asyncio.gather(*map(self._seated, sorted(mine))) for pair in each.items())
         log.info("%s#%d: keeps %s, and sends on %d partitions", self.id, self.number,

@@ -92,7 +92,7 @@ class Opening:
         backoff, sinks = Backoff(0.5), [sink.name for sink in self.wired.sinks]
         while not self.stopping.is_set():
             try:
-                return await fill(self.settings, self.wired.projection, sinks, hands, self.id)
+                return await fill(self.settings, self.wired.projection, self.id, sinks, hands)
             except Transient as error:
                 say(str(error))
                 log.warning("%s: %s", self.id, error)

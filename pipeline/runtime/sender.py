@@ -61,7 +61,9 @@ class Sender:
 
     # ---- positions ----------------------------------------------------------------------------------------
 
-    async def begin(self, app: faust.App, partitions: Iterable[TP], read: Mapping[str, int]) -> Mapping[TP, int]:
+    async def begin(
+        self, app: faust.App, partitions: Iterable[TP], read: Callable[[], Mapping[str, int]]
+    ) -> Mapping[TP, int]:
         """Where to go on: what the group knows as acknowledged, else where all mirrors have read to, else the start of the log."""
         partitions = set(partitions)
         consumer = app.consumer
@@ -70,15 +72,16 @@ class Sender:
         earliest = await consumer.earliest_offsets(*partitions) if partitions else {}
         ends = await consumer.highwaters(*partitions) if partitions else {}
         starts = {}
-        for tp in partitions:
-            start = await thread.call_thread(committed, tp)
+        acknowledged = {tp: await thread.call_thread(committed, tp) for tp in partitions}
+        known = await asyncio.to_thread(read) if None in acknowledged.values() else {}
+        for tp, start in acknowledged.items():
             first, end = earliest.get(tp) or 0, ends.get(tp) or 0
             if start is not None and not first <= start <= end:
                 raise LogTruncated(
                     f"The exchange goes on at {start} of {tp.topic}/{tp.partition}, and Kafka has {first} to {end}:"
                     " changes are missing. Rebuild it (cdc rebuild)."
                 )
-            starts[tp] = max(first, read.get(f"{tp.topic}/{tp.partition}", 0)) if start is None else int(start)
+            starts[tp] = max(first, known.get(f"{tp.topic}/{tp.partition}", 0)) if start is None else int(start)
         self._sitting += 1
         self._at, self._first, self.acknowledged = dict(starts), set(starts), {}
         return starts

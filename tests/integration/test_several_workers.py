@@ -49,14 +49,17 @@ def _records(project: Project) -> list[str]:
     return sorted(hit["_id"] for hit in hits if hit["_id"].startswith(f"{project.name}-orders-"))
 
 
+def _exchange(project: Project) -> str:
+    """How its exchange topics' names begin."""
+    return f"{project.name.replace('_', '-')}.exchange."
+
+
 def _exchanges(project: Project) -> list[str]:
     """Exchange topics that there are."""
 
     async def found() -> list[str]:
         async with AIOKafkaConsumer(bootstrap_servers=project.endpoints.kafka) as consumer:
-            return [
-                topic for topic in await consumer.topics() if topic.startswith(f"{project.name.replace('_', '-')}.")
-            ]
+            return [topic for topic in await consumer.topics() if topic.startswith(_exchange(project))]
 
     return asyncio.run(found())
 
@@ -65,7 +68,7 @@ def _sent_from(project: Project, version: int) -> int:
     """The first offset of the orders' topic that went through the version's exchange topic."""
 
     async def starts() -> list[int]:
-        topic = f"{project.name.replace('_', '-')}.exchange.{project.name}-orders-v{version}"
+        topic = f"{_exchange(project)}{project.name}-orders-v{version}"
         async with AIOKafkaConsumer(
             topic, bootstrap_servers=project.endpoints.kafka, auto_offset_reset="earliest"
         ) as consumer:
