@@ -241,7 +241,7 @@ class Applier:
                 if moved is not None and event.transaction is not None:
                     known, at = self._known(table, key, before)
                     moved[_pair(event, 1)] = known if at < (commit, order) else ()
-                if table.kept:
+                if table.kept and not event.moved:
                     continue
                 folded[key] = (*key, *filler, commit, order, 1)
                 continue

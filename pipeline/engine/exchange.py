@@ -6,28 +6,21 @@ of every partition knows when a transaction is whole. Why it is safe: docs/decis
 
 from __future__ import annotations
 
-import zlib
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import Struct
 
-from pipeline.engine.assemble import document_id
 from pipeline.engine.inputs import SNAPSHOT, Inputs, Record, decoders
-from pipeline.engine.layout import Layout, Table
+from pipeline.engine.layout import Layout
+from pipeline.engine.owners import Owners
+from pipeline.engine.routes import ALL, ByColumns, ByKey
 from pipeline.engine.sourcelog import in_log
-from pipeline.errors import CheckpointError, DecodeError, LogTruncated
-from pipeline.events.envelope import (
-    Event,
-    Source,
-    TableDecoder,
-    TransactionBlock,
-    commit_order,
-    dead_letter,
-)
+from pipeline.errors import CheckpointError, LogTruncated
+from pipeline.events.envelope import Event, Source, TableDecoder, TransactionBlock, commit_order
 
 if TYPE_CHECKING:
     from pipeline.engine.engine import Engine
@@ -40,39 +33,6 @@ FRAME_ROOM: Final = 1 << 20
 PASSED_BYTES: Final = 100
 """What an event whose row another partition has takes in memory, about."""
 TRUE: Final = frozenset({"true", True})
-
-
-def owner_of(id: str, partitions: int) -> int:
-    """The partition that owns the document with this id."""
-    return zlib.crc32(id.encode()) % partitions
-
-
-def owner_of_row(key: Sequence[object], own: tuple[int, ...], partitions: int) -> int:
-    """The partition that owns the row with this key, where its root's key is at `own`."""
-    return owner_of(document_id(tuple(key[i] for i in own)), partitions)
-
-
-def owned_by(layout: Layout) -> dict[str, tuple[int, ...] | None]:
-    """By table where in its key the root's key is; None: its rows go to every partition.
-
-    Only where the root's key is part of the row's own can neither an update nor a delete change or hide the owner: the
-    source sends another key as a delete and a create.
-    """
-    return {name: _owned(layout, table) for name, table in layout.tables.items()}
-
-
-def _owned(layout: Layout, table: Table) -> tuple[int, ...] | None:
-    root = layout.root
-    found: set[tuple[int, ...] | None] = set()
-    for occurrence in table.occurrences:
-        names: tuple[str, ...] | None = root.key
-        for step in reversed(occurrence.steps):
-            down = dict(zip(step.columns, step.below, strict=True))
-            names = tuple(down[n] for n in names) if names is not None and set(names) <= down.keys() else None
-        kinds = zip((table.wires[n].kind for n in names or ()), (root.wires[n].kind for n in root.key), strict=False)
-        same = all(own in (of_root, None) for own, of_root in kinds)  # None: there is no catalog
-        found.add(tuple(map(table.key.index, names)) if names and same and set(names) <= set(table.key) else None)
-    return found.pop() if len(found) == 1 else None
 
 
 class Passed(Struct, array_like=True, gc=False):
@@ -107,112 +67,66 @@ _encode: Final = msgspec.msgpack.Encoder().encode
 _decode: Final = msgspec.msgpack.Decoder(Frame).decode
 
 
-class _Place(Struct, gc=False):
-    op: str
-    source: Source
-    transaction: TransactionBlock | None = None
-
-
-class _Wrapped(Struct, gc=False):
-    payload: Raw
-
-
-_place: Final = msgspec.json.Decoder(_Place).decode
-_wrapped: Final = msgspec.json.Decoder(_Wrapped).decode
-
-
 class Router:
     """The exchange's sending half; holds nothing but what the layout says."""
 
     def __init__(self, layout: Layout, inputs: Inputs, partitions: int) -> None:
         self.partitions = partitions
-        owned = owned_by(layout)
-        self._decoders = {
-            topic: (decoder, own)
-            for topic, decoder in decoders(inputs, layout).items()
-            if isinstance(decoder, TableDecoder) and (own := owned[decoder.table]) is not None
-        }
+        owners = Owners(layout, partitions)
+        self._routes: dict[str, ByKey | ByColumns] = {}
+        for topic, decoder in decoders(inputs, layout).items():
+            own = owners.places[decoder.table]
+            if own is not None and isinstance(decoder, TableDecoder):
+                kind = ByKey if owners.by_key(decoder.table) else ByColumns
+                self._routes[topic] = kind(decoder, own, owners)
 
-    def owner(self, topic: str, record: Record) -> int | None:
-        """The partition that needs a record with a value; None: all do."""
-        found = self._decoders.get(topic)
-        return None if found is None else self._routed(*found, record)[1]
+    def shares(self, topic: str, record: Record) -> list[Record | None]:
+        """What each partition needs of a record with a value; None: nothing but that it was there."""
+        if (route := self._routes.get(topic)) is None:
+            return [record] * self.partitions
+        _, owner, others = route(record)
+        return [record if owner in (number, ALL) else others for number in range(self.partitions)]
 
     def frames(
         self, source: str, runs: Iterable[tuple[str, Sequence[Record]]], start: int, *, first: bool
     ) -> Iterator[list[bytes]]:
         """The frames of consecutive records, by source log, of one partition: each time one for every partition."""
-        decoder = self._decoders.get(source.rpartition("/")[0])
+        route = self._routes.get(source.rpartition("/")[0])
         for label, run in runs:
             for records in _chunks(run):
                 end = records[-1][0] + 1
                 frames = [Frame(FORMAT, source, start, end, first, label, [], [], []) for _ in range(self.partitions)]
-                if decoder is None:
+                if route is None:
                     whole = list(records)
                     for frame in frames:
                         frame.records = whole
                 else:
-                    self._share_out(*decoder, records, frames)
+                    _share_out(route, records, frames)
                 yield [_encode(frame) for frame in frames]
                 start, first = end, False
 
-    def _share_out(
-        self, decoder: TableDecoder, own: tuple[int, ...], records: Sequence[Record], frames: Sequence[Frame]
-    ) -> None:
-        last = records[-1][0]
-        for record in records:
-            offset, _, value = record
-            if value is None:
-                continue  # a Kafka tombstone says nothing that the delete before it did not
-            event, owner = self._routed(decoder, own, record)
-            if owner is None and event.op == "t":
-                for frame in frames:
-                    frame.records.append(record)
-                continue
-            block, source = event.transaction, event.source
-            for number, frame in enumerate(frames):
-                if number == owner:
-                    frame.records.append(record)
-                elif block is not None:
-                    _pass(frame, offset, block, source)
-                elif source.snapshot in SNAPSHOT and (source.snapshot not in TRUE or offset in (last, records[0][0])):
-                    frame.marks.append((offset, source.snapshot or "", source.ts_ms))
 
-    def _routed(self, decoder: TableDecoder, own: tuple[int, ...], record: Record) -> tuple[_Place | Event, int | None]:
-        """Where a row stands, and who owns it; None: everybody, for a truncate; nobody, for a message."""
-        offset, key, value = record
-        assert value is not None
-        place, parts = _place_of(value), _key_of(decoder, key)
-        if place is not None and place.op in ("t", "m"):
-            return place, None
-        if place is not None and parts is not None:
-            return place, owner_of_row(parts, own, self.partitions)
-        try:
-            event = decoder.decode(key, value)
-        except DecodeError as error:
-            event = dead_letter(decoder.number, offset, key, value, error)
-            if parts is None:
-                return event, zlib.crc32(key or b"") % self.partitions
-            return event, owner_of_row(parts, own, self.partitions)
-        assert event.after is not None
-        return event, owner_of_row(event.after, own, self.partitions)
-
-
-def _place_of(value: bytes) -> _Place | None:
-    try:
-        try:
-            return _place(value)
-        except msgspec.MsgspecError:
-            return _place(_wrapped(value).payload)
-    except msgspec.MsgspecError:
-        return None
-
-
-def _key_of(decoder: TableDecoder, key: bytes | None) -> tuple[object, ...] | None:
-    try:
-        return decoder.read_key(key)
-    except DecodeError:
-        return None
+def _share_out(route: ByKey | ByColumns, records: Sequence[Record], frames: Sequence[Frame]) -> None:
+    last = records[-1][0]
+    for record in records:
+        offset, _, value = record
+        if value is None:
+            continue  # a Kafka tombstone says nothing that the delete before it did not
+        event, owner, others = route(record)
+        if owner == ALL:
+            for frame in frames:
+                frame.records.append(record)
+            continue
+        block, source = event.transaction, event.source
+        for number, frame in enumerate(frames):
+            if number == owner:
+                frame.records.append(record)
+            elif others is not None:
+                frame.records.append(others)
+            elif block is not None:
+                _pass(frame, offset, block, source)
+            elif source.snapshot in SNAPSHOT and (source.snapshot not in TRUE or offset in (last, records[0][0])):
+                frame.marks.append((offset, source.snapshot or "", source.ts_ms))
 
 
 def _chunks(records: Sequence[Record]) -> Iterator[Sequence[Record]]:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from pipeline.engine.assemble import document_id
-from pipeline.engine.exchange import owner_of
 from pipeline.engine.measures import group_id
 from pipeline.engine.mirror import Mirror
+from pipeline.engine.owners import Owners
 from pipeline.engine.revision import revision
 from pipeline.engine.sql import rows, value
 
@@ -90,6 +90,9 @@ class Ownership:
 
     def __init__(self, engine: Engine) -> None:
         self.engine, self.mirror, self.tombstones = engine, engine.mirror, Tombstones(engine.mirror)
+        exchange = engine.inputs.exchange
+        self._number = None if exchange is None else int(exchange.rpartition("/")[2])
+        self._owners = Owners(engine.mirror.layout, engine.inputs.partitions)
 
     def claimed(self, sink: int, epoch: int, acknowledged: Mapping[str, int]) -> bool:
         """This epoch of the sink is ours; whether documents have to wait for `catch_up` with the log's end.
@@ -119,8 +122,7 @@ class Ownership:
 
     def owns(self, id: str) -> bool:
         """Whether the document with this id is this engine's: all are, unless partitions share them."""
-        exchange, partitions = self.engine.inputs.exchange, self.engine.inputs.partitions
-        return exchange is None or owner_of(id, partitions) == int(exchange.rpartition("/")[2])
+        return self._number is None or self._owners.of_id(id) == self._number
 
     def came_back(self, sink: int, keys: Iterable[tuple[Any, ...]]) -> None:
         """Documents that were deleted from the sink are there again."""

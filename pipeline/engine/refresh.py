@@ -158,16 +158,18 @@ class Refreshing:
 
     def answered(self, events: Iterable[Event], seq: int) -> None:
         """Rows of an incremental snapshot that were applied: they are as the source has them."""
-        done: dict[int, list[Key]] = {}
+        done: dict[tuple[int, str], list[Key]] = {}
         for event in events:
-            if event.op != "r" or event.source.snapshot != "incremental":
+            if event.source.snapshot != "incremental" or not (event.op == "r" or event.moved):
                 continue
-            key = event.after[: len(self.applier.tables[event.table].key)]
+            key = event.key if event.after is None else event.after[: len(self.applier.tables[event.table].key)]
+            assert key is not None
             if (event.table, key) in self.awaited:
                 self.awaited.discard((event.table, key))
-                done.setdefault(event.table, []).append(key)
-        for number, keys in done.items():
-            self._close(number, keys, "refreshed", seq)
+                outcome = "removed" if event.moved else "refreshed"
+                done.setdefault((event.table, outcome), []).append(key)
+        for (number, outcome), keys in done.items():
+            self._close(number, keys, outcome, seq)
             self._still_unknown(number, keys)
 
     def undecodable(self, event: Event, read_key: Callable[[bytes | None], Key]) -> None:

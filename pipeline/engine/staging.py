@@ -21,7 +21,7 @@ ALONE: Final = "-"
 """The staged `op` of an event without a transaction."""
 
 _encode: Final = msgspec.msgpack.Encoder(enc_hook=lambda _: {"unchanged": True}).encode
-_decode: Final = msgspec.msgpack.Decoder(tuple[str, Any, Any, Any, Any, int, str | None, Any, int]).decode
+_decode: Final = msgspec.msgpack.Decoder(tuple[Any, ...]).decode
 
 
 class Staging:
@@ -139,7 +139,7 @@ class Staging:
             self._last.setdefault(name, (first, -1))
         data = _encode(
             (event.op, event.source, event.after, event.transaction, event.key, event.table, event.error, event.raw,
-             event.log)
+             event.log, event.moved)
         )  # fmt: skip
         return name, event.offset, *self._last[name], op, data
 
@@ -206,7 +206,7 @@ def staged_key(data: bytes, table: Table) -> tuple[Any, ...] | None:
 
 
 def _event(offset: int, data: bytes) -> Event:
-    op, source, after, block, key, table, error, raw, log = _decode(data)
+    op, source, after, block, key, table, error, raw, log, *moved = _decode(data)  # older programs wrote no `moved`
     partial = after is not None and any(isinstance(item, dict) for item in after)
     return Event(
         op=op,
@@ -220,4 +220,5 @@ def _event(offset: int, data: bytes) -> Event:
         raw=None if raw is None else tuple(raw),
         partial=partial,
         log=log,
+        moved=moved == [True],
     )

@@ -72,6 +72,8 @@ class Event(Struct, gc=False):
     """Some value of `after` is UNCHANGED."""
     absent: str | None = None
     """A column that the event does not have at all."""
+    moved: bool = False
+    """The row is not gone at the source, but another partition's now."""
     log: int = 0
     """The source log it comes from (see sourcelog.py); the engine sets it, and `transaction.id` to the bare id in it."""
 
@@ -165,6 +167,9 @@ class TableDecoder:
                 event.after = self._stored(event.after)
                 event.table = self.number
                 return cast(Event, event)
+            if event.after is None and event.op == "d":
+                event.key, event.table = self.read_key(key), self.number
+                return cast(Event, event)
         except (msgspec.MsgspecError, DecodeError, ValueError, AttributeError):
             pass
         return self._careful(key, value)
@@ -189,7 +194,10 @@ class TableDecoder:
     def _careful(self, key: bytes | None, value: bytes) -> Event:
         """The slow road: deletes, truncates, schemas in the message, placeholders, missing columns; says what is wrong."""
         envelope = self._open(value)
-        event = Event(op=envelope.op, source=envelope.source, transaction=envelope.transaction, table=self.number)
+        event = Event(
+            op=envelope.op, source=envelope.source, transaction=envelope.transaction, table=self.number,
+            moved=envelope.moved,
+        )  # fmt: skip
         if event.op == "d":
             event.key = self.read_key(key)
         elif event.op in _UPSERTS:
@@ -243,6 +251,7 @@ class LooseEnvelope(Struct, gc=False):
     source: Source
     after: dict[str, Raw] | None = None
     transaction: TransactionBlock | None = None
+    moved: bool = False
 
 
 _loose: Final = msgspec.json.Decoder(LooseEnvelope).decode

@@ -15,8 +15,8 @@ from pipeline.authoring.masks import complaint as unmaskable
 from pipeline.authoring.projection import Projection
 from pipeline.authoring.shape import Shape, shape_of
 from pipeline.authoring.withheld import taken
-from pipeline.engine.exchange import owned_by
 from pipeline.engine.layout import lay_out
+from pipeline.engine.owners import Owners
 from pipeline.engine.withholding import Rules, unkept
 from pipeline.errors import UnknownColumn, UnknownTable
 from pipeline.operations.check_shapes import check_level, check_root_key
@@ -171,12 +171,25 @@ def _workers(checked: Checked, shape: Shape, connectors: Sequence[Captures]) -> 
         complaints.append("Its source has to be Postgres.")
     for complaint in complaints:
         checked.add("BadWorkers", f"{own.name!r} can't have {own.workers} workers: {complaint}")
-    everywhere = [name for name, owned in owned_by(layout).items() if owned is None]
-    if everywhere and not complaints:
+    if complaints:
+        return
+    owners = Owners(layout, own.workers)
+    whose = f"{', '.join(owners.columns)} of {layout.root.name}"
+    if everywhere := [name for name, places in owners.places.items() if places is None]:
         checked.add(
             "SentEverywhere",
-            f"The rows of {_listed(everywhere)} go to all {own.workers} partitions, for the key of {layout.root.name} is not"
-            " in theirs.",
+            f"The rows of {_listed(everywhere)} go to all {own.workers} partitions, for they don't have {whose}.",
+            level="hint",
+        )
+    told = [
+        name for name, places in owners.places.items()
+        if places and not owners.by_key(name) and checked.catalog.table(name).replica_identity != "full"
+    ]  # fmt: skip
+    if told:
+        checked.add(
+            "ToldEverywhere",
+            f"Updates of {_listed(told)} are told to all {own.workers} partitions, for {whose} is not in the key, and without"
+            " REPLICA IDENTITY FULL nothing says which of them had the row.",
             level="hint",
         )
 

@@ -14,9 +14,9 @@ from pipeline.authoring.catalog import Catalog, Table
 from pipeline.authoring.fingerprint import fingerprint
 from pipeline.authoring.projection import Projection
 from pipeline.authoring.shape import shape_of
-from pipeline.engine.exchange import owned_by, owner_of_row
 from pipeline.engine.loading import end_copy, put
 from pipeline.engine.mirror import Mirror
+from pipeline.engine.owners import Owners
 from pipeline.events.rows import RowsDecoder
 from pipeline.events.sourcelog import Moment, SourceLog
 from pipeline.operations.layouts import layout_of
@@ -104,14 +104,14 @@ def _fill(
 
 
 def _tables(new: Projection[Any], name: str, mirror: Mirror, copies: Copies, hands: Copying) -> bool:
-    number, owned = new.parts.index(name), owned_by(mirror.layout) if new.workers > 1 else {}
+    number, owners = new.parts.index(name), Owners(mirror.layout, new.workers)
     for table in mirror.layout.tables.values():
         decoder, count, began = RowsDecoder(table.name, table.wires), 0, time.monotonic()
         said = began
         for batch in copies.rows(hands.catalog.table(table.name), list(table.columns)):
             rows = decoder.decode(batch)
-            if (own := owned.get(table.name)) is not None:
-                rows = [row for row in rows if owner_of_row(row, own, new.workers) == number]
+            if (own := owners.places[table.name]) is not None and new.workers > 1:
+                rows = [row for row in rows if owners.of_row(own, row) == number]
             put(mirror, table, rows, copies.moment.position)
             count += len(rows)
             hands.passing("copying")

@@ -225,7 +225,7 @@ class _Found:
             for occurrence in self.table.occurrences:
                 roots.update(dict.fromkeys(rows(db, _shown_by(self.layout, occurrence), self.key)))
             if self.layout.aggregate is None:
-                return [root for root in roots if part_of(self.build, document_id(root)) == self.part]
+                return [root for root in roots if part_of(self.build, self.layout, root) == self.part]
             same = " AND ".join(f"{k} = ?" for k in self.layout.root_key)
             groups = (rows(db, f"SELECT g FROM contributions WHERE {same}", root) for root in roots)
             return list(dict.fromkeys(g for found in groups for g in found))

@@ -67,7 +67,7 @@ async def explain(
     """`layout`: the mirror's, as the worker has it. Raises OperationError where there is no mirror."""
     root = _written_key(projection, layout, key)
     id = group_id(root[0]) if layout.aggregate is not None else document_id(root)
-    path = mirror_file(settings, part_of(projection, id))
+    path = mirror_file(settings, part_of(projection, layout, root))
     if not path.exists():
         raise OperationError(f"{projection.name} has no mirror yet: start it with cdc run.")
     db = connect(str(path), readonly=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from pipeline.authoring.projection import Projection
 from pipeline.authoring.shape import shape_of
 from pipeline.engine.groups import GROUPS, group_tables
 from pipeline.engine.layout import Layout
+from pipeline.engine.owners import Owners
 from pipeline.engine.sql import connect, listed, quoted, rows, transaction, value
 from pipeline.errors import OperationError
 from pipeline.operations.in_parts import exchange_topic
@@ -30,6 +31,9 @@ def usable(settings: Settings, live: Projection[Any], new: Projection[Any]) -> s
     if live.workers != new.workers:
         return f"{live.id} has {_workers(live)}, and {new.id} {_workers(new)}, which share out the rows otherwise"
     layout, code = layout_of(settings, new), fingerprint(shape_of(new.shape))
+    have, need = (Owners(layout_of(settings, of), of.workers) for of in (live, new))
+    if live.workers > 1 and not have.has_all_of(need):
+        return f"the partitions of {live.id} have other rows than those of {new.id} need"
     return next(filter(None, (_usable(mirror_file(settings, part), part, layout, code) for part in live.parts)), "")
 
 
@@ -213,16 +217,17 @@ def gone_rows(
 
     Of others, nothing is ever gone.
     """
-    shape, path = shape_of(projection.shape), mirror_file(settings, projection.id)
-    if not isinstance(shape, EventShape) or shape.forgets or not path.exists():
+    shape, paths = shape_of(projection.shape), [mirror_file(settings, part) for part in projection.parts]
+    if not isinstance(shape, EventShape) or shape.forgets or not all(path.exists() for path in paths):
         yield None
         return
-    db, width = connect(str(path), readonly=True), len(layout_of(settings, projection).root_key)
+    layout = layout_of(settings, projection)
+    owners, width = Owners(layout, projection.workers), len(layout.root_key)
+    with ExitStack() as opened:
+        mirrors = [opened.enter_context(closing(connect(str(path), readonly=True))) for path in paths]
 
-    def gone(group: str, keys: frozenset[tuple[Any, ...]]) -> bool:
-        return any(row[:width] not in keys for row in db.execute("SELECT * FROM contributions WHERE g = ?", (group,)))
+        def gone(group: str, keys: frozenset[tuple[Any, ...]]) -> bool:
+            found = mirrors[owners.of_key((group,))].execute("SELECT * FROM contributions WHERE g = ?", (group,))
+            return any(row[:width] not in keys for row in found)
 
-    try:
         yield gone
-    finally:
-        db.close()

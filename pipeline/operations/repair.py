@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,14 +14,14 @@ from pipeline.authoring.catalog import Catalog, Table
 from pipeline.authoring.column_types import kinds_of
 from pipeline.authoring.projection import Projection
 from pipeline.authoring.shape import Shape, shape_of
-from pipeline.engine.assemble import document_id
+from pipeline.engine.owners import Owners
 from pipeline.engine.sql import connect, listed, quoted, rows, transaction, value
 from pipeline.errors import OperationError
 from pipeline.operations.expected import key_of
 from pipeline.operations.in_parts import part_of
 from pipeline.operations.layouts import layout_of
 from pipeline.operations.refresh import RefreshReport, refresh_parts
-from pipeline.operations.status import mirror_file
+from pipeline.operations.status import mirror_file, mirror_files
 from pipeline.settings import Settings
 
 
@@ -42,17 +43,12 @@ def mirror_keys(
 
 def mark_dirty(settings: Settings, projection: Projection[Any], sink: str, keys: Sequence[tuple[Any, ...]]) -> None:
     """The worker writes these documents of that sink again, as its mirror has them; raises OperationError without one."""
-    for part, own in _by_part(projection, keys).items():
-        _mark(mirror_file(settings, part), projection, sink, own)
-
-
-def _by_part(projection: Projection[Any], keys: Sequence[tuple[Any, ...]]) -> dict[str, list[tuple[Any, ...]]]:
-    """By the part that has the document."""
-    found: dict[str, list[tuple[Any, ...]]] = {}
+    layout = layout_of(settings, projection)
+    by_part: dict[str, list[tuple[Any, ...]]] = {}
     for key in keys:
-        part = part_of(projection, document_id(key)) if projection.workers > 1 else projection.id
-        found.setdefault(part, []).append(key)
-    return found
+        by_part.setdefault(part_of(projection, layout, key), []).append(key)
+    for part, own in by_part.items():
+        _mark(mirror_file(settings, part), projection, sink, own)
 
 
 def _mark(path: Path, projection: Projection[Any], sink: str, keys: Sequence[tuple[Any, ...]]) -> None:
@@ -144,11 +140,11 @@ def counted(settings: Settings, projection: Projection[Any], groups: Sequence[st
     keys = ", ".join(layout_of(settings, projection).root_key)
     these = "g IN (SELECT value FROM json_each(?1))"
     query = f"SELECT {keys} FROM contributions WHERE {these} UNION SELECT {keys} FROM failed WHERE {these}"
-    db = connect(str(mirror_file(settings, projection.id)), readonly=True)
-    try:
-        return set(rows(db, query, (json.dumps(groups),)))
-    finally:
-        db.close()
+    found: set[tuple[Any, ...]] = set()
+    for path in mirror_files(settings, projection).values():
+        with closing(connect(str(path), readonly=True)) as db:
+            found |= set(rows(db, query, (json.dumps(groups),)))
+    return found
 
 
 def refresh_behind(
@@ -156,18 +152,22 @@ def refresh_behind(
 ) -> RefreshReport:
     """Read all rows behind these documents again, those that the mirror has and those that the source has.
 
-    Of an aggregate: the documents that it counts.
+    Of an aggregate: the documents that it counts. Of several partitions each reads what it owns or may have.
     """
-    shape = shape_of(projection.shape).source
+    layout = layout_of(settings, projection)
+    owners, shape = Owners(layout, projection.workers), layout.shape
     wanted: dict[str, dict[str, list[tuple[Any, ...]]]] = {}
-    for part, own in _by_part(projection, keys).items():
-        db = connect(str(mirror_file(settings, part)), readonly=True)
-        try:
+    for number, part in enumerate(projection.parts):
+        own = keys if layout.aggregate is not None else [key for key in keys if owners.of_key(key) == number]
+        if not own:
+            continue
+        with closing(connect(str(mirror_file(settings, part)), readonly=True)) as db:
             there, here = (rows_behind(shape, catalog, rows, own) for rows in (source, MirrorRows(db)))
-        finally:
-            db.close()
-        tables = dict.fromkeys([*there, *here])
-        wanted[part] = {t: sorted(there.get(t, set()) | here.get(t, set()), key=str) for t in tables}
+        for table in dict.fromkeys([*there, *here]):
+            found = sorted(there.get(table, set()) | here.get(table, set()), key=str)
+            if owners.by_key(table):
+                found = [key for key in found if owners.of_row(owners.places[table] or (), key) == number]
+            wanted.setdefault(part, {})[table] = found
     return refresh_parts(settings, projection, wanted)
 
 

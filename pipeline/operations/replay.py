@@ -127,17 +127,17 @@ async def replay(
 
 
 def share_out(router: Router, pasts: Sequence[Past], batch: Sequence[Kept]) -> None:
-    """Each record to the partition that owns its row, or to all."""
+    """Each record to the partition that owns its row, or to all; to those that a row has left that it has gone."""
     if len(pasts) == 1:
         pasts[0].add(batch)
         return
     own: list[list[Kept]] = [[] for _ in pasts]
-    for kept in batch:
-        partition, offset, key, value, _ = kept
+    for partition, offset, key, value, label in batch:
         if value is not None:
-            owner = router.owner(partition.rpartition("/")[0], (offset, key, value))
-            for each in own if owner is None else [own[owner]]:
-                each.append(kept)
+            shares = router.shares(partition.rpartition("/")[0], (offset, key, value))
+            for each, share in zip(own, shares, strict=True):
+                if share is not None:
+                    each.append((partition, *share, label))
     for past, each in zip(pasts, own, strict=True):
         past.add(each)
 

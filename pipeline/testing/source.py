@@ -46,6 +46,7 @@ class Change:
     lsn: int
     whole: Row | None = None
     """The row after it, with what the event leaves out."""
+    before: Row | None = None
 
 
 @dataclass(slots=True)
@@ -86,6 +87,8 @@ class SourceModel:
         self.labels: dict[str, list[str]] = {}
         """The label of each record: which source log it comes from."""
         self.label = label
+        self.full: frozenset[str] = frozenset()
+        """Tables with REPLICA IDENTITY FULL: updates and deletes say what the row was."""
         self.unchanged: Callable[[str, str, Any], Any] = lambda table, column, value: placeholder(value)
         """How Debezium says that this column's long value was left alone."""
         self.log: dict[str, list[Record]] = {}
@@ -177,11 +180,13 @@ class SourceModel:
         self._lsn += 1000
         return self._lsn - 900
 
-    def _change(self, table: str, op: str, key: Key | None, after: Row | None, *, same: bool = False) -> None:
+    def _change(
+        self, table: str, op: str, key: Key | None, after: Row | None, before: Row | None = None, *, same: bool = False
+    ) -> None:
         with self.transaction() as transaction:
             self._lsn += 0 if same else LATER
             whole = None if after is None else dict(self.rows[table][self.key_of(table, after)])
-            transaction.changes.append(Change(table, op, key, after, self._lsn, whole))
+            transaction.changes.append(Change(table, op, key, after, self._lsn, whole, before))
 
     def insert(self, table: str, row: Row) -> None:
         """Insert a row, its values as Debezium writes them."""
@@ -193,23 +198,22 @@ class SourceModel:
     def update(self, table: str, key: Key, **changes: Any) -> None:
         """Update a row; UNCHANGED leaves a column out of the event. A new key is a delete and a create."""
         sent = {**self.rows[table][key], **{n: v for n, v in changes.items() if v is not UNCHANGED}}
-        row = dict(sent)
+        row, before = dict(sent), self.rows[table][key]
         sent.update({n: self.unchanged(table, n, row[n]) for n, v in changes.items() if v is UNCHANGED})
         fresh = self.key_of(table, row)
         if fresh == key:
             self.rows[table][key] = row
-            self._change(table, "u", key, sent)
+            self._change(table, "u", key, sent, before)
             return
         assert fresh not in self.rows[table], f"{table} already has the key {fresh}"
         with self.transaction():
             del self.rows[table][key]
             self.rows[table][fresh] = row
-            self._change(table, "d", key, None)
+            self._change(table, "d", key, None, before)
             self._change(table, "c", fresh, sent, same=True)
 
     def delete(self, table: str, key: Key) -> None:
-        del self.rows[table][key]
-        self._change(table, "d", key, None)
+        self._change(table, "d", key, None, self.rows[table].pop(key))
 
     def truncate(self, table: str) -> None:
         self.rows[table].clear()
@@ -279,7 +283,7 @@ class SourceModel:
             counts[change.table] = counts.get(change.table, 0) + 1
             block = {"id": f"{txid}:{change.lsn}", "total_order": order, "data_collection_order": counts[change.table]}
             value = {
-                "before": None,
+                "before": change.before if change.table in self.full else None,
                 "after": change.after,
                 "source": self._source(change.lsn, "false", txid, self._last_end),
                 "transaction": block,

@@ -15,7 +15,8 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
 from pipeline.demo import truth
 from pipeline.demo.shop import Load
-from pipeline.engine.exchange import Frame, owner_of
+from pipeline.engine.exchange import Frame
+from pipeline.engine.owners import owner_of
 from tests.support.project import Project, until
 
 pytestmark = pytest.mark.stack

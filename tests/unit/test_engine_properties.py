@@ -19,7 +19,7 @@ from pipeline.engine import engine as engine_module
 from pipeline.engine import marking
 from pipeline.engine.dirty import Reader, Taken
 from pipeline.engine.engine import Engine, Inputs
-from pipeline.engine.layout import lay_out
+from pipeline.engine.layout import Layout, lay_out
 from pipeline.engine.loading import end_copy, put
 from pipeline.engine.mirror import Mirror
 from pipeline.events.envelope import UNCHANGED
@@ -105,7 +105,7 @@ class Customers:
                     (self.customer, self.product, self.order, self.order, self.line, self.line, self.delete, self.move)
                 )()
             if self.random.random() < 0.04:
-                self.model.truncate(self.random.choice(list(KEYS)))
+                self.model.truncate(self.random.choice(list(self.model.keys)))
 
     def _text(self) -> str:
         self.serial += 1
@@ -116,7 +116,7 @@ class Customers:
         if key not in self.model.rows[table]:
             self.model.insert(table, row)
         else:
-            changes: dict[str, Any] = {n: v for n, v in row.items() if n not in KEYS[table]}
+            changes: dict[str, Any] = {n: v for n, v in row.items() if n not in self.model.keys[table]}
             if toasted and self.random.random() < 0.4:
                 changes[toasted] = UNCHANGED
             self.model.update(table, key, **changes)
@@ -167,7 +167,7 @@ class Customers:
         if found is None:
             return
         table, key = found
-        fresh = {KEYS[table][0]: self.random.randint(1, 5)}
+        fresh = {self.model.keys[table][0]: self.random.randint(1, 5)}
         moved = self.model.key_of(table, {**self.model.rows[table][key], **fresh})
         if moved not in self.model.rows[table] or moved == key:
             self.model.update(table, key, **fresh)
@@ -307,7 +307,7 @@ class Worker:
 
 def copy(
     model: SourceModel, customers: Customers, random: Random, folder: str,
-    mine: Callable[[str, tuple[Any, ...]], bool] = lambda table, row: True,
+    mine: Callable[[str, tuple[Any, ...]], bool] = lambda table, row: True, layout: Layout = LAYOUT,
 ) -> None:  # fmt: skip
     """A mirror filled with the rows of one moment, some time after the place where its reading begins; with `mine` only."""
     model.produce(random.randint(0, len(model.messages)))
@@ -315,8 +315,8 @@ def copy(
     for _ in range(random.randint(0, 3)):
         customers.transaction()
     early, here, next = model.here(), model.here(), model._txid + 1
-    mirror = Mirror(str(Path(folder) / "mirror.db"), LAYOUT, owner="copy")
-    for name, table in LAYOUT.tables.items():
+    mirror = Mirror(str(Path(folder) / "mirror.db"), layout, owner="copy")
+    for name, table in layout.tables.items():
         rows = (tuple(row[column] for column in table.columns) for row in model.rows[name].values())
         put(mirror, table, [row for row in rows if mine(name, row)], here)
     log = SourceLog(1764017000123, "7412345", "1", fresh=True)

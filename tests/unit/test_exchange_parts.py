@@ -10,9 +10,10 @@ import msgspec
 import pytest
 
 from pipeline.authoring.shape import shape_of
-from pipeline.engine.exchange import FRAME_BYTES, Frame, Router, owner_of
+from pipeline.engine.exchange import FRAME_BYTES, Frame, Router
 from pipeline.engine.inputs import Inputs, Record
 from pipeline.engine.layout import lay_out
+from pipeline.engine.owners import owner_of
 from pipeline.ports import SinkRecord
 from pipeline.runtime.assignors import HomeFirst
 from projections.orders import OrderDocument

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -14,16 +14,31 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.engine.engine import Engine, Inputs
-from pipeline.engine.exchange import Router, owned_by, owner_of, owner_of_row
+from pipeline.engine.exchange import Router
 from pipeline.engine.inputs import Record
+from pipeline.engine.layout import Layout
 from pipeline.engine.mirror import Mirror
+from pipeline.engine.owners import Owners
 from pipeline.errors import LogTruncated
 from pipeline.operations.replay import Past, ReplayReport, share_out
 from pipeline.testing.source import SourceModel
-from tests.unit import test_engine_properties as shop
-from tests.unit.test_engine_properties import KEYS, LAYOUT, Customers, truth
+from tests.unit.test_engine_properties import KEYS, LAYOUT, Customers, Worker, copy, small_fanouts, truth
 
-small_fanouts = shop.small_fanouts
+__all__ = ["small_fanouts"]
+
+
+@dataclass(frozen=True)
+class Shop:
+    """What is projected, what happens to it, and the oracle: the documents after so many transactions."""
+
+    layout: Layout
+    keys: Mapping[str, Sequence[str]]
+    customers: type[Customers]
+    documents: Callable[[SourceModel, int], dict[str, Any]]
+    full: frozenset[str] = frozenset()
+
+
+ORDERS = Shop(LAYOUT, KEYS, Customers, lambda model, n: truth(model.states[n]))
 
 
 @dataclass
@@ -33,12 +48,13 @@ class Exchange:
     model: SourceModel
     partitions: int
     random: Random
+    layout: Layout = field(default_factory=lambda: LAYOUT)
     committed: dict[str, int] = field(default_factory=dict)
     log: list[list[Record]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.log = [[] for _ in range(self.partitions)]
-        self.router = Router(LAYOUT, Inputs(self.model.topics, self.model.boundaries, "shop"), self.partitions)
+        self.router = Router(self.layout, Inputs(self.model.topics, self.model.boundaries, "shop"), self.partitions)
 
     def runs(self, source: str, start: int, length: int) -> list[tuple[str, list[Record]]]:
         """Records of one of the source's partitions, by their source logs."""
@@ -96,7 +112,7 @@ class Sender:
         self.dying = True
 
 
-class Reader(shop.Worker):
+class Reader(Worker):
     """The worker of one partition: the same engine, fed by the exchange topic."""
 
     def __init__(self, exchange: Exchange, number: int, *args: Any) -> None:
@@ -109,7 +125,7 @@ class Reader(shop.Worker):
                 reader.close()
             self.engine.mirror.close()
         self.epoch += 1
-        mirror = Mirror(self.path, LAYOUT, owner=f"worker{self.epoch}")
+        mirror = Mirror(self.path, self.exchange.layout, owner=f"worker{self.epoch}")
         with mirror.checkpoint():
             ids = [mirror.sink_id("one")]
         for number in ids:
@@ -142,8 +158,16 @@ class Reader(shop.Worker):
 def test_whatever_is_lost_repeated_or_late_each_document_is_the_sources_and_never_half_a_transaction(
     random: Random, workers: int, partitions: int, rounds: int, staged_bytes: int, begin: str
 ) -> None:
-    model = SourceModel(KEYS, partitions=partitions, seed=random.randint(0, 99))
-    customers = Customers(model, random)
+    converge(ORDERS, random, workers, partitions, rounds, staged_bytes, begin)
+
+
+def converge(
+    shop: Shop, random: Random, workers: int, partitions: int, rounds: int, staged_bytes: int, begin: str
+) -> None:
+    """Whatever happens, every document is the source's in the end, and each written one was so at some time."""
+    model = SourceModel(shop.keys, partitions=partitions, seed=random.randint(0, 99))
+    model.full = shop.full
+    customers = shop.customers(model, random)
     for _ in range(3):
         customers.transaction()
     if begin == "copy":
@@ -151,14 +175,14 @@ def test_whatever_is_lost_repeated_or_late_each_document_is_the_sources_and_neve
     if begin == "snapshot":
         model.messages.clear()
         model.snapshot()
-    exchange = Exchange(model, workers, random)
+    exchange = Exchange(model, workers, random, shop.layout)
     sender, zombies = Sender(exchange), list[Sender]()
     with tempfile.TemporaryDirectory() as folder:
         readers = []
         for number in range(workers):
             (own := Path(folder) / str(number)).mkdir()
             if begin == "copy":  # each at a moment of its own
-                shop.copy(model, customers, random, str(own), _rows_of(number, workers))
+                copy(model, customers, random, str(own), _rows_of(shop.layout, number, workers), shop.layout)
             readers.append(Reader(exchange, number, random, str(own), "transaction", staged_bytes))
         if random.random() < 0.8:  # a first load hides much: have it over early
             model.produce()
@@ -210,11 +234,11 @@ def test_whatever_is_lost_repeated_or_late_each_document_is_the_sources_and_neve
                 case "zombie" if zombies:
                     random.choice(zombies).poll()
                 case "check":
-                    reader.check_watermark([_owned(truth(s), reader) for s in model.states])
+                    reader.check_watermark([_owned(state, reader) for state in _states(shop, model)])
         model.produce()
         while sender.poll():
             pass
-        states = [truth(state) for state in model.states]
+        states = _states(shop, model)
         for reader in readers:
             reader.drain()
             mine = [_owned(state, reader) for state in states]
@@ -271,13 +295,18 @@ def test_kept_history_says_nothing_against_right_partitions_and_names_the_one_th
         reader.running.mirror.close()
 
 
-def _rows_of(number: int, partitions: int) -> Callable[[str, tuple[Any, ...]], bool]:
-    owned = owned_by(LAYOUT)
-    return lambda table, row: (own := owned[table]) is None or owner_of_row(row, own, partitions) == number
+def _states(shop: Shop, model: SourceModel) -> list[dict[str, Any]]:
+    return [shop.documents(model, n) for n in range(len(model.states))]
+
+
+def _rows_of(layout: Layout, number: int, partitions: int) -> Callable[[str, tuple[Any, ...]], bool]:
+    owners = Owners(layout, partitions)
+    return lambda table, row: (own := owners.places[table]) is None or owners.of_row(own, row) == number
 
 
 def _owned(documents: dict[str, Any], reader: Reader) -> dict[str, Any]:
-    return {k: d for k, d in documents.items() if owner_of(k, reader.exchange.partitions) == reader.number}
+    owners = Owners(reader.exchange.layout, reader.exchange.partitions)
+    return {k: d for k, d in documents.items() if owners.of_id(k) == reader.number}
 
 
 @pytest.fixture
@@ -333,7 +362,7 @@ def test_a_snapshots_row_that_is_sent_again_does_not_undo_what_came_after_it(tmp
 
 
 def test_lines_are_owned_by_their_order_and_what_has_no_order_goes_everywhere() -> None:
-    assert owned_by(LAYOUT) == {
+    assert Owners(LAYOUT, 3).places == {
         "shop.orders": (0,),
         "shop.order_lines": (0,),
         "shop.customers": None,
