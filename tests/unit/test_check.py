@@ -654,6 +654,43 @@ def test_several_workers_share_out_what_has_one_root_and_are_told_what_goes_ever
     assert "shop.customers and shop.products go to all 4 partitions" in found.message
 
 
+GROUPS = """
+from pipeline import Aggregate, Document, count, elasticsearch, group, one, projection
+
+class Buyer(Document, source="shop.customers"):
+    name: str
+
+class Sale(Document, source="shop.orders"):
+    status: str
+    customer_id: int
+    buyer: Buyer | None = one(via="customer_id")
+
+    @property
+    def first(self) -> str:
+        return self.status[:1]
+
+class Sales(Aggregate, of=Sale):
+    BY
+    orders: int = count()
+
+sales = projection(Sales, to=elasticsearch("sales"), workers=2)
+"""
+
+
+def test_groups_are_shared_out_by_a_column_of_their_rows(checked: Checked) -> None:
+    report = checked(sales=GROUPS.replace("BY", "customer_id: int = group()"))
+    assert report.ok
+    (found,) = report.findings
+    assert (found.error, found.level) == ("ToldEverywhere", "hint")
+    assert "Updates of shop.orders are told to all 2 partitions, for customer_id of shop.orders" in found.message
+    assert checked(sales=GROUPS.replace("BY", "first: str = group()\n    status: str = group()")).ok
+    for computed in ("first: str = group()", 'name: str | None = group("buyer.name")'):
+        report = checked(sales=GROUPS.replace("BY", computed))
+        (found,) = [f for f in report.findings if f.level == "error"]
+        assert found.error == "BadWorkers"
+        assert "No field that it groups by is a column of shop.orders, of int, text or uuid" in found.message
+
+
 @pytest.mark.parametrize(("change", "said"), [
     (("workers=4", "workers=4, across_sources=True"), "Tables of several sources"),
     (("workers=4", "workers=0"), "count from 1"),

@@ -12,9 +12,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline import Aggregate, Document, EventDocument, count, group, many, maximum, on, one, total
+from pipeline.authoring.aggregate_shape import AggregateShape
 from pipeline.authoring.shape import shape_of
+from pipeline.engine.exchange import Router
+from pipeline.engine.inputs import Inputs
 from pipeline.engine.layout import lay_out
-from pipeline.engine.measures import group_id
+from pipeline.engine.measures import group_id, group_text
+from pipeline.engine.owners import Owners, owner_of
+from pipeline.events.envelope import TableDecoder
 from pipeline.testing.source import SourceModel
 from tests.unit.test_engine_properties import Customers, small_fanouts
 from tests.unit.test_exchange_properties import Shop, converge
@@ -178,6 +183,146 @@ def stories(model: SourceModel, n: int) -> dict[str, Any]:
         document["seen"].append(int(row["payload"]))
     return found
 
+
+# ---- what each partition gets ---------------------------------------------------------------------------------
+
+LINES = "shop.lines"
+PARTITIONS = 4
+
+
+def shares(
+    value: bytes, document: type[Any] = Order, table: str = LINES, key: bytes = b'{"id":7}'
+) -> list[bytes | None]:
+    """What each partition gets of a record of this table."""
+    layout = lay_out(shape_of(document))
+    router = Router(
+        layout, Inputs({f"shop.{name}": name for name in layout.tables}, "shop.transaction", "shop"), PARTITIONS
+    )
+    found = router.shares(f"shop.{table}", (3, key, value))
+    return [None if one is None else one[2] for one in found]
+
+
+def change(op: str, after: dict[str, Any] | None, before: dict[str, Any] | None = None, **source: Any) -> bytes:
+    block = {"id": "77:900", "total_order": 2}
+    source = {"ts_ms": 5, "lsn": 100, "sequence": '["90","100"]', **source}
+    return json.dumps({"op": op, "before": before, "after": after, "source": source, "transaction": block}).encode()
+
+
+def line(order: Any) -> dict[str, Any]:
+    return {"id": 7, "quantity": 1, "order_id": order}
+
+
+def gone(found: list[bytes | None]) -> list[int]:
+    """Who is told that the row has moved."""
+    return [n for n, value in enumerate(found) if value is not None and b'"moved":true' in value]
+
+
+OWNER = owner_of("5", PARTITIONS)
+OTHERS = [n for n in range(PARTITIONS) if n != OWNER]
+
+
+def test_an_update_goes_to_its_owner_and_takes_the_row_from_all_others() -> None:
+    value = change("u", line(5))
+    found = shares(value)
+    assert (found[OWNER], gone(found)) == (value, OTHERS)
+    layout = lay_out(shape_of(Order))
+    table = layout.tables[LINES]
+    event = TableDecoder(LINES, table.number, table.wires, table.key).decode(b'{"id":7}', found[OTHERS[0]])
+    assert (event.op, event.moved, event.key) == ("d", True, (7,))
+    assert event.transaction is not None and event.transaction.total_order == 2, "it counts in its transaction"
+    assert event.source.lsn == 100
+
+
+def test_an_old_image_that_says_the_row_stayed_tells_nobody_else() -> None:
+    found = shares(change("u", line(5), line(5)))
+    assert [n for n, value in enumerate(found) if value is not None] == [OWNER]
+    assert gone(shares(change("u", line(5), line(6)))) == OTHERS
+
+
+@pytest.mark.parametrize("nothing", [0, None])
+def test_what_an_old_image_has_in_place_of_a_column_that_it_lacks_says_nothing(nothing: int | None) -> None:
+    """REPLICA IDENTITY USING INDEX: a column that is not in it comes as null, or where it may not be null as 0."""
+    found = shares(change("u", line(nothing), line(nothing)))
+    assert len(gone(found)) == PARTITIONS - 1
+
+
+def test_an_insert_is_its_owners_alone_and_a_delete_is_told_to_all() -> None:
+    found = shares(change("c", line(5)))
+    assert [n for n, value in enumerate(found) if value is not None] == [OWNER]
+    value = change("d", None)
+    assert shares(value) == [value] * PARTITIONS
+
+
+@pytest.mark.parametrize("value", [b"no envelope", change("u", {"id": 7, "quantity": 1}), change("t", None),
+                                   change("u", line([5]))])  # fmt: skip
+def test_what_does_not_say_whose_it_is_goes_to_all(value: bytes) -> None:
+    assert shares(value) == [value] * PARTITIONS
+
+
+def test_a_row_read_again_answers_whoever_asked_for_it() -> None:
+    found = shares(change("r", line(5), snapshot="incremental"))
+    assert gone(found) == OTHERS
+    found = shares(change("r", line(5), snapshot="true"))
+    assert gone(found) == []
+
+
+def test_a_message_is_nobodys() -> None:
+    assert shares(change("m", None)) == [None] * PARTITIONS
+
+
+def test_an_envelope_with_its_schema_around_it_is_read_as_one_without() -> None:
+    value = b'{"schema":{},"payload":%b}' % change("u", line(5))
+    found = shares(value)
+    assert (found[OWNER], gone(found)) == (value, OTHERS)
+
+
+def test_a_text_that_did_not_change_and_is_left_out_is_that_of_the_old_image() -> None:
+    order = {"id": 7, "status": "__debezium_unavailable_value", "charged": "1", "customer_id": 1}
+    value = change("u", order, {**order, "status": "paid"})
+    owner = owner_of("paid", PARTITIONS)
+    assert shares(value, ByStatus, "shop.orders")[owner] == value
+    value = change("u", order)
+    assert shares(value, ByStatus, "shop.orders") == [value] * PARTITIONS
+
+
+# ---- whose what is --------------------------------------------------------------------------------------------
+
+
+@given(status=st.text(max_size=200), large=st.booleans())
+def test_a_group_is_where_its_rows_are(status: str, large: bool) -> None:
+    owners = Owners(lay_out(shape_of(ByStatus)), PARTITIONS)
+    key = group_text(list(zip((large, status), aggregate_of(ByStatus).groups, strict=True)))
+    own = owners.of_values((status,))
+    assert owners.of_key((key,)) == own
+    assert owners.of_id(group_id(key)) in (own, None)
+    assert owners.of_id(group_id(key)) == own or group_id(key).startswith("sha256:")
+
+
+@given(customer=st.none() | st.integers())
+def test_a_group_by_one_column_is_where_its_rows_are(customer: int | None) -> None:
+    owners = Owners(lay_out(shape_of(OfCustomer)), PARTITIONS)
+    key = group_text([(customer, aggregate_of(OfCustomer).groups[0])])
+    assert owners.of_values((customer,)) == owners.of_key((key,)) == owners.of_id(group_id(key))
+
+
+def aggregate_of(aggregate: type[Any]) -> AggregateShape:
+    shape = shape_of(aggregate)
+    assert isinstance(shape, AggregateShape)
+    return shape
+
+
+def test_rows_go_by_the_roots_key_or_the_groups_columns_as_far_as_joins_carry_them() -> None:
+    of_orders, of_groups = (Owners(lay_out(shape_of(of)), PARTITIONS) for of in (Order, OfCustomer))
+    assert (of_orders.columns, of_groups.columns) == (("id",), ("customer_id",))
+    assert [name for name in KEYS if of_orders.places[name] is None] == ["shop.customers"]
+    assert [name for name in KEYS if of_groups.places[name] is None] == [LINES]
+    assert [of_orders.by_key(name) for name in KEYS] == [False, True, False]
+    assert [of_groups.by_key(name) for name in KEYS] == [True, False, False]
+    assert not of_orders.has_all_of(of_groups), "a rebuild can't begin with the other's mirrors"
+    assert of_groups.has_all_of(Owners(lay_out(shape_of(OfCustomer)), PARTITIONS))
+
+
+# ---- against the oracle ---------------------------------------------------------------------------------------
 
 FULL = frozenset({"shop.orders", "shop.lines", "shop.events"})
 SHOPS = {
