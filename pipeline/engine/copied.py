@@ -17,6 +17,8 @@ class Copied:
         first, end, running = moment.snapshot.split(":")
         self._first, self._end = int(first), int(end)
         self._running = frozenset(map(int, filter(None, running.split(","))))
+        self._streams: dict[str, bool] = {}
+        """By partition whether the event before was left, of those that have had one."""
 
     @classmethod
     def of(cls, stored: str | None) -> Copied | None:
@@ -29,6 +31,18 @@ class Copied:
             return events
         end = self.position
         return [e for e in events if (e.source.lsn or end) >= end or not self._has(e)]
+
+    def left_by_row(self, partition: str, events: list[Event], log: SourceLog) -> list[Event]:
+        """The same of one partition where each tombstone counts: one that says again what is in the rows already, does not."""
+        kept = {id(event) for event in self.left(events, log)}
+        found, streams = [], self._streams.get(partition, False)
+        for event in events:
+            if event.op != "d" or event.transaction is not None or event.source.lsn is not None:
+                streams = id(event) in kept
+            if streams:
+                found.append(event)
+        self._streams[partition] = streams
+        return found
 
     def has_end(self, boundary: Boundary, log: SourceLog) -> bool:
         """Whether the transaction of this END is."""

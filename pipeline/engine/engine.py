@@ -18,6 +18,7 @@ from pipeline.engine.layout import Layout
 from pipeline.engine.loading import end_load
 from pipeline.engine.marks import Marks
 from pipeline.engine.mirror import UNKNOWN, Mirror
+from pipeline.engine.open import Begun, begun_in
 from pipeline.engine.ownership import Ownership
 from pipeline.engine.refresh import Refreshing
 from pipeline.engine.snapshots import Snapshot
@@ -86,9 +87,9 @@ class Engine:
     def _restore(self) -> None:
         self.staging.restore(self.gates, {p: n for p, n in self.durable.items() if p != self.inputs.exchange})
         self.copied = Copied.of(self.mirror.get("copied"))
-        self._begun: dict[str, list[Any]] = {}
+        self._begun: dict[str, Begun] = {}
         for of, gate in self.gates.items():
-            gate.begun = self._begun[of] = json.loads(self.mirror.get(self.inputs.named("begun", of)) or '["", []]')
+            gate.begun = self._begun[of] = begun_in(self.mirror.get(self.inputs.named("begun", of)))
             self.beginnings.log[of] = gate.log
         self.loaded = self.marks.loaded = bool(self.mirror.get("loaded"))
         self.applier.marking.held = self.mirror.get("hold") or None
@@ -148,7 +149,11 @@ class Engine:
         events, tombstones = decoded(self.decoders[topic], records, self.logs.known[log], self.consistency == "row")
         self._tombstones += tombstones
         if self.copied is not None:
-            events, passed = (self.copied.left(of, self.logs.known[log]) for of in (events, passed))
+            passed = self.copied.left(passed, self.logs.known[log])
+            events = (
+                self.copied.left_by_row(partition, events, self.logs.known[log])
+                if self.consistency == "row" else self.copied.left(events, self.logs.known[log])
+            )  # fmt: skip
         if events:
             self.columns.look(events)
         events = in_order(events, passed) if passed else events
@@ -187,6 +192,7 @@ class Engine:
         self.catching_up = None
         self.gate.by_row = self.consistency == "row"
         for of, gate in self.gates.items():
+            gate.all_here()
             snapshot = self.snapshots[of]
             snapshot.over = False
             if snapshot.log > gate.log:

@@ -21,6 +21,7 @@ from pipeline.engine.routes import ALL, ByColumns, ByKey
 from pipeline.engine.sourcelog import in_log
 from pipeline.errors import CheckpointError, LogTruncated
 from pipeline.events.envelope import Event, Source, TableDecoder, TransactionBlock, commit_order
+from pipeline.events.sourcelog import is_gtid, position_of
 
 if TYPE_CHECKING:
     from pipeline.engine.engine import Engine
@@ -40,7 +41,7 @@ class Passed(Struct, array_like=True, gc=False):
 
     txid: str
     commit: int
-    """Not after the transaction's commit, and above all before it."""
+    """Not after the transaction's commit, and above all before it; of MariaDB's its id says that."""
     ts_ms: int
     places: list[int]
 
@@ -205,7 +206,9 @@ def in_order(events: Iterable[Event], passed: Iterable[Event]) -> list[Event]:
 def _events(frame: Frame, log: int) -> Iterator[Event]:
     """Rows of others, as events of nothing, of the same transactions."""
     for passed in frame.passed:
-        source = Source("false", txId=passed.txid, lsn=passed.commit, ts_ms=passed.ts_ms)
+        gtid = passed.txid if is_gtid(passed.txid) else None
+        commit = passed.commit if gtid is None else position_of(gtid)
+        source = Source("false", txId=passed.txid, lsn=commit, ts_ms=passed.ts_ms, gtid=gtid)
         txid, places = in_log(passed.txid, log), iter(passed.places)
         for offset, order in zip(places, places, strict=True):
             yield Event("m", source, transaction=TransactionBlock(txid, order), offset=offset, log=log)

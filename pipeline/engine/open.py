@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 from pipeline.events.envelope import Boundary, Event
+from pipeline.events.sourcelog import position_of
 
 PASS: Final = 1 << 40
 """More events than a transaction has."""
@@ -51,6 +53,11 @@ class Open:
         """How many of its events are in the queues."""
         return self.seen - self.applied - self.spilled
 
+    @property
+    def again(self) -> bool:
+        """Some partition has events of it that were counted anew: it is sent once more, up to another END."""
+        return any(order >= PASS for order in self.last.values())
+
     def apply_all(self) -> None:
         """All that was seen is in the mirror."""
         self.applied, self.spilled = self.seen, 0
@@ -92,9 +99,24 @@ def counted_on(last: int, order: int) -> int:
     return (passes + (order <= before)) * PASS + order
 
 
-def begun_after(begun: list[Any], boundary: Boundary) -> list[Any]:
-    """The transaction that has a BEGIN and no END, and those that had two BEGINs, after this BEGIN or END."""
-    last, torn = begun
+Begun = tuple[list[str], list[str]]
+"""MariaDB's transactions that have a BEGIN and no END, and those that had two BEGINs."""
+
+
+def begun_in(text: str | None) -> Begun:
+    """As the mirror has it; older programs knew only the last one without an END."""
+    found, torn = json.loads(text) if text else ([], [])
+    return [found] if isinstance(found, str) and found else list(found), torn
+
+
+def begun_after(begun: Begun, boundary: Boundary) -> Begun:
+    """Both after this BEGIN or END. A connector that goes back may pass others before it comes to the torn one again.
+
+    What has no END by a later one's, a DDL, gets none.
+    """
+    found, torn = begun
     if boundary.status != "BEGIN":
-        return ["", torn]
-    return [boundary.id, [*torn, boundary.id] if last == boundary.id else torn]
+        return [id for id in found if position_of(id) > boundary.lsn], torn
+    if boundary.id not in found:
+        return [*found, boundary.id], torn
+    return found, torn if boundary.id in torn else [*torn, boundary.id]

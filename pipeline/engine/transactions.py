@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from itertools import islice
+from typing import Final
 
-from pipeline.engine.open import End, Open, Released, begun_after, counted_on
+from pipeline.engine.open import Begun, End, Open, Released, begun_after, counted_on
 from pipeline.engine.sourcelog import bare, in_log
 from pipeline.events.envelope import Boundary, Event, commit_order
 
@@ -68,8 +69,7 @@ class Gate:
         self._recent: OrderedDict[str, int] = OrderedDict()
         self._repeated = 0
         self._any_given_up = False
-        self.begun: list[Any] = ["", []]
-        """The transaction whose BEGIN came last, without an END yet; and those with GTIDs that had two."""
+        self.begun: Begun = [], []
 
     # ---- in -----------------------------------------------------------------------------------------------
 
@@ -101,7 +101,7 @@ class Gate:
             if block is not None and not self.counted:
                 block.total_order = event.offset if of_gtid else block.total_order  # an offset is never counted anew
             elif block is not None:
-                if block.id != at.txid or (of_gtid and at.current is None):
+                if block.id != at.txid:
                     self._turn(at, name, block.id, event)
                 if of_gtid:
                     block.total_order = counted_on(at.order, block.total_order)
@@ -130,10 +130,6 @@ class Gate:
             commit = commit_order(event.source) or event.source.lsn or 0
             if not self._released(txid, commit, event.log):
                 at.current = self.opens[txid] = Open(commit=commit, log=event.log)
-            elif event.source.gtid is not None:
-                # sent again, or its END had counted less than there is: the mirror's rows judge what comes after it
-                at.current = self.opens[txid] = Open(commit=commit, log=event.log, given_up=True)
-                self._any_given_up = True
         at.order = at.current.last.get(name, 0) if at.current is not None else 0
 
     @staticmethod
@@ -204,6 +200,11 @@ class Gate:
                 events += end.expected
                 if bare(end.txid) in self.begun[1]:
                     self._torn(end, out)
+                elif known is not None and known.again:
+                    # what is sent once more may stand for what is missing: both are here by its next END, and a cut
+                    if not any(later.txid == end.txid for later in islice(self.ends, 1, None)):
+                        break
+                    self._torn(end, out)
                 out.ends.append(end)
                 out.going.add(end.txid)
                 self._remember(end.txid, end.lsn)
@@ -212,7 +213,7 @@ class Gate:
     def _torn(self, end: End, out: Released) -> None:
         """It goes as far as it is here, and what comes later of it is let through."""
         begun, torn = self.begun
-        self.begun = [begun, [other for other in torn if other != bare(end.txid)]]
+        self.begun = begun, [other for other in torn if other != bare(end.txid)]
         self.opens.setdefault(end.txid, Open(commit=end.lsn, log=end.log)).given_up = True
         self.partial.discard(end.txid)
         out.torn = self._any_given_up = True
@@ -290,11 +291,15 @@ class Gate:
             self.staged -= len(at.waiting) - len(kept)
             at.waiting = kept
 
+    def all_here(self) -> None:
+        """A cut is reached: nothing more comes of what was torn and released, and what is sent of it is a repeat."""
+        for txid in [t for t, known in self.opens.items() if known.given_up and known.expected is None]:
+            if txid in self._recent:
+                self._close(txid)
+
     def _drop(self, txid: str, out: Released) -> None:
         """A repeated END: what waits of its transaction, not known as a repeat until now, goes."""
         known = self.opens.get(txid)
-        if known is not None and known.given_up and known.expected is None:
-            known.expected = 0  # it was released before: what is left of it goes now, and no more is waited for
         if known is None or known.given_up or txid in out.going:
             return
         out.dropped.add(txid)

@@ -11,7 +11,7 @@ from msgspec import Raw, Struct
 
 from pipeline.authoring.column_types import PLACEHOLDER, Wire
 from pipeline.errors import DecodeError, MalformedEnvelope, UnsupportedValue
-from pipeline.events.sourcelog import Gtid
+from pipeline.events.sourcelog import Gtid, is_gtid
 from pipeline.events.values import converter, field_type, row_reader
 
 _SIGNS: Final = (
@@ -314,7 +314,7 @@ class Boundary(Struct, gc=False):
 
     @property
     def has_gtid(self) -> bool:
-        return self.id.count("-") == 2
+        return is_gtid(self.id)
 
 
 class _WrappedBoundary(Struct, gc=False):

@@ -85,6 +85,11 @@ class Gtid:
         return max(map(cls.of, text.split(",")), key=lambda gtid: gtid.sequence)
 
 
+def is_gtid(text: str) -> bool:
+    """Whether a transaction's id is MariaDB's."""
+    return text.count("-") == 2
+
+
 def position_of(text: str) -> int:
     """A place in the log as events have it, as Postgres writes it, `0/16B3748`, or MariaDB, `0-1-42`."""
     if "-" in text:

@@ -16,12 +16,11 @@ from pipeline.authoring.projection import Projection
 from pipeline.authoring.shape import Shape, shape_of
 from pipeline.authoring.withheld import taken
 from pipeline.engine.layout import lay_out
-from pipeline.engine.owners import Owners
 from pipeline.engine.withholding import Rules, unkept
 from pipeline.errors import UnknownColumn, UnknownTable
 from pipeline.operations.check_shapes import check_level, check_root_key
 from pipeline.operations.findings import Checked, Finding, sort_key, split
-from pipeline.operations.in_parts import in_parts
+from pipeline.operations.in_parts import costs, in_parts
 from pipeline.operations.layouts import unreadable
 from pipeline.operations.sinks import SinkRules
 
@@ -166,32 +165,14 @@ def _workers(checked: Checked, shape: Shape, connectors: Sequence[Captures]) -> 
     if own.workers <= 1 or not set(shape.columns()) <= checked.catalog.tables.keys():
         return
     layout = lay_out(shape, checked.catalog)
-    complaints = [*in_parts(own, layout)]
-    if any(c.kind != "postgres" for c in connectors if c.tables & layout.tables.keys()):
-        complaints.append("Its source has to be Postgres.")
+    of_tables = [c for c in connectors if c.tables & layout.tables.keys()]
+    complaints = [*in_parts(own, layout, {c.kind for c in of_tables})]
     for complaint in complaints:
         checked.add("BadWorkers", f"{own.name!r} can't have {own.workers} workers: {complaint}")
-    if complaints:
-        return
-    owners = Owners(layout, own.workers)
-    whose = f"{', '.join(owners.columns)} of {layout.root.name}"
-    if everywhere := [name for name, places in owners.places.items() if places is None]:
-        checked.add(
-            "SentEverywhere",
-            f"The rows of {_listed(everywhere)} go to all {own.workers} partitions, for they don't have {whose}.",
-            level="hint",
-        )
-    told = [
-        name for name, places in owners.places.items()
-        if places and not owners.by_key(name) and checked.catalog.table(name).replica_identity != "full"
-    ]  # fmt: skip
-    if told:
-        checked.add(
-            "ToldEverywhere",
-            f"Updates of {_listed(told)} are told to all {own.workers} partitions, for {whose} is not in the key, and without"
-            " REPLICA IDENTITY FULL nothing says which of them had the row.",
-            level="hint",
-        )
+    if not complaints:
+        with_images = {name for c in of_tables if c.kind == "mariadb" for name in c.tables}
+        for error, message in costs(own, layout, checked.catalog, with_images):
+            checked.add(error, message, level="hint")
 
 
 def _withheld(checked: Checked, shape: Shape, withheld: Mapping[str, Sequence[str]]) -> None:

@@ -98,9 +98,8 @@ def check_workers(settings: Settings, wired: Wired) -> None:
     """Raises DefinitionError where this build was begun with another number of workers, or can't have several."""
     projection, mirror = wired.projection, mirror_file(settings, wired.projection.id)
     if projection.workers > 1:
-        complaints = [*in_parts(projection, wired.layout)]
-        if wired.foreign or wired.definition.kind != "postgres":
-            complaints.append("Its source has to be Postgres.")
+        kinds = {"topics"} if wired.foreign else {of.kind for of in wired.by_table.values()}
+        complaints = [*in_parts(projection, wired.layout, kinds)]
         if settings.worker.consistency == "row":
             complaints.append('worker.consistency = "row" is for one worker.')
         if complaints:

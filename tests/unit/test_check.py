@@ -703,7 +703,9 @@ def test_what_several_workers_can_not_have_is_refused_by_name(
     assert said.lower() in " ".join(f"{f.message} {f.suggestion}".lower() for f in report.findings)
 
 
-def test_several_workers_want_postgres_as_their_source(checked: Checked) -> None:
+@pytest.mark.parametrize(("kind", "refused"), [("postgres", False), ("mariadb", False), ("topics", True)])
+def test_several_workers_want_transactions(checked: Checked, kind: str, refused: bool) -> None:
     tables = frozenset(CATALOG.tables)
-    report = checked(orders=SEVERAL, connectors=[Captures("maria", "", tables, kind="mariadb")])
-    assert "has to be Postgres" in " ".join(f.message for f in report.findings if f.error == "BadWorkers")
+    report = checked(orders=SEVERAL, connectors=[Captures("source", "", tables, kind=kind, foreign=refused)])
+    said = " ".join(f.message for f in report.findings if f.error == "BadWorkers")
+    assert ("Topics that others produce" in said) == refused

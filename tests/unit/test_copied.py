@@ -57,6 +57,15 @@ def test_rows_of_snapshots_go_by_their_place_and_another_log_has_other_places() 
     assert left(MOMENT, Event("!", Source()))
 
 
+def test_by_row_a_tombstone_goes_as_the_event_before_it_also_in_the_poll_before() -> None:
+    copied, tombstone, old, new = Copied(MOMENT), Event("d", Source(), key=(1,)), event(80, 4_000), event(101, 6_000)
+    assert copied.left_by_row("orders/0", [tombstone], LOG) == [], "of a delete before all that is read"
+    assert copied.left_by_row("orders/0", [old], LOG) == []
+    assert copied.left_by_row("orders/0", [tombstone, new], LOG) == [new]
+    assert copied.left_by_row("orders/0", [tombstone], LOG) == [tombstone]
+    assert copied.left_by_row("orders/1", [tombstone], LOG) == [], "another partition is where it is"
+
+
 def test_an_end_is_left_out_up_to_the_moment() -> None:
     copied = Copied(MOMENT)
     assert copied.has_end(Boundary("END", "99:5000"), LOG)

@@ -339,7 +339,15 @@ def copy(
 def test_any_delivery_with_repeats_and_crashes_ends_in_the_source(
     consistency: str, random: Random, partitions: int, rounds: int, staged_bytes: int, begin: str
 ) -> None:
-    model = SourceModel(KEYS, partitions=partitions, seed=random.randint(0, 99))
+    deliver(consistency, random, partitions, rounds, staged_bytes, begin)
+
+
+def deliver(
+    consistency: str, random: Random, partitions: int, rounds: int, staged_bytes: int, begin: str,
+    source: type[SourceModel] = SourceModel,
+) -> None:  # fmt: skip
+    """Whatever happens, all documents are the source's in the end; by transaction each written one was so at some time."""
+    model = source(KEYS, partitions=partitions, seed=random.randint(0, 99))
     customers = Customers(model, random)
     for _ in range(3):
         customers.transaction()

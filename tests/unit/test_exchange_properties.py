@@ -162,10 +162,11 @@ def test_whatever_is_lost_repeated_or_late_each_document_is_the_sources_and_neve
 
 
 def converge(
-    shop: Shop, random: Random, workers: int, partitions: int, rounds: int, staged_bytes: int, begin: str
-) -> None:
+    shop: Shop, random: Random, workers: int, partitions: int, rounds: int, staged_bytes: int, begin: str,
+    source: type[SourceModel] = SourceModel,
+) -> None:  # fmt: skip
     """Whatever happens, every document is the source's in the end, and each written one was so at some time."""
-    model = SourceModel(shop.keys, partitions=partitions, seed=random.randint(0, 99))
+    model = source(shop.keys, partitions=partitions, seed=random.randint(0, 99))
     model.full = shop.full
     customers = shop.customers(model, random)
     for _ in range(3):

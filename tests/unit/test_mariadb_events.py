@@ -200,8 +200,6 @@ def test_what_is_counted_anew_comes_after_what_was_counted_before(
     for n, (table, op, row) in enumerate(sent, 1):
         stream.row(table, 2, n, op=op, read=False, **row)
     stream.end(2, lines=4)
-    if catching_up:
-        stream.engine.catch_up({})
     stream.cut()
     if killed:
         stream.kill()
@@ -213,6 +211,59 @@ def test_what_is_counted_anew_comes_after_what_was_counted_before(
     assert stream.engine.may_flush
     assert stream.documents() == {1: (13, [2, 3])}
     assert stream.engine.mirror.row(stream.engine.layout.tables["shop.lines"], (2,))["amount"] == 9  # type: ignore[index]
+
+
+def test_a_connector_that_goes_back_over_several_transactions_tears_the_last_of_them(stream: Stream) -> None:
+    """What it had sent of that one stands for nothing that is still to come."""
+    stream.begin(2)
+    stream.row("orders", 2, 1, id=1, total=9)
+    stream.end(2, orders=1)
+    stream.begin(3)
+    stream.row("lines", 3, 1, id=1, order_id=1, amount=3)
+    # killed; its offset was before the first of them
+    stream.begin(2)
+    stream.row("orders", 2, 1, id=1, total=9)
+    stream.end(2, orders=1)
+    stream.begin(3)
+    stream.row("lines", 3, 1, id=1, order_id=1, amount=3)
+    stream.row("lines", 3, 2, op="u", id=1, order_id=1, amount=9, read=False)
+    stream.end(3, lines=2)
+    stream.cut()
+    assert not stream.engine.may_flush, "two rows are here, and one of them twice"
+    stream.read("m.shop.lines/0")
+    assert stream.engine.may_flush
+    assert stream.documents() == {1: (9, [1])}
+    assert stream.engine.mirror.row(stream.engine.layout.tables["shop.lines"], (1,))["amount"] == 9  # type: ignore[index]
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_what_is_sent_again_of_a_transaction_that_has_ended_stands_for_nothing_that_is_missing(
+    stream: Stream, killed: bool
+) -> None:
+    stream.begin(2)
+    stream.row("orders", 2, 1, id=1, total=5)
+    stream.row("lines", 2, 2, id=5, order_id=1, amount=5)
+    stream.row("lines", 2, 3, op="d", id=5, read=False)
+    stream.end(2, orders=1, lines=2)
+    # killed; its offset was before it, and the table of orders is read ahead of that of lines
+    stream.begin(2)
+    stream.row("orders", 2, 1, id=1, total=5)
+    assert stream.documents() == {}, "half a transaction"
+    stream.row("lines", 2, 2, id=5, order_id=1, amount=5, read=False)
+    stream.row("lines", 2, 3, op="d", id=5, read=False)
+    stream.end(2, orders=1, lines=2)
+    stream.cut()
+    assert not stream.engine.may_flush
+    if killed:
+        stream.kill()
+    else:
+        stream.receive("m.shop.lines/0", stream.kafka["m.shop.lines/0"][1:])
+    assert stream.engine.may_flush
+    assert stream.documents() == {1: (5, [])}
+    assert not stream.engine.gate.opens, "and what is sent of it from now on is a repeat"
+    stream.begin(2)
+    stream.row("lines", 2, 2, id=5, order_id=1, amount=5)
+    assert stream.documents() == {1: (5, [])}
 
 
 def test_repeated_transactions_change_nothing_and_are_forgotten_again(stream: Stream) -> None:
