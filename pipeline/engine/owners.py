@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Sequence
-from operator import itemgetter
 from typing import Any, Final
 
 from pipeline.authoring.aggregate_shape import AggregateShape, GroupShape
@@ -99,7 +98,8 @@ class Owners:
         return self._of_group(id) if id.startswith("[") else None
 
     def _of_group(self, key: str) -> int:
-        return self.of_values(tuple(itemgetter(i)(json.loads(key)) for i in self._telling))
+        values = json.loads(key)
+        return self.of_values(tuple(values[i] for i in self._telling))
 
     def _places(self, table: Table) -> tuple[int, ...] | None:
         root, columns = self._layout.root, list(table.columns)

@@ -18,11 +18,11 @@ from pipeline.engine.dirty import Reader
 from pipeline.engine.layout import Layout, Occurrence
 from pipeline.engine.marking import climb
 from pipeline.engine.measures import group_id
+from pipeline.engine.owners import Owners
 from pipeline.engine.sql import connect, listed, quoted, rows, transaction, value
 from pipeline.engine.staging import staged_key
 from pipeline.errors import CdcError, MalformedEnvelope, OperationError
 from pipeline.events.envelope import TableDecoder
-from pipeline.operations.in_parts import part_of
 from pipeline.operations.layouts import layout_of
 from pipeline.operations.passing import Ends, passed
 from pipeline.operations.refresh import refresh
@@ -225,7 +225,8 @@ class _Found:
             for occurrence in self.table.occurrences:
                 roots.update(dict.fromkeys(rows(db, _shown_by(self.layout, occurrence), self.key)))
             if self.layout.aggregate is None:
-                return [root for root in roots if part_of(self.build, self.layout, root) == self.part]
+                owners, number = Owners(self.layout, self.build.workers), self.build.parts.index(self.part)
+                return [root for root in roots if owners.of_key(root) == number]
             same = " AND ".join(f"{k} = ?" for k in self.layout.root_key)
             groups = (rows(db, f"SELECT g FROM contributions WHERE {same}", root) for root in roots)
             return list(dict.fromkeys(g for found in groups for g in found))

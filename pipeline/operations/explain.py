@@ -15,12 +15,12 @@ from pipeline.engine.assemble import document_id
 from pipeline.engine.dirty import Reader
 from pipeline.engine.layout import Layout
 from pipeline.engine.measures import group_id, group_key
+from pipeline.engine.owners import Owners
 from pipeline.engine.revision import split
 from pipeline.engine.sql import connect, rows, value
 from pipeline.engine.story import RowStory, rows_behind
 from pipeline.errors import CdcError, OperationError
 from pipeline.operations.expected import FieldDifference, differences
-from pipeline.operations.in_parts import part_of
 from pipeline.operations.status import mirror_file
 from pipeline.ports import Sink
 from pipeline.settings import Settings
@@ -67,7 +67,7 @@ async def explain(
     """`layout`: the mirror's, as the worker has it. Raises OperationError where there is no mirror."""
     root = _written_key(projection, layout, key)
     id = group_id(root[0]) if layout.aggregate is not None else document_id(root)
-    path = mirror_file(settings, part_of(projection, layout, root))
+    path = mirror_file(settings, projection.parts[Owners(layout, projection.workers).of_key(root)])
     if not path.exists():
         raise OperationError(f"{projection.name} has no mirror yet: start it with cdc run.")
     db = connect(str(path), readonly=True)

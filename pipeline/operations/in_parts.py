@@ -54,11 +54,6 @@ def _listed(names: tuple[str, ...]) -> str:
     return f"{', '.join(names[:-1])} or {names[-1]}"
 
 
-def part_of(projection: Projection[Any], layout: Layout, key: tuple[Any, ...]) -> str:
-    """Which of its parts has the document with this key, the root's or the group's."""
-    return projection.parts[Owners(layout, projection.workers).of_key(key)]
-
-
 def exchange_topic(settings: Settings, projection: Projection[Any]) -> str:
     """Where each row goes to the partition that owns its document."""
     return f"{settings.project}.exchange.{projection.id}"

@@ -18,7 +18,6 @@ from pipeline.engine.owners import Owners
 from pipeline.engine.sql import connect, listed, quoted, rows, transaction, value
 from pipeline.errors import OperationError
 from pipeline.operations.expected import key_of
-from pipeline.operations.in_parts import part_of
 from pipeline.operations.layouts import layout_of
 from pipeline.operations.refresh import RefreshReport, refresh_parts
 from pipeline.operations.status import mirror_file, mirror_files
@@ -43,10 +42,10 @@ def mirror_keys(
 
 def mark_dirty(settings: Settings, projection: Projection[Any], sink: str, keys: Sequence[tuple[Any, ...]]) -> None:
     """The worker writes these documents of that sink again, as its mirror has them; raises OperationError without one."""
-    layout = layout_of(settings, projection)
+    owners = Owners(layout_of(settings, projection), projection.workers)
     by_part: dict[str, list[tuple[Any, ...]]] = {}
     for key in keys:
-        by_part.setdefault(part_of(projection, layout, key), []).append(key)
+        by_part.setdefault(projection.parts[owners.of_key(key)], []).append(key)
     for part, own in by_part.items():
         _mark(mirror_file(settings, part), projection, sink, own)
 

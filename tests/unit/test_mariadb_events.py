@@ -15,6 +15,7 @@ from pipeline.authoring.shape import shape_of
 from pipeline.engine.engine import Engine, Inputs
 from pipeline.engine.layout import lay_out
 from pipeline.engine.mirror import Mirror
+from pipeline.engine.open import begun_in
 from pipeline.errors import PositionWentBack
 from pipeline.events.envelope import Boundary, decode_boundary
 from pipeline.events.sourcelog import Gtid, position_of
@@ -234,6 +235,12 @@ def test_a_connector_that_goes_back_over_several_transactions_tears_the_last_of_
     assert stream.engine.may_flush
     assert stream.documents() == {1: (9, [1])}
     assert stream.engine.mirror.row(stream.engine.layout.tables["shop.lines"], (1,))["amount"] == 9  # type: ignore[index]
+
+
+def test_what_an_older_program_knew_of_begins_is_read() -> None:
+    assert [begun_in(text) for text in (None, '["", []]', '["0-1-4", ["0-1-3"]]', '[["0-1-4"], []]')] == [
+        ([], []), ([], []), (["0-1-4"], ["0-1-3"]), (["0-1-4"], []),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("killed", [False, True])

@@ -96,6 +96,7 @@ SOME = {"documents": ORDERS, **{name: SHOPS[name] for name in ("children with ke
 
 
 @pytest.mark.edge_case(6, 8, 13, 38, 40, 41)
+@pytest.mark.parametrize("consistency", ["transaction", "row"])
 @given(
     random=st.randoms(use_true_random=False),
     partitions=st.integers(1, 3),
@@ -103,11 +104,11 @@ SOME = {"documents": ORDERS, **{name: SHOPS[name] for name in ("children with ke
     staged_bytes=st.sampled_from([300, 4_000, 64_000_000]),
     begin=st.sampled_from(["log", "snapshot"]),
 )
-@settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 def test_a_connector_that_counts_anew_loses_and_doubles_nothing(
-    random: Random, partitions: int, rounds: int, staged_bytes: int, begin: str
+    consistency: str, random: Random, partitions: int, rounds: int, staged_bytes: int, begin: str
 ) -> None:
-    deliver("transaction", random, partitions, rounds, staged_bytes, begin, MariaModel)
+    deliver(consistency, random, partitions, rounds, staged_bytes, begin, MariaModel)
 
 
 @pytest.mark.edge_case(6, 8, 13, 38, 40, 41)
