@@ -12,7 +12,7 @@ from pipeline.engine.inputs import Record
 from pipeline.engine.owners import Owners
 from pipeline.errors import DecodeError
 from pipeline.events.envelope import Event, Source, TableDecoder, TransactionBlock, dead_letter
-from pipeline.events.values import converter, field_type
+from pipeline.events.values import field_type
 
 ALL: Final = -1
 NOBODY: Final = -2
@@ -52,7 +52,7 @@ class ByKey:
 
     def __call__(self, record: Record) -> Routed:
         """Of a record with a value."""
-        offset, key, value = record
+        _, key, value = record
         assert value is not None
         place, parts = _read(_place, value), self._key(key)
         if place is not None and place.op == "t":
@@ -61,15 +61,11 @@ class ByKey:
             return place, NOBODY, None
         if place is not None and parts is not None:
             return place, self._owners.of_row(self._own, parts), None
-        try:
-            event = self._decoder.decode(key, value)
-        except DecodeError as error:
-            event = dead_letter(self._decoder.number, offset, key, value, error)
-            if parts is None:
-                return event, zlib.crc32(key or b"") % self._owners.partitions, None
-            return event, self._owners.of_row(self._own, parts), None
-        assert event.after is not None
-        return event, self._owners.of_row(self._own, event.after), None
+        event = _event(self._decoder, record)
+        row = parts if event.after is None else event.after
+        if row is None:
+            return event, zlib.crc32(key or b"") % self._owners.partitions, None
+        return event, self._owners.of_row(self._own, row), None
 
     def _key(self, key: bytes | None) -> tuple[object, ...] | None:
         try:
@@ -88,7 +84,6 @@ class ByColumns:
         self._decoder, self._own, self._owners = decoder, own, owners
         names = list(decoder.wires)
         self._wires = [decoder.wires[names[i]] for i in own]
-        self._converters = [converter(wire) for wire in self._wires]
         row = msgspec.defstruct(
             "Row",
             [(f"f{i}", field_type(w) | UnsetType, msgspec.field(name=names[at], default=UNSET))
@@ -106,7 +101,8 @@ class ByColumns:
         assert value is not None
         place = _read(self._place, value)
         if place is None:
-            return self._unread(record)
+            # whose the row is, nobody knows: each partition has it for a dead letter, and reads its own again
+            return _event(self._decoder, record), ALL, None
         if place.op == "m":
             return place, NOBODY, None
         if place.op not in ("c", "u", "r") or place.after is None:
@@ -121,26 +117,26 @@ class ByColumns:
         others = (offset, key, moved(value)) if told and not stayed else None
         return place, self._owners.of_values(tuple(values)), others
 
-    def _unread(self, record: Record) -> Routed:
-        """Whose the row is, nobody knows: each partition has it for a dead letter, and reads its own again."""
-        offset, key, value = record
-        try:
-            event = self._decoder.decode(key, value)
-        except DecodeError as error:
-            event = dead_letter(self._decoder.number, offset, key, value, error)
-        return event, ALL, None
-
     def _values(self, row: Any, op: str) -> list[Any]:
         """What tells; UNSET where the event does not say it."""
         if row is None:
             return [UNSET] * len(self._own)
-        found = []
-        for value, wire, convert in zip(msgspec.structs.astuple(row), self._wires, self._converters, strict=True):
-            if op != "r" and isinstance(value, str) and msgspec.json.encode(value) in wire.unchanged:
-                found.append(UNSET)
-            else:
-                found.append(value if value is None or value is UNSET or convert is None else convert(value))
-        return found
+        values = msgspec.structs.astuple(row)
+        if op == "r":
+            return list(values)
+        return [
+            UNSET if isinstance(value, str) and msgspec.json.encode(value) in wire.unchanged else value
+            for value, wire in zip(values, self._wires, strict=True)
+        ]
+
+
+def _event(decoder: TableDecoder, record: Record) -> Event:
+    """A record decoded whole, or as the dead letter that it is."""
+    offset, key, value = record
+    try:
+        return decoder.decode(key, value)
+    except DecodeError as error:
+        return dead_letter(decoder.number, offset, key, value, error)
 
 
 def moved(value: bytes) -> bytes:

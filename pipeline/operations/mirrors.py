@@ -31,8 +31,7 @@ def usable(settings: Settings, live: Projection[Any], new: Projection[Any]) -> s
     if live.workers != new.workers:
         return f"{live.id} has {_workers(live)}, and {new.id} {_workers(new)}, which share out the rows otherwise"
     layout, code = layout_of(settings, new), fingerprint(shape_of(new.shape))
-    have, need = (Owners(layout_of(settings, of), of.workers) for of in (live, new))
-    if live.workers > 1 and not have.has_all_of(need):
+    if live.workers > 1 and not Owners(layout_of(settings, live), live.workers).has_all_of(Owners(layout, new.workers)):
         return f"the partitions of {live.id} have other rows than those of {new.id} need"
     return next(filter(None, (_usable(mirror_file(settings, part), part, layout, code) for part in live.parts)), "")
 
@@ -221,13 +220,12 @@ def gone_rows(
     if not isinstance(shape, EventShape) or shape.forgets or not all(path.exists() for path in paths):
         yield None
         return
-    layout = layout_of(settings, projection)
-    owners, width = Owners(layout, projection.workers), len(layout.root_key)
+    width = len(layout_of(settings, projection).root_key)
     with ExitStack() as opened:
         mirrors = [opened.enter_context(closing(connect(str(path), readonly=True))) for path in paths]
 
         def gone(group: str, keys: frozenset[tuple[Any, ...]]) -> bool:
-            found = mirrors[owners.of_key((group,))].execute("SELECT * FROM contributions WHERE g = ?", (group,))
-            return any(row[:width] not in keys for row in found)
+            of_group = "SELECT * FROM contributions WHERE g = ?"
+            return any(row[:width] not in keys for mirror in mirrors for row in mirror.execute(of_group, (group,)))
 
         yield gone

@@ -71,8 +71,8 @@ def refresh(
     need not be written yet when this returns. A row that could not be read is in `left` with the reason, as it was
     before. Waits at most `patience` seconds after the last row settled.
 
-    `part`: where several workers share the documents, the partition whose mirror it is (`orders-v1@2`); a row that it
-    does not own must not be there at the source.
+    `part`: where several workers share the documents, the partition whose mirror it is (`orders-v1@2`); a row of
+    another one, of a table whose key says so, must not be there at the source.
 
     Raises OperationError where no worker of the projection runs, or a table or a key is not the projection's.
     """

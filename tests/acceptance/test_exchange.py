@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -99,35 +98,18 @@ def _end(project: Project, load: Load, torn: Torn) -> None:
     project.assert_equal()
 
 
-def _record(project: Project, part: int) -> dict[str, Any]:
-    url = f"{project.endpoints.elasticsearch}/cdc-checkpoints/_doc/{project.name}-orders-v1@{part}"
-    found: dict[str, Any] = httpx.get(url, timeout=10).json().get("_source", {"epoch": 0, "watermark": {}})
-    return found
-
-
 def _taken_over(project: Project, part: int, worker: subprocess.Popen[bytes], since: float) -> float:
     """Seconds until this process has the partition, and what happened since is written."""
     pid = worker.pid
 
     def there() -> bool:
         assert worker.poll() is None, f"{pid} has ended: {worker.returncode}\n{project.log()}"
-        record = _record(project, part)
+        record = project.record(part)
         newest = record["watermark"].get(project.name, {}).get("ts_ms", 0) / 1000
         return f":{pid}:" in record.get("owner", "") and newest > since
 
-    until(there, PATIENCE, lambda: f"{pid} takes partition {part}: {_record(project, part)}\n{project.log()}")
+    until(there, PATIENCE, lambda: f"{pid} takes partition {part}: {project.record(part)}\n{project.log()}")
     return time.time() - since
-
-
-def _kill_the_owner(project: Project, part: int) -> float:
-    """Seconds until another process has the partition."""
-    before = _record(project, part)
-    os.kill(int(before["owner"].split(":")[1]), signal.SIGKILL)
-    killed = time.time()
-    until(
-        lambda: _record(project, part)["epoch"] > before["epoch"], PATIENCE, lambda: f"{part} goes on\n{project.log()}"
-    )
-    return time.time() - killed
 
 
 def _both_home(project: Project, *workers: subprocess.Popen[bytes]) -> None:
@@ -239,9 +221,9 @@ def test_four_workers_under_a_supervisor_lose_nothing_when_one_is_killed(
     project = _project(new_project, "it_exchange4", 4)
     project.start_run()
     for part in range(4):
-        until(lambda part=part: _record(project, part)["epoch"] > 0, PATIENCE, lambda: f"no partition\n{project.log()}")
+        until(lambda part=part: project.record(part)["epoch"] > 0, PATIENCE, lambda: f"no partition\n{project.log()}")
     load, torn = load_of(project)
-    print({"kill -9, started again": round(_kill_the_owner(project, 2), 1)})
+    print({"kill -9, started again": round(project.kill_the_owner(2), 1)})
     _end(project, load, torn)
     found = project.status()
     assert [part["documents"] > 0 for part in found["partitions"]] == [True] * 4
@@ -256,9 +238,9 @@ def test_two_workers_write_to_all_kinds_of_sinks_and_one_is_killed(
     project = _project(new_project, "it_exchange_sinks", 2, SINKS)
     project.start_run()
     for part in range(2):
-        until(lambda part=part: _record(project, part)["epoch"] > 0, PATIENCE, lambda: f"no partition\n{project.log()}")
+        until(lambda part=part: project.record(part)["epoch"] > 0, PATIENCE, lambda: f"no partition\n{project.log()}")
     load, torn = load_of(project)
-    _kill_the_owner(project, 1)
+    project.kill_the_owner(1)
     time.sleep(5)  # under load, with deletes among it
     _end(project, load, torn)
     with psycopg.connect(project.dsn) as db:

@@ -14,7 +14,7 @@ import pytest
 
 from pipeline.settings import Endpoints, Settings
 from pipeline.stack import stack as local_stack
-from tests.support.mariadb import Database, database, define
+from tests.support.mariadb import Database, only_source
 from tests.support.project import Project, until
 
 pytestmark = pytest.mark.stack
@@ -54,23 +54,8 @@ CHANGE = (
 @pytest.fixture(scope="module")
 def shop(new_project: Callable[[str], Project], mariadb: str) -> Iterator[tuple[Project, Database]]:
     project = new_project("acc_mdb")
-    name = f"{project.name}_m"
-    with database(mariadb, name, *TABLES) as own:
-
-        def second(project: Project) -> None:
-            # two partitions a table: rows of one transaction come by four ways
-            define(project, own, ["orders", "order_lines"], "partitions = 2")
-            project.cdc("connector", "apply", name, "--yes")
-            project.cdc("tables", "pull")
-
-        project.before_connector = second
-        project.create_with(
-            "CREATE SCHEMA shop; CREATE TABLE shop.stores (id int PRIMARY KEY);", ["shop.stores"],
-            {"orders": READ_MODEL.replace("DB.", f"{name}.")}, pulled=False,
-        )  # fmt: skip
+    with only_source(project, mariadb, TABLES, ["orders", "order_lines"], READ_MODEL) as own:
         yield project, own
-        project.stop_workers()
-        project.cdc("connector", "delete", name, "--drop-slot", "--yes")
 
 
 @pytest.mark.timeout(600)

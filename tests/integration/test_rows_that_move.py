@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import apsw
-import httpx
 import pytest
 
 from pipeline.demo import truth
@@ -159,7 +156,7 @@ def test_groups_and_events_of_two_workers_are_exact_when_one_is_killed(new_proje
     load = Load(project.dsn, rate=60, seconds=300, tells=True)
     load.start()
     for name, _ in wanted:
-        _kill_the_second(project, name)
+        project.kill_the_owner(1, name)
     _end(project, load)
     for name, query in wanted:
         project.cdc("wait", f"{project.name}-{name}", "--now", "--timeout", "90")
@@ -180,19 +177,6 @@ def test_groups_and_events_of_two_workers_are_exact_when_one_is_killed(new_proje
     for name, query in wanted:
         project.cdc("wait", f"{project.name}-{name}", "--now", "--timeout", "90")
         project.assert_equal(name, query)
-
-
-def _kill_the_second(project: Project, name: str) -> None:
-    """The worker of the second partition, and wait until it is taken over."""
-    url = f"{project.endpoints.elasticsearch}/cdc-checkpoints/_doc/{project.name}-{name}-v1@1"
-
-    def record() -> dict[str, Any]:
-        found: dict[str, Any] = httpx.get(url, timeout=10).json()["_source"]
-        return found
-
-    before = record()
-    os.kill(int(before["owner"].split(":")[1]), signal.SIGKILL)
-    until(lambda: record()["epoch"] > before["epoch"], 120, lambda: f"{name}@1 goes on\n{project.log()}")
 
 
 def _end(project: Project, load: Load) -> None:

@@ -65,6 +65,31 @@ def database(uri: str, name: str, *statements: str) -> Iterator[Database]:
         admin.sql(f"DROP DATABASE {name}")
 
 
+@contextmanager
+def only_source(
+    project: Project, uri: str, statements: Sequence[str], tables: Sequence[str], projections: str
+) -> Iterator[Database]:
+    """A MariaDB whose tables the project's projections (a file's text, `DB` in it) read; its connector goes at the end.
+
+    Each table's topic has two partitions: rows of one transaction come by several ways.
+    """
+    with database(uri, f"{project.name}_m", *statements) as own:
+
+        def second(project: Project) -> None:
+            define(project, own, tables, "partitions = 2")
+            project.cdc("connector", "apply", own.name, "--yes")
+            project.cdc("tables", "pull")
+
+        project.before_connector = second
+        project.create_with(
+            "CREATE SCHEMA shop; CREATE TABLE shop.stores (id int PRIMARY KEY);", ["shop.stores"],
+            {"orders": projections.replace("DB.", f"{own.name}.")}, pulled=False,
+        )  # fmt: skip
+        yield own
+        project.stop_workers()
+        project.cdc("connector", "delete", own.name, "--drop-slot", "--yes")
+
+
 def define(project: Project, own: Database, tables: Sequence[str], more: str = "") -> str:
     """The definition of a connector to this database, as the user with the least rights; its name."""
     name = own.name

@@ -261,6 +261,23 @@ class Project:
         db.set_busy_timeout(10_000)
         return db
 
+    def record(self, part: int, name: str = "orders") -> dict[str, Any]:
+        """A partition's record in Elasticsearch; epoch 0 before it has one."""
+        url = f"{self.endpoints.elasticsearch}/cdc-checkpoints/_doc/{self.name}-{name}-v1@{part}"
+        found: dict[str, Any] = httpx.get(url, timeout=10).json().get("_source", {"epoch": 0, "watermark": {}})
+        return found
+
+    def kill_the_owner(self, part: int, name: str = "orders", *, patience: float = 180) -> float:
+        """Seconds until another process has the partition."""
+        before = self.record(part, name)
+        os.kill(int(before["owner"].split(":")[1]), signal.SIGKILL)
+        killed = time.time()
+        until(
+            lambda: self.record(part, name)["epoch"] > before["epoch"],
+            patience, lambda: f"{name}@{part} goes on\n{self.log()}",
+        )  # fmt: skip
+        return time.time() - killed
+
     def watermark(self, name: str = "orders") -> int:
         """The position up to which the read model says that it is complete, as stored with it."""
         return self.watermark_of(self.name, name)
